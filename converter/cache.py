@@ -1,0 +1,38 @@
+"""The cache folder: what costs minutes to compute again and depends only on its key."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def folder() -> Path:
+    """`$SEALPORT_CACHE`, or `sealport` in the user's cache folder."""
+    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sealport"
+    return Path(os.environ.get("SEALPORT_CACHE") or default)
+
+
+def arrays(kind: str, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """The array that was stored under `key` (any JSON value), or what `make` returns, stored for the next time.
+
+    A cache that cannot be read is made again; one that cannot be written is done without.
+    """
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    path = folder() / kind / f"{digest}.npy"
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError):
+        array = make()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
+            np.save(file, array)
+        Path(file.name).replace(path)
+    except OSError:
+        pass
+    return array

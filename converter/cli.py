@@ -1,0 +1,169 @@
+"""The `convert` command; the only file of the converter that prints or exits."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+import shim
+from converter import pipeline, recipe, show
+from converter.inventory import inventory
+from converter.progress import StageProgress
+from shim import artifact
+from shim.artifact import Manifest
+from shim.console import run, show_json
+
+
+class ConvertGroup(click.Group):
+    """`convert MODEL …` is the main job; words that name a command (`convert verify …`) are those commands."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+            args = ["model", *args]
+        return super().parse_args(ctx, args)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "MODEL --to mlx|onnx [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "verify|inspect|list [OPTIONS]")
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.commands["model"].format_options(ctx, formatter)
+        self.format_commands(ctx, formatter)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+source_option = click.option(
+    "--source", metavar="DIR|REPO[@REV]|pkg:MODULE", help="The original, where it is not the recipe's."
+)
+path_argument = click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
+# Checked by the corpus reader, so that a missing file and a broken one read the same.
+corpus_option = click.option(
+    "--corpus", type=click.Path(path_type=Path), metavar="FILE", help="Texts to verify on: JSON Lines or text."
+)
+
+
+@click.group(cls=ConvertGroup, no_args_is_help=True)
+@click.version_option(shim.__version__, message="%(version)s")
+def main_group() -> None:
+    """Port an embedding model to MLX or ONNX and prove the result against the original.
+
+    MODEL is a recipe's name (see `convert list`) or a path to a recipe file.
+    Exit codes: 0 done and verified; 1 below parity (kept, marked fail); 2 wrong usage, recipe or input; 3 source, hub or disk
+    could not be read or written; 4 integrity check failed; 130 interrupted.
+    """
+
+
+@main_group.command("model", hidden=True)
+@click.argument("model")
+@click.option("--to", "target", type=click.Choice(sorted(pipeline.TARGETS)), required=True, help="The runtime to convert for.")
+@click.option("--bits", type=int, help="MLX: 2, 3, 4, 5, 6, 8, 16 (default 4); ONNX: 8, 16, 32 (default 8).")
+@source_option
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("artifacts"),
+    metavar="DIR",
+    help="Folder of the artifact (default ./artifacts).",
+)
+@click.option(
+    "--parity",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Cosine that the worst text must reach (default: the recipe's 0.999).",
+)
+@corpus_option
+@click.option("--no-verify", is_flag=True, help="Leave the verdict `unverified`; shim then refuses the artifact by default.")
+@click.option("--force", is_flag=True, help="Replace an existing artifact.")
+@json_option
+def convert_model(
+    model: str,
+    target: str,
+    bits: int | None,
+    source: str | None,
+    out: Path,
+    parity: float | None,
+    corpus: Path | None,
+    no_verify: bool,
+    force: bool,
+    as_json: bool,
+) -> int:
+    request = pipeline.Request(
+        recipe=recipe.load(model),
+        target=target,
+        bits=bits,
+        source=source,
+        out=out,
+        parity=parity,
+        verified=not no_verify,
+        force=force,
+        **({"corpus": corpus} if corpus else {}),
+    )
+    with StageProgress(quiet=as_json) as progress:
+        path, manifest = pipeline.convert(request, progress)
+    return report(manifest, path, as_json)
+
+
+@main_group.command()
+@path_argument
+@source_option
+@corpus_option
+@json_option
+def verify(path: Path, source: str | None, corpus: Path | None, as_json: bool) -> int:
+    """Measure an artifact again and seal the new figures; with --corpus they are only shown."""
+    with StageProgress(quiet=as_json) as progress:
+        manifest = pipeline.reverify(path, source, corpus, progress)
+    return report(manifest, path, as_json)
+
+
+@main_group.command()
+@path_argument
+@json_option
+def inspect(path: Path, as_json: bool) -> None:
+    """Check an artifact's files and show its parity, its size, and the bits of each tensor."""
+    manifest = artifact.read(path)
+    artifact.check_files(path, manifest)
+    if as_json:
+        show_json(facts(manifest, path))
+    else:
+        click.echo(show.summary(manifest, str(path)))
+        click.echo(show.tensors(manifest))
+
+
+@main_group.command("list")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=Path("artifacts"),
+    metavar="DIR",
+    help="Folder of artifacts (default ./artifacts).",
+)
+@json_option
+def list_all(out: Path, as_json: bool) -> None:
+    """Show the recipes, which originals are here already, and the local artifacts."""
+    found = inventory(out)
+    if as_json:
+        show_json(found)
+    else:
+        click.echo(show.listing(found))
+
+
+def report(manifest: Manifest, path: Path, as_json: bool) -> int:
+    """Show the outcome; the exit code is 1 for an artifact below parity."""
+    if as_json:
+        show_json(facts(manifest, path))
+    else:
+        click.echo(show.summary(manifest, str(path)))
+    if manifest.verdict != "fail":
+        return 0
+    click.echo(f"convert: {show.shortfall(manifest)}", err=True)
+    return 1
+
+
+def facts(manifest: Manifest, path: Path) -> dict[str, Any]:
+    """The manifest as JSON values, with the path and the size in bytes."""
+    return {"path": str(path), "size": manifest.size, **asdict(manifest)}
+
+
+def main() -> None:
+    """Entry point of `convert`."""
+    run(main_group, "convert")

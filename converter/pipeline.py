@@ -1,0 +1,212 @@
+"""The stages in order: recipe -> source -> quantize -> target -> verify -> seal -> rename."""
+
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import shim
+from converter import corpus, reference, verify
+from converter.quantize.grid import Scheme
+from converter.quantize.plan import uniform
+from converter.recipe import Recipe
+from converter.source import Checkpoint, open_source
+from converter.staging import check_destination, staged
+from converter.targets import mlx, onnx
+from shim import artifact
+from shim.architectures import architecture
+from shim.artifact import Manifest
+from shim.errors import IntegrityError, UsageError
+
+Progress = Callable[[str, int, int], None]  # stage, done, total
+TARGETS = {"mlx": mlx, "onnx": onnx}
+PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
+PROBES = 2  # texts that also go through MLX's packed kernels when a CPU verifies with dequantized weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """One conversion, as asked for on the command line."""
+
+    recipe: Recipe
+    target: str
+    bits: int | None = None
+    source: str | None = None
+    out: Path = Path("artifacts")
+    parity: float | None = None
+    corpus: Path = corpus.VERIFICATION
+    verified: bool = True
+    force: bool = False
+
+
+def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
+    """Make the artifact, prove it, and put it under its final name; its verdict may be `fail`, which the caller must show.
+
+    Raises UsageError, SourceError or NotFiniteError; then nothing is left under the final name.
+    """
+    recipe, target = request.recipe, TARGETS[request.target]
+    bits = target.DEFAULT_BITS if request.bits is None else request.bits
+    if bits not in target.BITS:
+        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
+    name = f"{recipe.name}-{request.target}-{bits}bit"
+    destination = request.out / name
+    check_destination(destination, request.force)
+    texts = corpus.read(request.corpus)
+    checkpoint = open_source(recipe, request.source)
+    module = architecture(recipe.architecture)
+    if request.target == "onnx":
+        checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
+    shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
+    plan = uniform(shapes, module.FULL_PRECISION, bits) if bits < 16 else {}
+    with staged(destination, request.force) as directory:
+        _write(request, checkpoint, plan, bits, directory, progress)
+        manifest = Manifest(
+            schema=artifact.SCHEMA,
+            name=name,
+            recipe=recipe.name,
+            task=recipe.task,
+            target=request.target,
+            bits=bits,
+            source={**checkpoint.origin, "files": checkpoint.files},
+            model=recipe.model,
+            quantization=_quantization(plan, shapes, directory),
+            files=artifact.hash_files(directory),
+            parity={"verdict": "unverified"},
+            tool={"version": shim.__version__, "packages": _packages()},
+            license=recipe.license,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+        artifact.write(directory, manifest)
+        if request.verified:
+            goal = recipe.parity.cosine if request.parity is None else request.parity
+            parity = measure(directory, manifest, checkpoint, texts, goal, progress)
+            manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(request.corpus)})
+            artifact.write(directory, manifest)
+    return destination, manifest
+
+
+def reverify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:
+    """Measure an artifact again. With our own corpus the new figures are sealed into it; with a user's they are only returned.
+
+    Raises IntegrityError when the artifact, or the original that `source` names, is not what the manifest lists.
+    """
+    manifest = artifact.read(directory)
+    artifact.check_files(directory, manifest)
+    checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
+    if checkpoint.files != manifest.source["files"]:
+        raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
+    goal = float(manifest.parity.get("target", artifact.PARITY_TARGET))
+    path = corpus_file or corpus.VERIFICATION
+    parity = measure(directory, manifest, checkpoint, corpus.read(path), goal, progress)
+    manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(path)})
+    if corpus_file is None:
+        artifact.write(directory, manifest)
+    return manifest
+
+
+def measure(
+    directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], goal: float, progress: Progress
+) -> dict[str, Any]:
+    """The parity report of an artifact against its original, both embedding the texts under each text's own task."""
+    expected = reference.embed(checkpoint, manifest.model, texts, lambda done: progress("reference", done, len(texts)))
+    model = shim.load(directory, allow_unverified=True)
+    heads = {"dense": verify.dense_report(expected, _embed(model, texts, progress), texts)}
+    report = {
+        "verdict": verify.verdict(heads, goal),
+        "target": goal,
+        "texts": len(texts),
+        "runtime": model.runtime.name,
+        "device": model.runtime.device,
+        "kernels": model.runtime.kernels,
+        "heads": heads,
+        "notes": [note for head, figures in heads.items() for note in verify.notes(head, figures)],
+    }
+    if model.runtime.kernels == "float32" and manifest.quantization["tensors"]:
+        report["packed_kernels"] = _probe(directory, model, texts)
+    return report
+
+
+def _embed(model: shim.Model, texts: list[corpus.Text], progress: Progress) -> np.ndarray:
+    vectors = np.empty((len(texts), model.dimensions), np.float32)
+    done = 0
+    for task in sorted({text.task for text in texts}):
+        rows = [row for row, text in enumerate(texts) if text.task == task]
+        for start in range(0, len(rows), 16):
+            part = rows[start : start + 16]
+            vectors[part] = model.embed([texts[row].text for row in part], task=task).dense
+            done += len(part)
+            progress("verify", done, len(texts))
+    return vectors
+
+
+def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict[str, Any]:
+    """How far MLX's packed kernels are from the dequantized weights that were verified, on the shortest texts."""
+    from shim.runtimes.mlx import open_runtime
+
+    runtime = open_runtime(directory, model.manifest.model, "cpu", kernels="quantized")
+    packed = shim.Model(model.manifest, model.encoder, runtime)
+    shortest = sorted((text.text for text in texts), key=len)[:PROBES]
+    scores = verify.cosines(model.embed(shortest).dense, packed.embed(shortest).dense)
+    return {"texts": len(shortest), "worst": float(scores.min())}
+
+
+def _write(
+    request: Request, checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, progress: Progress
+) -> None:
+    count = 0
+
+    def done() -> None:
+        nonlocal count
+        count += 1
+        progress("convert", count, len(checkpoint.tensors))
+
+    if request.target == "mlx":
+        mlx.write(checkpoint, plan, bits, directory, done)
+    else:
+        onnx.write(request.recipe, checkpoint, plan, bits, directory, done)
+    for name in checkpoint.companions():
+        (directory / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(checkpoint.directory / name, directory / name)
+
+
+def _quantization(plan: dict[str, Scheme], shapes: dict[str, tuple[int, ...]], directory: Path) -> dict[str, Any]:
+    weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
+    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    return {
+        "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
+        "tensors": {name: dataclasses.asdict(scheme) for name, scheme in plan.items()},
+    }
+
+
+def _packages() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _recipe(manifest: Manifest) -> Recipe:
+    from converter.recipe import Source
+
+    repo, revision = manifest.source.get("repo", ""), manifest.source.get("revision", "main")
+    return Recipe(
+        manifest.recipe, manifest.task, manifest.model.architecture, manifest.license, Source(repo, revision), manifest.model
+    )
+
+
+def _origin(manifest: Manifest) -> str | None:
+    """Where the manifest says the original was; a directory has no lasting name, so --source must give it."""
+    if "package" in manifest.source:
+        return f"pkg:{manifest.source['package']}"
+    if "directory" in manifest.source:
+        raise UsageError(f"{manifest.name} was converted from a directory; give it with --source DIR")
+    return None

@@ -1,0 +1,1 @@
+"""Pure functions over tensors: from weights to integer codes, scales and offsets."""

@@ -1,0 +1,59 @@
+"""Round-to-nearest on an affine grid: every group of weights in a row gets `bits`-bit codes, one scale and one offset."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """How one matrix is stored: bits per code, and how many weights of a row share a scale."""
+
+    bits: int
+    group_size: int
+
+
+@dataclass(frozen=True)
+class Codes:
+    """A quantized matrix (rows, columns): weight = codes * scales + offsets, the last two repeated over each group.
+
+    codes: (rows, columns) uint8, below 2**bits. scales, offsets: (rows, columns / group_size) float32, rounded to `dtype`.
+    """
+
+    codes: np.ndarray
+    scales: np.ndarray
+    offsets: np.ndarray
+    scheme: Scheme
+
+    def dequantize(self) -> np.ndarray:
+        """(rows, columns) float32."""
+        rows, columns = self.codes.shape
+        grouped = self.codes.reshape(rows, -1, self.scheme.group_size).astype(np.float32)
+        return (grouped * self.scales[..., None] + self.offsets[..., None]).reshape(rows, columns)
+
+
+def round_to_nearest(weight: np.ndarray, scheme: Scheme, dtype: type = np.float16, integer_zero: bool = False) -> Codes:
+    """Codes of a (rows, columns) float32 matrix whose columns are a multiple of the group size.
+
+    The grid is the one of `mx.quantize`: it spans the group's least and greatest weight, is anchored at the one of larger
+    magnitude, and has zero on it. dtype: what scales and offsets are stored in; codes are chosen for the rounded values.
+    integer_zero: keep the zero point, -offset / scale, a code itself, as ONNX Runtime stores it; the span then includes zero.
+    """
+    rows, columns = weight.shape
+    grouped = weight.reshape(rows, columns // scheme.group_size, scheme.group_size)
+    low, high = grouped.min(axis=2), grouped.max(axis=2)
+    if integer_zero:
+        low, high = np.minimum(low, 0), np.maximum(high, 0)
+    top = np.float32(2**scheme.bits - 1)
+    span = np.maximum((high - low) / top, np.float32(1e-7))
+    scales = np.where(np.abs(low) > np.abs(high), span, -span)
+    anchor = np.where(np.abs(low) > np.abs(high), low, high)
+    steps = np.round(anchor / scales)
+    scales = np.where(steps == 0, scales, anchor / np.where(steps == 0, 1, steps)).astype(dtype).astype(np.float32)
+    scales = np.where(scales == 0, np.float32(np.finfo(dtype).tiny), scales)
+    if integer_zero:
+        offsets = steps.astype(np.float32) * scales
+    else:
+        offsets = np.where(steps == 0, 0, anchor).astype(dtype).astype(np.float32)
+    codes = np.round((grouped - offsets[..., None]) / scales[..., None])
+    return Codes(np.clip(codes, 0, top).astype(np.uint8).reshape(rows, columns), scales, offsets, scheme)

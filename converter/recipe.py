@@ -1,0 +1,141 @@
+"""Recipes: one TOML file per model, read strictly into a frozen Recipe."""
+
+import difflib
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shim.architectures import architecture
+from shim.artifact import PARITY_TARGET, ModelSpec
+from shim.errors import UsageError
+from shim.pooling import POOLINGS
+from shim.text import TASKS
+
+ARTIFACT_TASKS = ("embed",)
+HEADS = ("dense",)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the original is: a hub repository at a revision, or a Python package that carries the same files."""
+
+    repo: str
+    revision: str = "main"
+    package: str = ""  # used instead of the hub when it is installed
+
+
+@dataclass(frozen=True)
+class Parity:
+    """What an artifact of this model must reach: the cosine of its worst text."""
+
+    cosine: float = PARITY_TARGET
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a conversion must know of a model and its checkpoint does not say."""
+
+    name: str
+    task: str
+    architecture: str
+    license: str
+    source: Source
+    model: ModelSpec
+    parity: Parity = field(default_factory=Parity)
+
+
+# Section -> key -> (type, required). Whatever is not here is an error.
+KEYS: dict[str, dict[str, tuple[type, bool]]] = {
+    "": {"name": (str, True), "task": (str, True), "architecture": (str, True), "license": (str, True)},
+    "source": {"repo": (str, True), "revision": (str, False), "package": (str, False)},
+    "model": {"pooling": (str, True), "max_tokens": (int, True), "dimensions": (int, True), "heads": (list, True)},
+    "prompts": dict.fromkeys(TASKS, (str, False)),
+    "parity": {"cosine": (float, False)},
+}
+
+
+def folder() -> Path:
+    """The folder of the recipes that come with the converter: inside a wheel, or at the top of a checkout."""
+    installed = Path(__file__).parent / "recipes"
+    return installed if installed.is_dir() else Path(__file__).parent.parent / "recipes"
+
+
+def names() -> list[str]:
+    """The names of the recipes that come with the converter."""
+    return sorted(path.stem for path in folder().glob("*.toml"))
+
+
+def load(model: str) -> Recipe:
+    """The recipe called `model`, or the one in the file `model`.
+
+    Raises UsageError naming file and key, or the nearest names.
+    """
+    path = Path(model) if model.endswith(".toml") else folder() / f"{model}.toml"
+    if not model.endswith(".toml") and model not in names():
+        near = difflib.get_close_matches(model, names(), n=3, cutoff=0.4)
+        hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names())}"
+        raise UsageError(f"recipe {model!r} unknown; {hint}")
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid TOML ({error})") from None
+    return parse(raw, path.name)
+
+
+def parse(raw: dict[str, Any], file: str) -> Recipe:
+    """A parsed TOML document as a Recipe; `file` is what errors name."""
+    top = {key: value for key, value in raw.items() if key not in KEYS or key == ""}
+    _check_keys(top, "", file)
+    sections = {}
+    for section in ("source", "model", "prompts", "parity"):
+        value = raw.get(section, {})
+        if not isinstance(value, dict):
+            raise UsageError(f"{file}: {section} must be a section, [{section}]")
+        sections[section] = _check_keys(value, section, file)
+    model = sections["model"]
+    _check_choice(file, "task", top["task"], ARTIFACT_TASKS)
+    _check_choice(file, "pooling", model["pooling"], POOLINGS)
+    for head in model["heads"]:
+        _check_choice(file, "heads", head, HEADS)
+    if not model["heads"]:
+        raise UsageError(f"{file}: heads is empty ({', '.join(HEADS)})")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", top["name"]):
+        raise UsageError(f"{file}: name {top['name']!r} must be letters, digits, '.', '_' and '-'")
+    for key in ("max_tokens", "dimensions"):
+        if model[key] < 1:
+            raise UsageError(f"{file}: {key} must be positive, not {model[key]}")
+    if not 0 < sections["parity"].get("cosine", PARITY_TARGET) <= 1:
+        raise UsageError(f"{file}: cosine must be over 0 and at most 1")
+    architecture(top["architecture"])
+    spec = ModelSpec(architecture=top["architecture"], prompts=sections["prompts"], **model)
+    return Recipe(**top, source=Source(**sections["source"]), model=spec, parity=Parity(**sections["parity"]))
+
+
+def _check_keys(given: dict[str, Any], section: str, file: str) -> dict[str, Any]:
+    keys, where = KEYS[section], f" in [{section}]" if section else ""
+    for key, value in given.items():
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(keys)}"
+            raise UsageError(f"{file}: key {key!r}{where} unknown; {hint}")
+        kind = keys[key][0]
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise UsageError(f"{file}: {key}{where} must be {kind.__name__}, not {value!r}")
+    missing = [key for key, (_, required) in keys.items() if required and key not in given]
+    if missing:
+        raise UsageError(f"{file}: key {missing[0]!r}{where} missing")
+    return given
+
+
+def _check_choice(file: str, key: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{file}: {key} {json_name(value)} unknown ({', '.join(known)})")
+
+
+def json_name(value: object) -> str:
+    """A value as an error shows it: strings in double quotes, as the TOML file has them."""
+    return f'"{value}"' if isinstance(value, str) else repr(value)

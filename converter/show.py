@@ -1,0 +1,61 @@
+"""Results as a person reads them: plain text, one fact a line."""
+
+from typing import Any
+
+from shim.artifact import Manifest
+
+
+def summary(manifest: Manifest, path: str) -> str:
+    """Name and verdict, then where it is, how large, and how near to the original."""
+    bits = manifest.quantization["bits_per_weight"]
+    lines = [
+        f"{manifest.name}: {manifest.verdict}",
+        f"  path     {path}",
+        f"  size     {manifest.size / 1e6:.1f} MB, {bits:.2f} bits per weight",
+    ]
+    for head, figures in manifest.parity.get("heads", {}).items():
+        lines.append(_cosines(head, figures))
+        lines.append(f"  {'':8} worst by language: " + ", ".join(f"{k} {v:.5f}" for k, v in figures["by_language"].items()))
+        if "centred" in figures:
+            lines.append(_cosines("centred", figures["centred"]))
+            lines.append(f"  {'':8} 10 nearest neighbours agree {figures['neighbours']:.1%}; ")
+            lines[-1] += f"mean pairwise cosine of the original {figures['reference_pairwise']:.3f}"
+    if "heads" in manifest.parity:
+        parity = manifest.parity
+        lines.append(f"  measured {parity['texts']} texts on {parity['runtime']} ({parity['device']}, {parity['kernels']})")
+        lines += [f"  note     {note}" for note in parity["notes"]]
+    return "\n".join(lines)
+
+
+def shortfall(manifest: Manifest) -> str:
+    """Why the verdict is `fail`, in one line: the worst text of each head under the target, and by how much."""
+    target = manifest.parity["target"]
+    under = {head: figures for head, figures in manifest.parity["heads"].items() if figures["worst"] < target}
+    reasons = [
+        f"{head} {figures['worst']:.5f} on text {figures['worst_text']} is {target - figures['worst']:.5f} short of {target:g}"
+        for head, figures in under.items()
+    ]
+    return f"{manifest.name} failed: worst cosine of {'; '.join(reasons)}; kept, marked fail; more --bits come nearer"
+
+
+def tensors(manifest: Manifest) -> str:
+    """A table of the quantized tensors: name, bits, group size."""
+    rows = manifest.quantization["tensors"]
+    width = max((len(name) for name in rows), default=0)
+    return "\n".join(f"  {name:{width}}  {entry['bits']:2} bits  group {entry['group_size']}" for name, entry in rows.items())
+
+
+def listing(found: dict[str, Any]) -> str:
+    """The recipes, then the artifacts, a line each."""
+    lines = ["recipes"]
+    lines += [f"  {entry['name']:24} {entry['repo']:45} {entry['available']}" for entry in found["recipes"]]
+    lines.append("artifacts")
+    lines += [
+        f"  {entry['name']:40} {entry['verdict']:10} {entry['size'] / 1e6:8.1f} MB  {entry['path']}"
+        for entry in found["artifacts"]
+    ]
+    return "\n".join(lines + (["  none"] if not found["artifacts"] else []))
+
+
+def _cosines(label: str, figures: dict[str, Any]) -> str:
+    return f"  {label:8} worst {figures['worst']:.5f}  p01 {figures['p01']:.5f}  mean {figures['mean']:.5f}"

@@ -1,0 +1,60 @@
+"""Build a directory beside its destination and rename it in one step: nothing half-made ever has the final name."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shim.errors import SourceError, UsageError
+
+
+def check_destination(destination: Path, force: bool) -> None:
+    """Raise UsageError when something is there already and must be kept."""
+    if destination.exists() and not force:
+        raise UsageError(f"{destination} exists; --force replaces it")
+    if destination.exists() and not (destination / "artifact.json").exists():
+        raise UsageError(f"{destination} exists and is not an artifact; it is kept even with --force")
+
+
+@contextmanager
+def staged(destination: Path, force: bool) -> Iterator[Path]:
+    """A new directory that takes the name `destination` when the block ends well, and is removed when it does not.
+
+    Raises UsageError for an existing destination without `force`, SourceError when the disk cannot be written.
+    """
+    check_destination(destination, force)
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        directory = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.partial-"))
+    except OSError as error:
+        raise SourceError(f"{destination.parent}: cannot be written ({error.strerror})") from None
+    try:
+        yield directory
+        directory.chmod(0o777 & ~_umask())
+        _swap(directory, destination)
+    except OSError as error:
+        raise SourceError(f"{destination}: cannot be written ({error.strerror or error}); nothing was left there") from error
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def _swap(directory: Path, destination: Path) -> None:
+    """Rename; an old artifact steps aside first and is removed only when the new one stands."""
+    old = directory.with_name(directory.name + ".old")
+    if destination.exists():
+        destination.rename(old)
+    try:
+        directory.rename(destination)
+    except OSError:
+        if old.exists():
+            old.rename(destination)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

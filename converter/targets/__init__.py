@@ -1,0 +1,1 @@
+"""One target per runtime: pack a checkpoint into the files that the runtime loads."""

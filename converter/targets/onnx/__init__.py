@@ -1,0 +1,58 @@
+"""ONNX: `onnx/model.onnx`, an encoder graph of our own that sentence-transformers and optimum load, too."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.quantize.grid import Scheme
+from converter.recipe import Recipe
+from converter.source import Checkpoint
+from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
+from shim.architectures import architecture
+from shim.pooling import outputs
+
+BITS = (8, 16, 32)
+DEFAULT_BITS = 8
+IR_VERSION = 10
+EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they lie in model.onnx_data; protobuf's own limit is 2 GB
+
+
+def write(
+    recipe: Recipe, checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, done: Callable[[], None]
+) -> None:
+    """Write the graph and `config.json` into `directory`.
+
+    Weights are stored as `plan` says, the others in float16 at 16 bits, else float32. `done` is called after each tensor.
+    """
+    module = architecture(recipe.architecture)
+    ops = OnnxOps(checkpoint, plan, np.float16 if bits == 16 else np.float32, done)
+    hidden = module.encode(ops, module.Config.read(checkpoint.config))
+    found = outputs(ops, hidden, recipe.model.pooling)
+    model = graph(ops, found, recipe)
+    (directory / "onnx").mkdir()
+    size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)
+    ir.save(model, directory / "onnx/model.onnx", external_data="model.onnx_data" if size > EXTERNAL_ABOVE else None)
+    (directory / "config.json").write_text(json.dumps(checkpoint.config, indent=1) + "\n", encoding="utf-8")
+
+
+def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe) -> ir.Model:
+    """The recorded nodes as a model whose outputs are float32 and bear the names in `found`."""
+    results = []
+    for name, value in found.items():
+        result = ops.cast(value, np.float32)
+        axes = ["batch_size"] if name == "sentence_embedding" else ["batch_size", "sequence_length"]
+        result.name, result.shape = name, ir.Shape([*axes, recipe.model.dimensions])
+        result.type = ir.TensorType(ir.DataType.FLOAT)
+        results.append(result)
+    body = ir.Graph(
+        inputs=list(ops.inputs.values()),
+        outputs=results,
+        nodes=ops.nodes,
+        initializers=list(ops.initializers.values()),
+        opset_imports={"": OPSET, CONTRIB: 1},
+        name=recipe.name,
+    )
+    return ir.Model(body, ir_version=IR_VERSION, producer_name="sealport")

@@ -1,0 +1,18 @@
+"""Serve sealed embedding and reranking artifacts: `shim.load(path).embed(texts)`."""
+
+from shim.errors import IntegrityError, NotFiniteError, ParityError, SealportError, SourceError, UsageError
+from shim.model import Embeddings, Model, load
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Embeddings",
+    "IntegrityError",
+    "Model",
+    "NotFiniteError",
+    "ParityError",
+    "SealportError",
+    "SourceError",
+    "UsageError",
+    "load",
+]

@@ -1,0 +1,88 @@
+"""BERT (Devlin et al. 2019): post-norm encoder with learned absolute positions and segment embeddings."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shim.architectures import Ops
+from shim.errors import SourceError
+
+# Applied in order, once, at conversion: the names of the checkpoint to the names of BertModel.
+KEYS = ((r"^bert\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
+# Tensors that an embedding does not use: a buffer, pre-training heads.
+DROPPED = (r"^embeddings\.position_ids$", r"^cls\.")
+# Carried along where the checkpoint has it, as mlx-embeddings wants it; an embedding does not use it.
+OPTIONAL = (r"^pooler\.",)
+# Tables too small to be worth quantizing: under one weight in a hundred.
+FULL_PRECISION = (r"\.position_embeddings\.", r"\.token_type_embeddings\.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of a BERT `config.json` that the encoder needs."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    layer_norm_eps: float
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> "Config":
+        """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
+        for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+            if raw.get(key, known) != known:
+                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported by architecture bert (only {known!r})")
+        try:
+            config = cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+        except KeyError as error:
+            raise SourceError(f"config.json: key {error} missing for architecture bert") from None
+        if config.hidden_size % config.num_attention_heads:
+            raise SourceError("config.json: hidden_size is not a multiple of num_attention_heads")
+        return config
+
+
+def parameters(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a checkpoint may have; a weight of two axes is a table or a matrix (out, in)."""
+    width, inner = config.hidden_size, config.intermediate_size
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, width),
+        "embeddings.position_embeddings.weight": (config.max_position_embeddings, width),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, width),
+        **_with_bias("embeddings.LayerNorm", (width,)),
+        **_with_bias("pooler.dense", (width, width)),
+    }
+    for index in range(config.num_hidden_layers):
+        layer = f"encoder.layer.{index}"
+        for name in ("query", "key", "value"):
+            shapes |= _with_bias(f"{layer}.attention.self.{name}", (width, width))
+        shapes |= _with_bias(f"{layer}.attention.output.dense", (width, width))
+        shapes |= _with_bias(f"{layer}.attention.output.LayerNorm", (width,))
+        shapes |= _with_bias(f"{layer}.intermediate.dense", (inner, width))
+        shapes |= _with_bias(f"{layer}.output.dense", (width, inner))
+        shapes |= _with_bias(f"{layer}.output.LayerNorm", (width,))
+    return shapes
+
+
+def _with_bias(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def encode(ops: Ops, config: Config) -> Any:
+    """Hidden states (n, length, hidden_size) of the last layer."""
+    words = ops.embedding("embeddings.word_embeddings", ops.input_ids())
+    places = ops.embedding("embeddings.position_embeddings", ops.positions())
+    segments = ops.embedding("embeddings.token_type_embeddings", ops.token_type_ids())
+    x = ops.layer_norm("embeddings.LayerNorm", ops.add(ops.add(words, segments), places), config.layer_norm_eps)
+    for index in range(config.num_hidden_layers):
+        layer = f"encoder.layer.{index}"
+        query, key, value = (ops.linear(f"{layer}.attention.self.{name}", x) for name in ("query", "key", "value"))
+        attended = ops.attention(query, key, value, config.num_attention_heads)
+        attended = ops.linear(f"{layer}.attention.output.dense", attended)
+        x = ops.layer_norm(f"{layer}.attention.output.LayerNorm", ops.add(attended, x), config.layer_norm_eps)
+        inner = ops.gelu(ops.linear(f"{layer}.intermediate.dense", x))
+        inner = ops.linear(f"{layer}.output.dense", inner)
+        x = ops.layer_norm(f"{layer}.output.LayerNorm", ops.add(inner, x), config.layer_norm_eps)
+    return x

@@ -1,0 +1,149 @@
+"""The manifest `artifact.json`: what an artifact is, which files belong to it, and the measured verdict that seals it."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from shim.errors import IntegrityError
+
+MANIFEST = "artifact.json"
+SCHEMA = 1
+PARITY_TARGET = 0.999
+VERDICTS = ("pass", "fail", "unverified")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What the serving side must know of a model; written from the recipe, read by `shim.load`."""
+
+    architecture: str
+    pooling: str
+    max_tokens: int
+    dimensions: int
+    heads: list[str]
+    prompts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """`artifact.json`, one attribute a key. Files of ours are read strictly: an unknown or missing key is an error."""
+
+    schema: int
+    name: str
+    recipe: str
+    task: str
+    target: str
+    bits: int
+    source: dict[str, Any]
+    model: ModelSpec
+    quantization: dict[str, Any]
+    files: dict[str, dict[str, Any]]
+    parity: dict[str, Any]
+    tool: dict[str, Any]
+    license: str
+    created: str
+
+    @property
+    def verdict(self) -> str:
+        return str(self.parity["verdict"])
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files listed."""
+        return sum(int(entry["size"]) for entry in self.files.values())
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest in `directory`. Raises IntegrityError when it is absent, malformed, or contradicts itself."""
+    path = directory / MANIFEST
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
+        raise IntegrityError(f"{directory} {what}") from None
+    except (OSError, ValueError) as error:
+        raise IntegrityError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
+        raise IntegrityError(f"{path}: not an artifact manifest")
+    if raw.get("schema") != SCHEMA:
+        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads schema {SCHEMA}")
+    manifest = _strict(Manifest, {**raw, "model": _strict(ModelSpec, raw["model"], path)}, path)
+    _check_seal(manifest, path)
+    return manifest
+
+
+def _strict(cls: Any, raw: dict[str, Any], path: Path) -> Any:
+    names = {f.name for f in fields(cls)}
+    for problem, keys in (("unknown", raw.keys() - names), ("missing", names - raw.keys())):
+        if keys:
+            raise IntegrityError(f"{path}: key {', '.join(sorted(keys))} {problem}")
+    return cls(**raw)
+
+
+def _check_seal(manifest: Manifest, path: Path) -> None:
+    """A hand-edited verdict contradicts the figures beside it."""
+    parity = manifest.parity
+    try:
+        if parity["verdict"] not in VERDICTS:
+            raise IntegrityError(f"{path}: verdict {parity['verdict']!r} unknown ({', '.join(VERDICTS)})")
+        if parity["verdict"] == "pass":
+            worst = min(float(head["worst"]) for head in parity["heads"].values())
+            if set(manifest.model.heads) - set(parity["heads"]) or not worst >= float(parity["target"]):
+                raise IntegrityError(f"{path}: verdict pass contradicts its own figures (worst {worst:.6f})")
+        for name, entry in manifest.files.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise IntegrityError(f"{path}: file {name} lies outside the artifact")
+            int(entry["size"]), str(entry["sha256"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IntegrityError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+
+
+def write(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest to a temporary name, then rename it: a reader never sees half of it."""
+    temporary = directory / (MANIFEST + ".tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(asdict(manifest), file, ensure_ascii=False, indent=1, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(directory / MANIFEST)
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
+    """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {path.relative_to(directory).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}
+
+
+def check_files(directory: Path, manifest: Manifest) -> None:
+    """Compare every listed file with its size, then its hash. Raises IntegrityError naming the first that differs."""
+    if not manifest.files:
+        raise IntegrityError(f"{directory}: the manifest lists no files")
+    for name, entry in manifest.files.items():
+        path = directory / name
+        if not path.is_file():
+            raise IntegrityError(f"{directory}: {name} is missing; convert or download the artifact again")
+        if path.stat().st_size != entry["size"] or hash_file(path) != entry["sha256"]:
+            raise IntegrityError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
+
+
+def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
+    """Raise IntegrityError unless the artifact is sealed `pass` at `min_parity` or higher (0.999 where None)."""
+    if manifest.verdict != "pass":
+        raise IntegrityError(
+            f"{manifest.name}: verdict is {manifest.verdict}, not pass; allow_unverified=True (--allow-unverified) loads it"
+        )
+    target, wanted = float(manifest.parity["target"]), PARITY_TARGET if min_parity is None else min_parity
+    if target < wanted:
+        raise IntegrityError(
+            f"{manifest.name}: sealed at parity {target:g}, under {wanted:g}; "
+            f"min_parity={target:g} (--min-parity {target:g}) loads it"
+        )

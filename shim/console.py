@@ -1,0 +1,53 @@
+"""What both command lines share: exit codes, one-line errors, and `--json`."""
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from typing import Any, NoReturn
+
+import click
+
+from shim.errors import SealportError
+
+INTERRUPTED = 130
+
+
+def run(command: click.Command, name: str) -> NoReturn:
+    """Run a click command and exit: errors as one line on stderr, and as an object on stdout where `--json` was given."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
+    logging.captureWarnings(False)
+    try:
+        code = command.main(prog_name=name, standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.Abort:
+        _fail(name, "interrupted; nothing was left", INTERRUPTED)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        hint = f" (see {context.command_path} --help)" if context is not None else ""
+        _fail(name, error.format_message().replace("\n", " ") + hint, error.exit_code)
+    except SealportError as error:
+        _fail(name, str(error).replace("\n", " "), error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output has left, as `| head` does: point stdout away so that the exit's flush cannot fail, too.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def show_json(value: Any) -> None:
+    """Print one JSON object on stdout. NaN is a ValueError, never null."""
+    click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _fail(name: str, message: str, code: int) -> NoReturn:
+    click.echo(f"{name}: {message}", err=True)
+    if "--json" in sys.argv:
+        show_json({"error": message, "exit_code": code})
+    sys.exit(code)

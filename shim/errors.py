@@ -1,0 +1,35 @@
+"""One exception class per exit code of the command line; raised where the fact is known, printed only in a cli.py."""
+
+
+class SealportError(Exception):
+    """Base of every error that has one line to show to a user."""
+
+    exit_code = 1
+
+
+class ParityError(SealportError):
+    """An artifact's output is not finite, or too far from the original's."""
+
+    exit_code = 1
+
+
+class UsageError(SealportError, ValueError):
+    """Wrong usage, recipe or input: what was asked for cannot be meant."""
+
+    exit_code = 2
+
+
+class SourceError(SealportError):
+    """A checkpoint, the hub or the disk could not be read or written."""
+
+    exit_code = 3
+
+
+class IntegrityError(SealportError):
+    """An artifact is incomplete, was changed, or is not sealed as it must be."""
+
+    exit_code = 4
+
+
+class NotFiniteError(ParityError):
+    """A model's output holds NaN or infinity."""

@@ -1,0 +1,184 @@
+"""MLX: runs an architecture's operations on Apple GPUs, or on a CPU with the weights dequantized to float32 at load."""
+
+import ctypes
+import ctypes.util
+import json
+import platform
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shim.architectures import architecture
+from shim.artifact import ModelSpec
+from shim.errors import IntegrityError, UsageError
+from shim.pooling import outputs
+from shim.text import Tokens
+
+DEVICES = ("auto", "cpu", "gpu")
+
+
+def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto", kernels: str = "auto") -> "MlxRuntime":
+    """Load `*.safetensors` and `config.json` of an MLX artifact.
+
+    kernels: `quantized` multiplies with the packed weights; `float32` dequantizes them once, at load; `auto` is quantized
+    on a GPU and float32 on a CPU, where the packed kernels are hundreds of times slower.
+    Raises UsageError for a device that is not here or when mlx is not installed, IntegrityError for unreadable weights.
+    """
+    mx = _import_mlx()
+    if device not in DEVICES:
+        raise UsageError(f"device {device!r} unknown for the mlx runtime ({', '.join(DEVICES)})")
+    on_gpu = mx.metal.is_available() and device != "cpu"
+    if device == "gpu" and not on_gpu:
+        raise UsageError("device gpu: no Metal GPU here; use device cpu")
+    if kernels == "auto":
+        kernels = "quantized" if on_gpu else "float32"
+    if not on_gpu:
+        mx.set_default_device(mx.cpu)
+        if sys.platform != "darwin":
+            warnings.warn("the mlx runtime is on a CPU here, which is slow; an onnx artifact is faster", stacklevel=2)
+    return MlxRuntime(mx, directory, spec, kernels, "gpu" if on_gpu else "cpu")
+
+
+def _import_mlx() -> Any:
+    """Import mlx.core; on Linux load OpenBLAS first where it is installed, as the wheel's own BLAS is 30 times slower."""
+    if sys.platform == "linux" and "mlx.core" not in sys.modules:
+        library = ctypes.util.find_library("openblas")
+        if library:
+            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    try:
+        import mlx.core as mx
+    except ImportError:
+        extra = "mlx" if platform.system() == "Darwin" else "mlx[cpu]"
+        raise UsageError(f"the mlx runtime is not installed: pip install 'sealport[mlx]' (or {extra})") from None
+    return mx
+
+
+class MlxRuntime:
+    """The weights of one artifact, and the forward pass over them."""
+
+    name = "mlx"
+
+    def __init__(self, mx: Any, directory: Path, spec: ModelSpec, kernels: str, device: str):
+        self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
+        raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        self.module = architecture(spec.architecture)
+        self.config = self.module.Config.read(raw)
+        self.weights: dict[str, Any] = {}
+        try:
+            for path in sorted(directory.glob("model*.safetensors")):
+                self.weights |= mx.load(str(path))
+        except RuntimeError as error:
+            raise IntegrityError(f"{directory}: {error}") from None
+        self.quantization = _quantization(raw, self.weights)
+        used = {name for name in self.module.parameters(self.config) if not _matches(name, self.module.OPTIONAL)}
+        self.weights = {name: weight for name, weight in self.weights.items() if not _matches(name, self.module.OPTIONAL)}
+        missing = used - self.weights.keys()
+        if missing:
+            raise IntegrityError(f"{directory}: {len(missing)} tensors missing ({', '.join(sorted(missing)[:3])}, …)")
+        if kernels == "float32":
+            for name in list(self.weights):
+                if name.endswith(".weight"):
+                    self.weights[name] = self._dense(name.removesuffix(".weight")).astype(mx.float32)
+                elif not name.endswith((".scales", ".biases")):
+                    self.weights[name] = self.weights[name].astype(mx.float32)
+            self.weights = {n: w for n, w in self.weights.items() if not n.endswith((".scales", ".biases"))}
+            self.quantization = {}
+        mx.eval(self.weights)
+
+    def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+        """See shim.runtimes.Runtime."""
+        ops = MlxOps(self, tokens)
+        found = outputs(ops, self.module.encode(ops, self.config), self.spec.pooling)
+        arrays = [found[name].astype(self.mx.float32) for name in names]
+        self.mx.eval(arrays)
+        return {name: np.array(array) for name, array in zip(names, arrays, strict=True)}
+
+    def packed(self, name: str) -> tuple[Any, dict[str, int]] | None:
+        """(weight, scales, biases) and their bits and group size when the module `name` is quantized, else None."""
+        settings = self.quantization.get(name)
+        if settings is None:
+            return None
+        return tuple(self.weights[f"{name}.{part}"] for part in ("weight", "scales", "biases")), settings
+
+    def _dense(self, name: str) -> Any:
+        packed = self.packed(name)
+        return self.weights[f"{name}.weight"] if packed is None else self.mx.dequantize(*packed[0], **packed[1])
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(re.search(pattern, name) for pattern in patterns)
+
+
+def _quantization(raw: dict[str, Any], weights: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """{module: {"bits", "group_size"}} for every module with scales: the defaults of `config.json`, or its own entry there."""
+    settings = raw.get("quantization", {})
+    names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
+    chosen = {name: settings.get(name, settings) for name in names}
+    return {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
+
+
+class MlxOps:
+    """shim.architectures.Ops for one batch."""
+
+    def __init__(self, runtime: MlxRuntime, tokens: Tokens):
+        self.mx, self.runtime, self.weights = runtime.mx, runtime, runtime.weights
+        self.tokens = tokens
+        self.mask = self.mx.array(tokens.attention_mask.astype(bool))
+
+    def input_ids(self) -> Any:
+        return self.mx.array(self.tokens.input_ids)
+
+    def token_type_ids(self) -> Any:
+        return self.mx.array(self.tokens.token_type_ids)
+
+    def positions(self) -> Any:
+        return self.mx.arange(self.mask.shape[1])[None]
+
+    def embedding(self, name: str, ids: Any) -> Any:
+        packed = self.runtime.packed(name)
+        if packed is None:
+            return self.weights[f"{name}.weight"][ids]
+        return self.mx.dequantize(*(part[ids] for part in packed[0]), **packed[1])
+
+    def linear(self, name: str, x: Any) -> Any:
+        packed = self.runtime.packed(name)
+        if packed is None:
+            product = x @ self.weights[f"{name}.weight"].T
+        else:
+            product = self.mx.quantized_matmul(x, *packed[0], **packed[1])
+        return product + self.weights[f"{name}.bias"]
+
+    def layer_norm(self, name: str, x: Any, eps: float) -> Any:
+        return self.mx.fast.layer_norm(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
+
+    def gelu(self, x: Any) -> Any:
+        return x * (1 + self.mx.erf(x / 2**0.5)) / 2
+
+    def add(self, x: Any, y: Any) -> Any:
+        return x + y
+
+    def attention(self, query: Any, key: Any, value: Any, heads: int) -> Any:
+        n, length, width = query.shape
+        query, key, value = (x.reshape(n, length, heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
+        mask = self.mask[:, None, None, :]
+        scale = (width // heads) ** -0.5
+        attended = self.mx.fast.scaled_dot_product_attention(query, key, value, scale=scale, mask=mask)
+        return attended.transpose(0, 2, 1, 3).reshape(n, length, width)
+
+    def pool(self, hidden: Any, pooling: str) -> Any:
+        mx = self.mx
+        if pooling == "cls":
+            return hidden[:, 0]
+        if pooling == "mean":
+            mask = self.mask[..., None]
+            return mx.where(mask, hidden.astype(mx.float32), 0).sum(axis=1) / mask.sum(axis=1)
+        last = mx.argmax(self.mask * mx.arange(1, self.mask.shape[1] + 1), axis=1)
+        return hidden[mx.arange(hidden.shape[0]), last]
+
+    def normalize(self, x: Any) -> Any:
+        x = x.astype(self.mx.float32)
+        return x / self.mx.maximum(self.mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

@@ -1,0 +1,1 @@
+"""One file per client dialect: what its requests and answers look like."""

@@ -1,0 +1,101 @@
+"""Texts to tokens: task prompts, special tokens, truncation and padding, whatever the tokenizer file itself has set."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from shim.errors import IntegrityError, UsageError
+
+TASKS = (
+    "retrieval.query",
+    "retrieval.passage",
+    "text-matching",
+    "classification",
+    "separation",
+    "clustering",
+    "code.query",
+    "code.passage",
+    "scientific.query",
+    "qa.query",
+    "bitext",
+    "summarization.query",
+)
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A batch for a runtime, padded on the right.
+
+    input_ids, attention_mask, token_type_ids: (n, length) int64; attention_mask is 1 on tokens and 0 on padding.
+    """
+
+    input_ids: np.ndarray
+    attention_mask: np.ndarray
+    token_type_ids: np.ndarray
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One text as token ids, special tokens included, cut to the model's limit."""
+
+    ids: list[int]
+    type_ids: list[int]
+    truncated: bool
+
+
+def check_texts(texts: object) -> list[str]:
+    """The texts as a list. Raises UsageError for anything but a non-empty sequence of non-empty, encodable strings."""
+    if isinstance(texts, str) or not isinstance(texts, Sequence):
+        raise UsageError(f"texts must be a list of strings, not {type(texts).__name__}")
+    if not texts:
+        raise UsageError("texts is an empty list; give at least one text")
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise UsageError(f"text {index} is {type(text).__name__}, not a string")
+        if not text:
+            raise UsageError(f"text {index} is an empty string")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(f"text {index} has a lone surrogate at character {error.start}; it is not valid Unicode") from None
+    return list(texts)
+
+
+def check_task(prompts: Mapping[str, str], task: str | None) -> str:
+    """The prompt that `task` puts before a text: empty when the model takes none. Raises UsageError for an unknown task."""
+    if task is not None and task not in TASKS:
+        raise UsageError(f"task {task!r} unknown ({', '.join(TASKS)})")
+    return prompts.get(task, "") if task else ""
+
+
+class TextEncoder:
+    """The tokenizer of an artifact; its own padding and truncation are replaced by ours."""
+
+    def __init__(self, directory: Path, max_tokens: int):
+        """Read `tokenizer.json` and the padding id of `config.json` in `directory`; max_tokens counts special tokens."""
+        path = directory / "tokenizer.json"
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises bare Exception
+            raise IntegrityError(f"{path}: not a readable tokenizer ({error})") from None
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(max_tokens)
+        self.pad_id = int(json.loads((directory / "config.json").read_text(encoding="utf-8")).get("pad_token_id") or 0)
+
+    def encode(self, texts: Sequence[str], prompt: str = "") -> list[Encoded]:
+        """Token ids of prompt + text; each is cut on its right to max_tokens, special tokens kept."""
+        encodings = self.tokenizer.encode_batch([prompt + text for text in texts])
+        return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
+
+    def batch(self, encoded: Sequence[Encoded]) -> Tokens:
+        """Pad on the right to the longest of the batch."""
+        shape = (len(encoded), max(len(item.ids) for item in encoded))
+        ids, mask, types = np.full(shape, self.pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        for row, item in enumerate(encoded):
+            length = len(item.ids)
+            ids[row, :length], mask[row, :length], types[row, :length] = item.ids, 1, item.type_ids
+        return Tokens(ids, mask, types)
