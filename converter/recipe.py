@@ -110,7 +110,13 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
             raise UsageError(f"{file}: {key} must be positive, not {model[key]}")
     if not 0 < sections["parity"].get("cosine", PARITY_TARGET) <= 1:
         raise UsageError(f"{file}: cosine must be over 0 and at most 1")
-    architecture(top["architecture"])
+    package = sections["source"].get("package")
+    if package is not None and not package.isidentifier():
+        raise UsageError(f"{file}: package {package!r} must be the name of a module, without dots")
+    try:
+        architecture(top["architecture"])
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
     spec = ModelSpec(architecture=top["architecture"], prompts=sections["prompts"], **model)
     return Recipe(**top, source=Source(**sections["source"]), model=spec, parity=Parity(**sections["parity"]))
 
@@ -119,8 +125,9 @@ def _check_keys(given: dict[str, Any], section: str, file: str) -> dict[str, Any
     keys, where = KEYS[section], f" in [{section}]" if section else ""
     for key, value in given.items():
         if key not in keys:
-            near = difflib.get_close_matches(key, keys, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(keys)}"
+            known = [*keys] if section else [*keys, *filter(None, KEYS)]
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UsageError(f"{file}: key {key!r}{where} unknown; {hint}")
         kind = keys[key][0]
         if not isinstance(value, kind) or isinstance(value, bool):

@@ -16,7 +16,8 @@ import numpy as np
 from converter.recipe import Recipe
 from shim.architectures import architecture
 from shim.artifact import hash_file
-from shim.errors import SourceError, UsageError
+from shim.errors import IntegrityError, SourceError, UsageError
+from shim.text import TextEncoder
 
 SAFETENSORS = "model.safetensors"
 PICKLE = "pytorch_model.bin"
@@ -94,10 +95,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
         )
     parsed = module.Config.read(config)
     _check_recipe(recipe, directory, config)
-    if not (directory / "tokenizer.json").is_file():
-        raise SourceError(
-            f"{directory}: tokenizer.json is missing; save the tokenizer with transformers' save_pretrained first"
-        )
+    _check_tokenizer(recipe, directory, config)
     tensors = _rename(_index(directory), module.KEYS, module.DROPPED)
     _check_tensors(recipe.name, tensors, module.parameters(parsed), module.OPTIONAL)
     return Checkpoint(directory, origin, config, tensors)
@@ -111,7 +109,7 @@ def _locate(recipe: Recipe, source: str | None) -> tuple[Path, dict[str, Any]]:
         return _hub(recipe.source.repo, recipe.source.revision)
     if source.startswith("pkg:"):
         return _package(source.removeprefix("pkg:"))
-    if Path(source).is_dir():
+    if source and Path(source).is_dir():
         return Path(source), {"directory": Path(source).resolve().name}
     match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", source)
     if match is None:
@@ -179,13 +177,28 @@ def _check_recipe(recipe: Recipe, directory: Path, config: dict[str, Any]) -> No
             raise UsageError(f"{recipe.name}: max_tokens {recipe.model.max_tokens}, but sentence_bert_config.json says {limit}")
 
 
+def _check_tokenizer(recipe: Recipe, directory: Path, config: dict[str, Any]) -> None:
+    if not (directory / "tokenizer.json").is_file():
+        raise SourceError(
+            f"{directory}: tokenizer.json is missing; save the tokenizer with transformers' save_pretrained first"
+        )
+    try:
+        known = TextEncoder(directory, recipe.model.max_tokens).tokenizer.get_vocab_size()
+    except IntegrityError as error:
+        raise SourceError(str(error).replace("\n", " ")) from None
+    if known > config["vocab_size"]:
+        raise SourceError(
+            f"{directory}: tokenizer.json has {known} tokens, config.json {config['vocab_size']}; are they of one model?"
+        )
+
+
 def _index(directory: Path) -> dict[str, Tensor]:
     """Every tensor of the checkpoint by the name it has there: safetensors, whole or sharded, or else the pickle."""
     sharded = directory / f"{SAFETENSORS}.index.json"
     if (directory / SAFETENSORS).is_file():
         files: Iterable[str] = [SAFETENSORS]
     elif sharded.is_file():
-        files = sorted(set(_read_json(sharded)["weight_map"].values()))
+        files = _shards(sharded)
     elif (directory / PICKLE).is_file():
         tensors = _open_pickle(directory / PICKLE)
         return {key: Tensor(directory / PICKLE, key, tuple(value.shape)) for key, value in tensors.items()}
@@ -196,6 +209,13 @@ def _index(directory: Path) -> dict[str, Tensor]:
         handle = _open_safetensors(directory / name)
         found |= {key: Tensor(directory / name, key, tuple(handle.get_slice(key).get_shape())) for key in handle.keys()}  # noqa: SIM118
     return found
+
+
+def _shards(index: Path) -> list[str]:
+    weight_map = _read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(name == Path(str(name)).name for name in weight_map.values()):
+        raise SourceError(f"{index}: no weight_map of tensors to files beside it")
+    return sorted(set(weight_map.values()))
 
 
 @functools.lru_cache(maxsize=1)
@@ -216,9 +236,11 @@ def _open_pickle(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            mapped = file.read(2) == b"PK"  # a file older than torch 1.6 is no zip and cannot be mapped
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
-        raise SourceError(f"{path}: refused, unpickling it needs more than tensors (weights_only)") from None
+        raise SourceError(f"{path}: refused, it is damaged or unpickling it needs more than tensors (weights_only)") from None
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise SourceError(f"{path}: not readable ({str(error).splitlines()[0]}); is the download complete?") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):

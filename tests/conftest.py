@@ -1,0 +1,103 @@
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from checkpoints import write_bert, write_recipe
+
+ROOT = Path(__file__).parent.parent
+SHARED = ROOT.parent / "shared"
+FEW = (
+    "A short line.\nЧто нового?\n天气很好，我们去散步。\nA somewhat longer sentence about the price of copper in March 1998.\n"
+)
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real texts and the real repositories' files, beside the checkout; required in CI."""
+    if not SHARED.is_dir():
+        assert os.environ.get("CI") != "true", f"CI needs {SHARED}"
+        pytest.skip("../shared is not here")
+    return SHARED
+
+
+def run(*arguments: object, check: int | None = 0, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` as a user would and expect the exit code `check`."""
+    command = [sys.executable, "-m", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
+    assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def convert() -> Callable[..., subprocess.CompletedProcess[str]]:
+    return lambda *arguments, **options: run("converter", *arguments, **options)
+
+
+@pytest.fixture(scope="session")
+def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four short texts, for conversions whose parity figures are not the point."""
+    path = tmp_path_factory.mktemp("corpus") / "few.txt"
+    path.write_text(FEW, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a small BERT checkpoint (`checkpoint`) and its recipe (`tiny.toml`)."""
+    folder = tmp_path_factory.mktemp("tiny")
+    write_bert(folder / "checkpoint")
+    write_recipe(folder / "tiny.toml")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_artifact(tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small BERT as a sealed 32-bit ONNX artifact; tests that change it copy it first."""
+    out = tmp_path_factory.mktemp("artifacts")
+    arguments = ("--to", "onnx", "--bits", 32, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out)
+    run("converter", tiny / "tiny.toml", *arguments)
+    return out / "tiny-onnx-32bit"
+
+
+@pytest.fixture(scope="session")
+def minilm_artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """all-MiniLM-L6-v2, real weights, converted and verified on the whole corpus: `mlx-8`, `onnx-8`, `onnx-16`, `onnx-32`."""
+    out = tmp_path_factory.mktemp("minilm")
+    made = {}
+    for target, bits in (("mlx", 8), ("onnx", 8), ("onnx", 16), ("onnx", 32)):
+        done = run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out, "--json")
+        made[f"{target}-{bits}"] = Path(json.loads(done.stdout)["path"])
+    return made
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[..., str]]:
+    """Start `shim serve` on a free port; returns its address. Every server must end well on SIGTERM."""
+    servers = []
+
+    def start(*arguments: object) -> str:
+        command = [sys.executable, "-m", "shim", "serve", *map(str, arguments), "--port", "0"]
+        server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        servers.append(server)
+        assert server.stderr is not None
+        lines = []
+        for line in server.stderr:
+            lines.append(line)
+            found = re.search(r"running on (http://\S+)", line)
+            if found:
+                return found[1]
+        raise AssertionError("".join(lines))
+
+    yield start
+    for server in servers:
+        server.send_signal(signal.SIGTERM)
+    for server in servers:
+        assert server.wait(timeout=30) == 0
+        assert server.stderr is not None
+        server.stderr.close()

@@ -1,0 +1,95 @@
+"""An artifact that is not whole, or not sealed, does not load."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import shim
+from shim.errors import IntegrityError
+
+
+@pytest.fixture
+def artifact(tiny_artifact: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
+
+
+def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    manifest = json.loads((directory / "artifact.json").read_text())
+    change(manifest)
+    (directory / "artifact.json").write_text(json.dumps(manifest))
+
+
+def test_a_sealed_artifact_loads_and_lists_every_file(artifact: Path) -> None:
+    assert shim.load(artifact).embed(["hello"]).dense.shape == (1, 64)
+    manifest = json.loads((artifact / "artifact.json").read_text())
+    there = {path.relative_to(artifact).as_posix() for path in artifact.rglob("*") if path.is_file()}
+    assert there - {"artifact.json"} == set(manifest["files"])
+    assert manifest["parity"]["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "tokenizer.json", "config.json"])
+def test_one_changed_byte_is_refused(artifact: Path, name: str) -> None:
+    content = bytearray((artifact / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (artifact / name).write_bytes(content)
+    with pytest.raises(IntegrityError, match=f"{name} differs from the manifest"):
+        shim.load(artifact)
+
+
+def test_a_missing_file_is_named(artifact: Path) -> None:
+    (artifact / "tokenizer.json").unlink()
+    with pytest.raises(IntegrityError, match="tokenizer.json is missing"):
+        shim.load(artifact)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m["parity"].update(verdict="fail"), "verdict is fail"),
+        (lambda m: m.update(parity={"verdict": "unverified"}), "verdict is unverified"),
+        (lambda m: m["parity"]["heads"]["dense"].update(worst=0.5), "contradicts its own figures"),
+        (lambda m: m["parity"]["heads"]["dense"].update(worst=float("nan")), "contradicts its own figures"),
+        (lambda m: m["parity"].update(heads={}), "malformed"),
+        (lambda m: m["parity"].update(verdict="great"), "verdict 'great' unknown"),
+        (lambda m: m.update(surprise=1), "key surprise unknown"),
+        (lambda m: m["model"].pop("pooling"), "key pooling missing"),
+        (lambda m: m.update(schema=2), "schema 2 unknown"),
+        (lambda m: m.update(files={}), "lists no files"),
+        (lambda m: m["files"].update({"../../etc/passwd": {"sha256": "", "size": 1}}), "lies outside the artifact"),
+        (lambda m: m["parity"].update(target=0.99), "min_parity=0.99"),
+    ],
+)
+def test_a_manifest_that_does_not_seal_is_refused(
+    artifact: Path, change: Callable[[dict[str, Any]], object], message: str
+) -> None:
+    edit(artifact, change)
+    with pytest.raises(IntegrityError, match=message):
+        shim.load(artifact)
+
+
+def test_a_lower_seal_loads_where_it_is_accepted(artifact: Path) -> None:
+    edit(artifact, lambda m: m["parity"].update(target=0.99))
+    assert shim.load(artifact, min_parity=0.99).name == "tiny-onnx-32bit"
+
+
+def test_unverified_loads_only_when_asked_for(artifact: Path) -> None:
+    edit(artifact, lambda m: m.update(parity={"verdict": "unverified"}))
+    assert shim.load(artifact, allow_unverified=True).name == "tiny-onnx-32bit"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 1}'])
+def test_half_a_manifest_is_refused(artifact: Path, content: str) -> None:
+    (artifact / "artifact.json").write_text(content)
+    with pytest.raises(IntegrityError, match="artifact.json"):
+        shim.load(artifact)
+
+
+def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(IntegrityError, match="has no artifact.json"):
+        shim.load(tmp_path)
+    with pytest.raises(IntegrityError, match="is not a directory"):
+        shim.load(tmp_path / "nowhere")

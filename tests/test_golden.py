@@ -1,0 +1,58 @@
+"""End to end: original -> convert -> shim serve -> the official client, against vectors that sentence-transformers wrote."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import openai
+import pytest
+from checkpoints import GOLDEN_MODELS, golden_checkpoint
+from conftest import run
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def client(
+    serve: Callable[..., str],
+    minilm_artifacts: dict[str, Path],
+    corpus_file: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> openai.OpenAI:
+    """Every BERT recipe at 32 and 8 bits behind one server."""
+    out = tmp_path_factory.mktemp("golden")
+    paths = [minilm_artifacts[kind] for kind in ("onnx-32", "onnx-8", "mlx-8")]
+    for name in GOLDEN_MODELS:
+        if name != "all-minilm-l6-v2":
+            source = golden_checkpoint(name, tmp_path_factory.mktemp("checkpoint"))
+            for target, bits in (("onnx", 32), ("onnx", 8), ("mlx", 8)):
+                arguments = (name, "--to", target, "--bits", bits, "--source", source, "--corpus", corpus_file, "--out", out)
+                run("converter", *arguments)
+                paths.append(out / f"{name}-{target}-{bits}bit")
+    return openai.OpenAI(base_url=f"{serve(*paths)}/v1", api_key="none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("target", "bits", "least"), [("onnx", 32, 0.99999), ("onnx", 8, 0.999), ("mlx", 8, 0.999)])
+@pytest.mark.parametrize("name", GOLDEN_MODELS)
+def test_vectors_are_those_of_sentence_transformers(
+    client: openai.OpenAI, name: str, target: str, bits: int, least: float
+) -> None:
+    for item in json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8")):
+        model, extra = f"{name}-{target}-{bits}bit", {"task": item["task"]} if item["task"] else {}
+        answer = client.embeddings.create(model=model, input=item["text"], extra_body=extra)
+        vector, wanted = np.array(answer.data[0].embedding), np.array(item["vector"])
+        assert vector @ wanted / np.linalg.norm(vector) / np.linalg.norm(wanted) >= least, (item["task"], item["text"][:40])
+
+
+@pytest.mark.parametrize("name", GOLDEN_MODELS)
+def test_the_goldens_themselves_can_tell_texts_and_prompts_apart(name: str) -> None:
+    items = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))
+    plain = np.array([item["vector"] for item in items if item["task"] is None])
+    similar = plain @ plain.T
+    assert similar[~np.eye(len(plain), dtype=bool)].max() < 0.99
+    prompted = {item["task"]: item["vector"] for item in items if item["text"] == items[0]["text"]}
+    changed = [task for task in ("retrieval.query", "retrieval.passage") if np.dot(prompted[task], prompted[None]) < 0.99]
+    expected = {"all-minilm-l6-v2": [], "e5-base-v2": ["retrieval.query", "retrieval.passage"]}
+    assert changed == expected.get(name, ["retrieval.query"])

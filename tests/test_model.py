@@ -1,0 +1,116 @@
+"""shim.load and Model.embed: what a Python caller sees."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import shim
+from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.model import batches
+from shim.text import Encoded
+
+MIXED = ["a", "The committee met on Tuesday to discuss the harbour.", "река", "word " * 400, "天气很好", "short one"]
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("onnx-32", 1e-5), ("mlx-8", 1e-5), ("onnx-8", 1e-5), ("onnx-16", 1e-3)])
+def test_a_mixed_batch_equals_single_calls(minilm_artifacts: dict[str, Path], kind: str, tolerance: float) -> None:
+    model = shim.load(minilm_artifacts[kind])
+    together = model.embed(MIXED)
+    alone = [model.embed([text]) for text in MIXED]
+    assert np.abs(together.dense - np.concatenate([one.dense for one in alone])).max() < tolerance
+    assert together.tokens == [one.tokens[0] for one in alone]
+    assert together.truncated == [False, False, False, True, False, False]
+    assert together.dense.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(together.dense, axis=1), 1, atol=1e-6)
+
+
+def test_texts_that_mean_the_same_are_near(minilm_artifacts: dict[str, Path]) -> None:
+    for path in minilm_artifacts.values():
+        a, b, c = shim.load(path).embed(["How do I reset my password?", "I forgot my login code", "The soup needs salt"]).dense
+        assert a @ b > 0.4 > 0.2 > a @ c
+
+
+def test_dimensions_are_cut_and_normalised_again(tiny_artifact: Path) -> None:
+    model = shim.load(tiny_artifact)
+    whole, part = model.embed(MIXED).dense, model.embed(MIXED, dimensions=16).dense
+    assert part.shape == (6, 16)
+    np.testing.assert_allclose(part, whole[:, :16] / np.linalg.norm(whole[:, :16], axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize("dimensions", [0, -1, 65, 1.5, "16", True])
+def test_dimensions_that_cannot_be_meant(tiny_artifact: Path, dimensions: object) -> None:
+    with pytest.raises(UsageError, match="whole number from 1 to 64"):
+        shim.load(tiny_artifact).embed(["x"], dimensions=dimensions)  # type: ignore[arg-type]
+
+
+def test_a_megabyte_is_cut_and_said_to_be(tiny_artifact: Path) -> None:
+    out = shim.load(tiny_artifact).embed(["word " * 200_000, "word"])
+    assert (out.truncated, out.tokens) == ([True, False], [128, 3])
+
+
+def test_nan_in_an_output_is_an_error_that_names_the_text(tiny_artifact: Path, tmp_path: Path) -> None:
+    """One broken weight in the word table: texts with that word have no vector, and say so."""
+    broken = Path(shutil.copytree(tiny_artifact, tmp_path / "broken"))
+    graph = onnx.load(broken / "onnx/model.onnx")
+    table = next(t for t in graph.graph.initializer if t.name == "embeddings.word_embeddings.weight")
+    values = onnx.numpy_helper.to_array(table).copy()
+    model = shim.load(tiny_artifact)
+    values[model.encoder.encode(["copper"])[0].ids[1]] = np.nan
+    table.CopyFrom(onnx.numpy_helper.from_array(values, table.name))
+    onnx.save(graph, broken / "onnx/model.onnx")
+    model = shim.load(broken, allow_unverified=True)
+    assert np.isfinite(model.embed(["iron"]).dense).all()
+    with pytest.raises(NotFiniteError, match="vector of text 1"):
+        model.embed(["iron", "copper"])
+
+
+def test_an_artifact_loads_only_in_its_own_runtime(tiny_artifact: Path) -> None:
+    assert shim.load(tiny_artifact, runtime="onnx").runtime.name == "onnx"
+    with pytest.raises(UsageError, match="was made for onnx; runtime mlx cannot load it"):
+        shim.load(tiny_artifact, runtime="mlx")
+    with pytest.raises(UsageError, match=r"runtime 'tpu' unknown \(auto, mlx, onnx\)"):
+        shim.load(tiny_artifact, runtime="tpu")
+    with pytest.raises(UsageError, match="device 'tpu' unknown"):
+        shim.load(tiny_artifact, device="tpu")
+
+
+def test_mlx_on_a_cpu_says_that_it_is_slow(minilm_artifacts: dict[str, Path]) -> None:
+    if sys.platform == "darwin":
+        pytest.skip("this Mac has a GPU")
+    with pytest.warns(UserWarning, match="slow"):
+        shim.load(minilm_artifacts["mlx-8"])
+    with pytest.raises(UsageError, match="no Metal GPU here"):
+        shim.load(minilm_artifacts["mlx-8"], device="gpu")
+
+
+@pytest.mark.parametrize(("kind", "module", "extra"), [("mlx-8", "mlx", "mlx"), ("onnx-8", "onnxruntime", "onnx")])
+def test_a_missing_runtime_names_the_extra(minilm_artifacts: dict[str, Path], kind: str, module: str, extra: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None; import shim; shim.load({str(minilm_artifacts[kind])!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert f"pip install 'sealport[{extra}]'" in done.stderr.splitlines()[-1]
+
+
+def test_a_graph_that_onnxruntime_cannot_read_is_named(tiny_artifact: Path, tmp_path: Path) -> None:
+    broken = Path(shutil.copytree(tiny_artifact, tmp_path / "broken"))
+    (broken / "onnx/model.onnx").write_bytes(b"not a graph")
+    with pytest.raises(IntegrityError, match="model.onnx: onnxruntime cannot load it"):
+        shim.load(broken, allow_unverified=True)
+
+
+def test_batches_stay_in_their_budget_and_lose_nothing() -> None:
+    lengths = [3, 900, 17, 17, 512, 1, 64, 64, 64, 5000]
+    encoded = [Encoded([0] * length, [0] * length, False) for length in lengths]
+    groups = batches(encoded, budget=1024)
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or len(group) * max(lengths[row] for row in group) <= 1024 for group in groups)
+
+
+def test_info_is_what_a_client_needs(tiny_artifact: Path) -> None:
+    info = shim.load(tiny_artifact).info()
+    assert (info["name"], info["dimensions"], info["max_tokens"]) == ("tiny-onnx-32bit", 64, 128)
+    assert info["parity"]["dense"] > 0.999

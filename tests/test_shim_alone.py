@@ -1,0 +1,59 @@
+"""A wheel with the serving extras only: no torch, no transformers, and it imports, embeds and serves."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", folder, ROOT], check=True)
+    return next(folder.glob("sealport-*.whl"))
+
+
+def test_the_wheel_carries_recipes_and_corpus(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    recipes = {path.name for path in (ROOT / "recipes").glob("*.toml")}
+    assert {Path(name).name for name in names if name.startswith("converter/recipes/")} == recipes
+    assert {"converter/corpus/verification.jsonl", "converter/corpus/calibration.jsonl"} <= set(names)
+
+
+@pytest.mark.slow
+def test_it_serves_without_torch(wheel: Path, minilm_artifacts: dict[str, Path], tmp_path: Path) -> None:
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv/bin/python"
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    constraints = ("-c", str(ROOT / "scripts/constraints.txt"))
+    subprocess.run([python, "-m", "pip", "install", "-q", *constraints, f"{wheel}[onnx,mlx,serve]"], check=True, env=environment)
+    listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
+    assert not re.search(r"^(torch|transformers|huggingface.hub|onnx-ir)\b", listed, re.MULTILINE)
+    paths = [str(minilm_artifacts[kind]) for kind in ("onnx-8", "mlx-8")]
+    command = [python, "-m", "shim", "serve", *paths, "--port", "0"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    try:
+        assert server.stderr is not None
+        lines = []
+        for line in server.stderr:
+            lines.append(line)
+            if found := re.search(r"running on (http://\S+)", line):
+                break
+        else:
+            raise AssertionError("".join(lines))
+        for path in paths:
+            body = json.dumps({"model": Path(path).name, "input": "hello"}).encode()
+            request = urllib.request.Request(f"{found[1]}/v1/embeddings", body, {"content-type": "application/json"})
+            assert len(json.load(urllib.request.urlopen(request))["data"][0]["embedding"]) == 384
+    finally:
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=30) == 0

@@ -1,0 +1,85 @@
+"""Token ids are those of the upstream tokenizer; truncation and padding are ours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import minilm
+
+from converter.corpus import VERIFICATION, read
+from shim.errors import IntegrityError, UsageError
+from shim.text import TextEncoder, check_task, check_texts
+
+ODD = ["trailing  ", "\tleading", "é vs é", "ＦＵＬＬ width", "a" * 300, "[CLS] in the text [SEP]", "\u200b", "🏳️‍🌈"]
+
+
+@pytest.mark.parametrize("limit", [256, 12])
+def test_ids_are_those_of_transformers(limit: int) -> None:
+    from transformers import AutoTokenizer
+
+    upstream = AutoTokenizer.from_pretrained(minilm())
+    texts = [text.text for text in read(VERIFICATION)] + ODD
+    ours = TextEncoder(minilm(), limit).encode(texts)
+    wanted = upstream(texts, truncation=True, max_length=limit)
+    assert [item.ids for item in ours] == wanted["input_ids"]
+    whole = upstream(texts, truncation=False, verbose=False)["input_ids"]
+    assert [item.truncated for item in ours] == [len(ids) > limit for ids in whole]
+
+
+def test_ids_on_real_texts(shared: Path) -> None:
+    """Three languages of real sentences, with the tokenizer that the bge repository itself has."""
+    from transformers import AutoTokenizer
+
+    folder = shared / "hub/BAAI/bge-small-en-v1.5"
+    texts = [line for path in sorted((shared / "data/tatoeba").glob("tatoeba.*")) for line in path.read_text().splitlines()]
+    ours = TextEncoder(folder, 512).encode(texts)
+    wanted = AutoTokenizer.from_pretrained(folder)(texts, truncation=True, max_length=512)["input_ids"]
+    assert len(texts) == 4000
+    assert [item.ids for item in ours] == wanted
+
+
+def test_a_batch_is_padded_on_the_right() -> None:
+    encoder = TextEncoder(minilm(), 256)
+    tokens = encoder.batch(encoder.encode(["one", "one two three"]))
+    assert tokens.attention_mask.tolist() == [[1, 1, 1, 0, 0], [1] * 5]
+    assert tokens.input_ids[0, 3:].tolist() == [0, 0]
+    assert tokens.input_ids.dtype == np.int64
+
+
+def test_the_prompt_counts_against_the_limit() -> None:
+    encoder = TextEncoder(minilm(), 6)
+    assert encoder.encode(["one two three"], "query: ")[0].truncated
+    assert not encoder.encode(["one two"], "")[0].truncated
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ([], "empty list"),
+        ("text", "list of strings, not str"),
+        (None, "not NoneType"),
+        (["ok", ""], "text 1 is an empty string"),
+        (["ok", 3], "text 1 is int"),
+        (["ok", None], "text 1 is NoneType"),
+        (["ok", b"bytes"], "text 1 is bytes"),
+        (["ok\ud800"], "text 0 has a lone surrogate at character 2"),
+    ],
+)
+def test_texts_that_cannot_be_meant(texts: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        check_texts(texts)
+
+
+def test_tasks() -> None:
+    prompts = {"retrieval.query": "query: "}
+    assert check_task(prompts, "retrieval.query") == "query: "
+    assert check_task(prompts, "retrieval.passage") == ""
+    assert check_task(prompts, None) == ""
+    with pytest.raises(UsageError, match=r"task 'query' unknown \(retrieval.query"):
+        check_task(prompts, "query")
+
+
+def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(IntegrityError, match="tokenizer.json: not a readable tokenizer"):
+        TextEncoder(tmp_path, 8)
