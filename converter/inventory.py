@@ -45,9 +45,9 @@ def _available(source: recipe.Source) -> str:
 def _artifact(path: Path) -> dict[str, Any]:
     try:
         manifest = artifact.read(path)
-    except IntegrityError:
+        parity = {head: figures["worst"] for head, figures in manifest.parity.get("heads", {}).items()}
+    except (IntegrityError, KeyError, TypeError, AttributeError):
         return {"name": path.name, "path": str(path), "verdict": "broken", "size": 0}
-    heads = manifest.parity.get("heads", {})
     return {
         "name": manifest.name,
         "path": str(path),
@@ -55,5 +55,5 @@ def _artifact(path: Path) -> dict[str, Any]:
         "size": manifest.size,
         "target": manifest.target,
         "bits": manifest.bits,
-        "parity": {head: figures["worst"] for head, figures in heads.items()},
+        "parity": parity,
     }

@@ -43,12 +43,12 @@ def staged(destination: Path, force: bool) -> Iterator[Path]:
 def _swap(directory: Path, destination: Path) -> None:
     """Rename; an old artifact steps aside first and is removed only when the new one stands."""
     old = directory.with_name(directory.name + ".old")
-    if destination.exists():
-        destination.rename(old)
     try:
+        if destination.exists():
+            destination.rename(old)
         directory.rename(destination)
-    except OSError:
-        if old.exists():
+    except BaseException:  # Ctrl-C as well
+        if old.exists() and not destination.exists():
             old.rename(destination)
         raise
     shutil.rmtree(old, ignore_errors=True)

@@ -1,7 +1,6 @@
 """What both command lines share: exit codes, one-line errors, and `--json`."""
 
 import json
-import logging
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command and exit: errors as one line on stderr, and as an object on stdout where `--json` was given."""
     signal.signal(signal.SIGTERM, _interrupt)
     warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
-    logging.captureWarnings(False)
+    warnings.simplefilter("once")
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
