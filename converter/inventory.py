@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from converter import recipe
-from converter.source import PICKLE, SAFETENSORS
+from converter.checkpoint import PICKLE, SAFETENSORS
 from shim import artifact
 from shim.errors import IntegrityError
 

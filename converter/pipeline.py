@@ -1,6 +1,7 @@
 """The stages in order: recipe -> source -> quantize -> target -> verify -> seal -> rename."""
 
 import dataclasses
+import importlib
 import importlib.metadata
 import platform
 import shutil
@@ -13,19 +14,19 @@ import numpy as np
 
 import shim
 from converter import corpus, reference, verify
+from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Scheme
 from converter.quantize.plan import uniform
 from converter.recipe import Recipe
-from converter.source import Checkpoint, open_source
+from converter.source import open_source
 from converter.staging import check_destination, staged
-from converter.targets import mlx, onnx
 from shim import artifact
 from shim.architectures import architecture
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
-TARGETS = {"mlx": mlx, "onnx": onnx}
+TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 PROBES = 2  # texts that also go through MLX's packed kernels when a CPU verifies with dequantized weights
 
@@ -50,7 +51,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
 
     Raises UsageError, SourceError or NotFiniteError; then nothing is left under the final name.
     """
-    recipe, target = request.recipe, TARGETS[request.target]
+    recipe, target = request.recipe, _target(request.target)
     bits = target.DEFAULT_BITS if request.bits is None else request.bits
     if bits not in target.BITS:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
@@ -166,13 +167,14 @@ def _write(
         count += 1
         progress("convert", count, len(checkpoint.tensors))
 
-    if request.target == "mlx":
-        mlx.write(checkpoint, plan, bits, directory, done)
-    else:
-        onnx.write(request.recipe, checkpoint, plan, bits, directory, done)
+    _target(request.target).write(request.recipe, checkpoint, plan, bits, directory, done)
     for name in checkpoint.companions():
         (directory / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint.directory / name, directory / name)
+
+
+def _target(name: str) -> Any:
+    return importlib.import_module(f"converter.targets.{name}")
 
 
 def _quantization(plan: dict[str, Scheme], shapes: dict[str, tuple[int, ...]], directory: Path) -> dict[str, Any]:

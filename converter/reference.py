@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from converter import cache
+from converter.checkpoint import Checkpoint
 from converter.corpus import Text
-from converter.source import Checkpoint
 from shim.artifact import ModelSpec
 from shim.errors import NotFiniteError, SourceError
 

@@ -1,84 +1,19 @@
-"""Where an original comes from: a directory, a Python package or the hub, opened as a Checkpoint of lazily read tensors."""
+"""Where an original comes from: a directory, a Python package or the hub, checked against its recipe."""
 
-import dataclasses
-import functools
 import importlib.metadata
 import importlib.util
-import json
-import pickle
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from converter.checkpoint import Checkpoint, Tensor, index, read_json
 from converter.recipe import Recipe
 from shim.architectures import architecture
-from shim.artifact import hash_file
 from shim.errors import IntegrityError, SourceError, UsageError
 from shim.text import TextEncoder
 
-SAFETENSORS = "model.safetensors"
-PICKLE = "pytorch_model.bin"
-# Beside the weights: what other loaders and the shim need to make the same vectors. Only tokenizer.json must be there.
-COMPANIONS = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.txt",
-    "modules.json",
-    "1_Pooling/config.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-)
 # Never wanted from a hub repository: the same weights in other frameworks' formats.
 IGNORED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.mlmodel", "*.gguf")
-
-
-@dataclasses.dataclass(frozen=True)
-class Tensor:
-    """Where one tensor lies: its file, its name in that file, and its shape."""
-
-    file: Path
-    key: str
-    shape: tuple[int, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Checkpoint:
-    """An original: its directory, where that came from, its parsed `config.json`, and its tensors by final name."""
-
-    directory: Path
-    origin: dict[str, Any]
-    config: dict[str, Any]
-    tensors: dict[str, Tensor]
-
-    def read(self, name: str) -> np.ndarray:
-        """The tensor `name` as float32. Raises SourceError when it holds NaN or infinity."""
-        tensor = self.tensors[name]
-        array = _load(tensor.file, tensor.key)
-        if not np.isfinite(array).all():
-            raise SourceError(f"{tensor.file.name}: tensor {tensor.key} holds NaN or infinity")
-        return array
-
-    def without(self, patterns: tuple[str, ...]) -> "Checkpoint":
-        """The same checkpoint less the tensors that a pattern matches."""
-        kept = {n: t for n, t in self.tensors.items() if not any(re.search(pattern, n) for pattern in patterns)}
-        return dataclasses.replace(self, tensors=kept)
-
-    def companions(self) -> list[str]:
-        """The names of COMPANIONS that this checkpoint has."""
-        return [name for name in COMPANIONS if (self.directory / name).is_file()]
-
-    @functools.cached_property
-    def files(self) -> dict[str, dict[str, Any]]:
-        """{name: {"sha256", "size"}} of every file that the conversion reads."""
-        used = {tensor.file.name for tensor in self.tensors.values()} | {"config.json", *self.companions()}
-        return {
-            name: {"sha256": hash_file(self.directory / name), "size": (self.directory / name).stat().st_size}
-            for name in sorted(used)
-        }
 
 
 def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
@@ -87,7 +22,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     Raises SourceError when it cannot be had or is not whole, UsageError when recipe and checkpoint contradict each other.
     """
     directory, origin = _locate(recipe, source)
-    config = _read_json(directory / "config.json")
+    config = read_json(directory / "config.json")
     module = architecture(recipe.architecture)
     if config.get("model_type", recipe.architecture).replace("-", "_") != recipe.architecture:
         raise UsageError(
@@ -96,7 +31,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     parsed = module.Config.read(config)
     _check_recipe(recipe, directory, config)
     _check_tokenizer(recipe, directory, config)
-    tensors = _rename(_index(directory), module.KEYS, module.DROPPED)
+    tensors = _rename(index(directory), module.KEYS, module.DROPPED)
     _check_tensors(recipe.name, tensors, module.parameters(parsed), module.OPTIONAL)
     return Checkpoint(directory, origin, config, tensors)
 
@@ -146,18 +81,6 @@ def _hub(repo: str, revision: str) -> tuple[Path, dict[str, Any]]:
     return Path(path), {"repo": repo, "revision": Path(path).name}
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SourceError(f"{path.parent}: {path.name} is missing; is the download complete?") from None
-    except (OSError, ValueError) as error:
-        raise SourceError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise SourceError(f"{path}: not a JSON object")
-    return value
-
-
 def _check_recipe(recipe: Recipe, directory: Path, config: dict[str, Any]) -> None:
     """Hold the recipe to what the checkpoint says of itself, so that one wrong line cannot spoil both sides of the proof."""
     width, places = config["hidden_size"], config.get("max_position_embeddings", recipe.model.max_tokens)
@@ -166,13 +89,13 @@ def _check_recipe(recipe: Recipe, directory: Path, config: dict[str, Any]) -> No
     if places < recipe.model.max_tokens:
         raise UsageError(f"{recipe.name}: max_tokens {recipe.model.max_tokens}, but config.json has {places} positions")
     if (directory / "1_Pooling/config.json").is_file():
-        modes = _read_json(directory / "1_Pooling/config.json")
+        modes = read_json(directory / "1_Pooling/config.json")
         named = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
         stated = modes.get("pooling_mode") or next((kind for kind, key in named.items() if modes.get(key)), None)
         if stated != recipe.model.pooling:
             raise UsageError(f"{recipe.name}: pooling {recipe.model.pooling!r}, but 1_Pooling/config.json says {stated!r}")
     if (directory / "sentence_bert_config.json").is_file():
-        limit = _read_json(directory / "sentence_bert_config.json").get("max_seq_length")
+        limit = read_json(directory / "sentence_bert_config.json").get("max_seq_length")
         if limit is not None and limit != recipe.model.max_tokens:
             raise UsageError(f"{recipe.name}: max_tokens {recipe.model.max_tokens}, but sentence_bert_config.json says {limit}")
 
@@ -190,67 +113,6 @@ def _check_tokenizer(recipe: Recipe, directory: Path, config: dict[str, Any]) ->
         raise SourceError(
             f"{directory}: tokenizer.json has {known} tokens, config.json {config['vocab_size']}; are they of one model?"
         )
-
-
-def _index(directory: Path) -> dict[str, Tensor]:
-    """Every tensor of the checkpoint by the name it has there: safetensors, whole or sharded, or else the pickle."""
-    sharded = directory / f"{SAFETENSORS}.index.json"
-    if (directory / SAFETENSORS).is_file():
-        files: Iterable[str] = [SAFETENSORS]
-    elif sharded.is_file():
-        files = _shards(sharded)
-    elif (directory / PICKLE).is_file():
-        tensors = _open_pickle(directory / PICKLE)
-        return {key: Tensor(directory / PICKLE, key, tuple(value.shape)) for key, value in tensors.items()}
-    else:
-        raise SourceError(f"{directory}: no {SAFETENSORS}, {SAFETENSORS}.index.json or {PICKLE}; is the download complete?")
-    found: dict[str, Tensor] = {}
-    for name in files:
-        handle = _open_safetensors(directory / name)
-        found |= {key: Tensor(directory / name, key, tuple(handle.get_slice(key).get_shape())) for key in handle.keys()}  # noqa: SIM118
-    return found
-
-
-def _shards(index: Path) -> list[str]:
-    weight_map = _read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(name == Path(str(name)).name for name in weight_map.values()):
-        raise SourceError(f"{index}: no weight_map of tensors to files beside it")
-    return sorted(set(weight_map.values()))
-
-
-@functools.lru_cache(maxsize=1)
-def _open_safetensors(path: Path) -> Any:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        return safe_open(path, framework="pt")
-    except FileNotFoundError:
-        raise SourceError(f"{path.parent}: {path.name} is missing; is the download complete?") from None
-    except (OSError, SafetensorError) as error:
-        raise SourceError(f"{path}: not readable as safetensors ({error}); is the download complete?") from None
-
-
-@functools.lru_cache(maxsize=1)
-def _open_pickle(path: Path) -> dict[str, Any]:
-    """The tensors of a pickle, read with `weights_only` and memory-mapped; one that needs to run code is refused."""
-    import torch
-
-    try:
-        with path.open("rb") as file:
-            mapped = file.read(2) == b"PK"  # a file older than torch 1.6 is no zip and cannot be mapped
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except pickle.UnpicklingError:
-        raise SourceError(f"{path}: refused, it is damaged or unpickling it needs more than tensors (weights_only)") from None
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
-        raise SourceError(f"{path}: not readable ({str(error).splitlines()[0]}); is the download complete?") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
-        raise SourceError(f"{path}: not a table of tensors")
-    return tensors
-
-
-def _load(file: Path, key: str) -> np.ndarray:
-    tensor = _open_safetensors(file).get_tensor(key) if file.suffix == ".safetensors" else _open_pickle(file)[key]
-    return tensor.float().numpy()
 
 
 def _rename(found: dict[str, Tensor], keys: tuple[tuple[str, str], ...], dropped: tuple[str, ...]) -> dict[str, Tensor]:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
+from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
-from converter.source import Checkpoint
+from converter.recipe import Recipe
 from converter.targets import safetensors
 from converter.targets.safetensors import Layout
 
@@ -16,11 +17,14 @@ DEFAULT_BITS = 4
 ROWS = 8192  # rows packed at a time: a bit per byte is eight times the codes
 
 
-def write(checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, done: Callable[[], None]) -> None:
+def write(
+    recipe: Recipe, checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, done: Callable[[], None]
+) -> None:
     """Write the weights into `directory`: quantized as `plan` says, the others in float16.
 
     `done` is called after each tensor.
     """
+    del recipe  # `config.json` says what other loaders ask
     layouts: dict[str, Layout] = {}
     for name, tensor in checkpoint.tensors.items():
         layouts |= _layout(name, tensor.shape, plan.get(name.removesuffix(".weight")))

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
+from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Scheme
 from converter.recipe import Recipe
-from converter.source import Checkpoint
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
 from shim.pooling import outputs

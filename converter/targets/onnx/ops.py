@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
-from converter.source import Checkpoint
 
 OPSET = 21
 INPUTS = ("input_ids", "attention_mask", "token_type_ids")
