@@ -1,5 +1,6 @@
 """The cache folder: what costs minutes to compute again and depends only on its key."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -28,11 +29,9 @@ def arrays(kind: str, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError):
         array = make()
-    try:
+    with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-            np.save(file, array)
-        Path(file.name).replace(path)
-    except OSError:
-        pass
+        with tempfile.TemporaryDirectory(dir=path.parent) as beside:
+            np.save(Path(beside, path.name), array)
+            Path(beside, path.name).replace(path)
     return array

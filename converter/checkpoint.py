@@ -159,9 +159,11 @@ def _open_pickle(path: Path) -> dict[str, Any]:
     import torch
 
     try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with path.open("rb") as file:
+            mapped = file.read(2) == b"PK"  # files from before torch 1.6 are no zip archives and cannot be mapped
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError:
-        raise SourceError(f"{path}: refused, unpickling it needs more than tensors (weights_only)") from None
+        raise SourceError(f"{path}: refused, it is damaged or unpickling it needs more than tensors (weights_only)") from None
     except (OSError, RuntimeError, ValueError, EOFError) as error:
         raise SourceError(f"{path}: not readable ({str(error).splitlines()[0]}); is the download complete?") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):

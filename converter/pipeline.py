@@ -57,6 +57,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
     name = f"{recipe.name}-{request.target}-{bits}bit"
     destination = request.out / name
+    goal = recipe.parity.cosine if request.parity is None else request.parity
     check_destination(destination, request.force)
     texts = corpus.read(request.corpus)
     checkpoint = open_source(recipe, request.source)
@@ -78,14 +79,13 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             model=recipe.model,
             quantization=_quantization(plan, shapes, directory),
             files=artifact.hash_files(directory),
-            parity={"verdict": "unverified"},
+            parity={"verdict": "unverified", "target": goal},
             tool={"version": shim.__version__, "packages": _packages()},
             license=recipe.license,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         artifact.write(directory, manifest)
         if request.verified:
-            goal = recipe.parity.cosine if request.parity is None else request.parity
             parity = measure(directory, manifest, checkpoint, texts, goal, progress)
             manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(request.corpus)})
             artifact.write(directory, manifest)

@@ -66,7 +66,7 @@ def _package(name: str) -> tuple[Path, dict[str, Any]]:
 
 
 def _hub(repo: str, revision: str) -> tuple[Path, dict[str, Any]]:
-    """A snapshot from the hub or its local cache; interrupted downloads resume. The origin records the resolved commit."""
+    """A snapshot of the hub or its cache, and its commit; whole files of an interrupted download are kept."""
     import huggingface_hub
 
     try:

@@ -27,7 +27,9 @@ def staged(destination: Path, force: bool) -> Iterator[Path]:
     check_destination(destination, force)
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
-        directory = Path(tempfile.mkdtemp(dir=destination.parent, prefix=f".{destination.name}.partial-"))
+        _sweep(destination)
+        prefix = f".{destination.name}.partial-{os.getpid()}-"
+        directory = Path(tempfile.mkdtemp(dir=destination.parent, prefix=prefix))
     except OSError as error:
         raise SourceError(f"{destination.parent}: cannot be written ({error.strerror})") from None
     try:
@@ -38,6 +40,24 @@ def staged(destination: Path, force: bool) -> Iterator[Path]:
         raise SourceError(f"{destination}: cannot be written ({error.strerror or error}); nothing was left there") from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(destination: Path) -> None:
+    """Remove what a killed run left: partial folders whose process is gone."""
+    for left in destination.parent.glob(f".{destination.name}.partial-*-*"):
+        pid = left.name.split(".partial-")[1].split("-")[0]
+        if pid.isdigit() and not _alive(int(pid)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _swap(directory: Path, destination: Path) -> None:

@@ -13,6 +13,7 @@ import shim
 from shim.console import run
 from shim.errors import UsageError
 from shim.model import Model, load
+from shim.text import check_texts
 
 BATCH = 64  # lines embedded at a time
 
@@ -81,11 +82,12 @@ def _text(line: bytes, number: int) -> str:
     try:
         value = json.loads(line)
         text = value["text"] if isinstance(value, dict) else value
-    except (ValueError, KeyError) as error:
+    except (ValueError, KeyError, RecursionError) as error:
         raise UsageError(f'line {number}: not a JSON string or {{"text": "…"}} ({error})') from None
-    if not isinstance(text, str) or not text:
-        raise UsageError(f"line {number}: the text must be a string that is not empty")
-    return text
+    try:
+        return check_texts([text])[0]
+    except UsageError as error:
+        raise UsageError(f"line {number}: {str(error).replace('text 0', 'the text')}") from None
 
 
 def _embed(model: Model, texts: list[str], task: str | None, dimensions: int | None) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import sys
+import threading
 import warnings
 from typing import Any, NoReturn
 
@@ -12,11 +13,13 @@ import click
 from shim.errors import SealportError
 
 INTERRUPTED = 130
+interrupted = threading.Event()  # some libraries turn an interrupt into an error of their own
 
 
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command and exit: errors as one line on stderr, and as an object on stdout where `--json` was given."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
     warnings.simplefilter("once")
     try:
@@ -24,16 +27,20 @@ def run(command: click.Command, name: str) -> NoReturn:
         sys.exit(code if isinstance(code, int) else 0)
     except click.Abort:
         _fail(name, "interrupted; nothing was left", INTERRUPTED)
-    except click.ClickException as error:
-        context = getattr(error, "ctx", None)
-        hint = f" (see {context.command_path} --help)" if context is not None else ""
-        _fail(name, error.format_message().replace("\n", " ") + hint, error.exit_code)
-    except SealportError as error:
-        _fail(name, str(error).replace("\n", " "), error.exit_code)
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does: point stdout away so that the exit's flush cannot fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as error:
+        if interrupted.is_set():
+            _fail(name, "interrupted; nothing was left", INTERRUPTED)
+        if isinstance(error, click.ClickException):
+            context = getattr(error, "ctx", None)
+            hint = f" (see {context.command_path} --help)" if context is not None else ""
+            _fail(name, error.format_message().replace("\n", " ") + hint, error.exit_code)
+        if isinstance(error, SealportError):
+            _fail(name, str(error).replace("\n", " "), error.exit_code)
+        raise
 
 
 def show_json(value: Any) -> None:
@@ -42,6 +49,7 @@ def show_json(value: Any) -> None:
 
 
 def _interrupt(*_: object) -> NoReturn:
+    interrupted.set()
     raise KeyboardInterrupt
 
 

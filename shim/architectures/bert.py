@@ -39,6 +39,9 @@ class Config:
             config = cls(**{name: raw[name] for name in cls.__dataclass_fields__})
         except KeyError as error:
             raise SourceError(f"config.json: key {error} missing for architecture bert") from None
+        for name, value in vars(config).items():
+            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+                raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
         if config.hidden_size % config.num_attention_heads:
             raise SourceError("config.json: hidden_size is not a multiple of num_attention_heads")
         return config

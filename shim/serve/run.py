@@ -40,6 +40,7 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int) 
             logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
             logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
             shown = f"[{host}]" if ":" in host else host
+            listener.listen(128)  # who reads the next line may connect at once
             log.info("%s running on http://%s:%d", ", ".join(threads), shown, listener.getsockname()[1])
             config = uvicorn.Config(create_app(threads, aliases), log_config=None, access_log=False)
             with contextlib.suppress(KeyboardInterrupt):  # raised by the signal that ended it, once all is answered

@@ -1,0 +1,132 @@
+"""Recipes: ours are what the design pins and the real repositories say; a wrong one is one line naming file and key."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from checkpoints import minilm, write_recipe
+
+from converter import recipe
+from shim.errors import UsageError
+
+BGE = {"retrieval.query": "Represent this sentence for searching relevant passages: "}
+E5 = {"retrieval.query": "query: ", "retrieval.passage": "passage: "}
+# name: repo, revision (design.md, section 7), prompts of retrieval.
+PINNED = {
+    "all-minilm-l6-v2": ("sentence-transformers/all-MiniLM-L6-v2", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf", {}),
+    "bge-small-en-v1.5": ("BAAI/bge-small-en-v1.5", "5c38ec7c405ec4b44b94cc5a9bb96e735b38267a", BGE),
+    "bge-base-en-v1.5": ("BAAI/bge-base-en-v1.5", "a5beb1e3e68b9ab74eb54cfd186867f64f240e1a", BGE),
+    "bge-large-en-v1.5": ("BAAI/bge-large-en-v1.5", "d4aa6901d3a41ba39fb536a557fa166f842b0e09", BGE),
+    "e5-base-v2": ("intfloat/e5-base-v2", "f52bf8ec8c7124536f0efb74aca902b2995e5bcd", E5),
+}
+
+
+def broken(tmp_path: Path, old: str, new: str) -> str:
+    """A recipe with one thing wrong; `old` must be there, or the test would prove nothing."""
+    path = write_recipe(tmp_path / "mine.toml", more='[prompts]\n"retrieval.query" = "q: "\n[parity]\ncosine = 0.99')
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+def test_every_recipe_is_in_the_table() -> None:
+    assert set(recipe.names()) == set(PINNED)
+
+
+@pytest.mark.parametrize("name", PINNED)
+def test_repo_revision_and_prompts_are_the_pinned_ones(name: str) -> None:
+    loaded = recipe.load(name)
+    repo, revision, prompts = PINNED[name]
+    assert (loaded.name, loaded.source.repo, loaded.source.revision) == (name, repo, revision)
+    assert {task: text for task, text in loaded.model.prompts.items() if task.startswith("retrieval.")} == prompts
+    assert loaded.parity.cosine == 0.999
+
+
+@pytest.mark.parametrize("name", ["all-minilm-l6-v2", "bge-small-en-v1.5"])
+def test_shape_and_pooling_are_those_of_the_real_repository(name: str, request: pytest.FixtureRequest) -> None:
+    loaded = recipe.load(name)
+    folder = minilm() if "minilm" in name else request.getfixturevalue("shared") / "hub" / loaded.source.repo
+    config, modes, limits = (
+        json.loads((folder / file).read_text())
+        for file in ("config.json", "1_Pooling/config.json", "sentence_bert_config.json")
+    )
+    flag = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}[loaded.model.pooling]
+    assert [key for key, value in modes.items() if value is True and key.startswith("pooling_mode")] == [flag]
+    assert (loaded.architecture, loaded.model.dimensions) == (config["model_type"], config["hidden_size"])
+    assert loaded.model.max_tokens == limits["max_seq_length"]
+
+
+def test_a_recipe_of_ones_own_loads_by_path(tmp_path: Path) -> None:
+    loaded = recipe.load(broken(tmp_path, 'license = "mit"', 'license = "apache-2.0"'))
+    assert (loaded.name, loaded.license, loaded.source.revision) == ("tiny", "apache-2.0", "main")
+    assert (loaded.model.prompts, loaded.parity.cosine) == ({"retrieval.query": "q: "}, 0.99)
+
+
+@pytest.mark.parametrize(("asked", "offered"), [("bge-smal-en", "bge-small-en-v1.5"), ("e5-base", "e5-base-v2")])
+def test_an_unknown_recipe_offers_the_nearest(asked: str, offered: str) -> None:
+    with pytest.raises(UsageError, match=f"recipe '{asked}' unknown; did you mean .*{offered}"):
+        recipe.load(asked)
+
+
+def test_an_unknown_recipe_like_none_of_ours_gets_the_list() -> None:
+    with pytest.raises(UsageError, match=r"unknown; there are all-minilm-l6-v2, .*e5-base-v2"):
+        recipe.load("zzz")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("pooling =", "poolin =", "key 'poolin' in [model] unknown; did you mean pooling?"),
+        ("license =", "licence =", "key 'licence' unknown; did you mean license?"),
+        ("[parity]", "[paritty]", "key 'paritty' unknown; did you mean parity?"),
+        ('"retrieval.query"', '"retrieval.qeury"', "key 'retrieval.qeury' in [prompts] unknown"),
+        ("cosine", "surprise", "key 'surprise' in [parity] unknown; known: cosine"),
+        ("max_tokens = 128", 'max_tokens = "128"', "max_tokens in [model] must be int, not '128'"),
+        ("max_tokens = 128", "max_tokens = true", "max_tokens in [model] must be int, not True"),
+        ('heads = ["dense"]', 'heads = "dense"', "heads in [model] must be list, not 'dense'"),
+        ('"q: "', "3", "retrieval.query in [prompts] must be str, not 3"),
+        ('license = "mit"', "", "key 'license' missing"),
+        ("dimensions = 64", "", "key 'dimensions' in [model] missing"),
+        ('[source]\nrepo = "nobody/tiny"', "", "key 'repo' in [source] missing"),
+        ('[source]\nrepo = "nobody/tiny"', 'source = "nobody/tiny"', "source must be a section, [source]"),
+        ('"mean"', '"avg"', 'pooling "avg" unknown (cls, mean, last)'),
+        ('"embed"', '"translate"', 'task "translate" unknown (embed'),
+        ('"bert"', '"bret"', "architecture 'bret' unknown"),
+        ('["dense"]', '["dense", "thick"]', 'heads "thick" unknown (dense'),
+        ('["dense"]', "[]", "heads is empty"),
+        ("dimensions = 64", "dimensions = 0", "dimensions must be positive"),
+        ("cosine = 0.99", "cosine = 1.5", "cosine must be over 0 and at most 1"),
+        ("cosine = 0.99", "cosine = nan", "cosine must be over 0 and at most 1"),
+        ('name = "tiny"', 'name = "../tiny"', "name '../tiny' must be"),
+        ('repo = "nobody/tiny"', 'repo = "nobody/tiny"\npackage = "no.such"', "package 'no.such' must be"),
+        ('"mean"', "mean", "not valid TOML"),
+        ('task = "embed"', 'task = "embed"\ntask = "embed"', "not valid TOML"),
+    ],
+)
+def test_a_wrong_line_is_named_with_its_file(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = broken(tmp_path, old, new)
+    with pytest.raises(UsageError) as caught:
+        recipe.load(path)
+    assert message in str(caught.value)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_missing_or_unreadable_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"nowhere\.toml: cannot be read \(No such file"):
+        recipe.load(str(tmp_path / "nowhere.toml"))
+    (tmp_path / "latin.toml").write_bytes(b'name = "caf\xe9"')
+    with pytest.raises(UsageError, match=r"latin\.toml: not valid TOML"):
+        recipe.load(str(tmp_path / "latin.toml"))
+
+
+def test_on_the_command_line_it_is_exit_code_2_one_line_and_one_object(
+    tmp_path: Path, convert: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    done = convert(broken(tmp_path, '"mean"', '"avg"'), "--to", "onnx", "--json", check=2)
+    line = 'mine.toml: pooling "avg" unknown (cls, mean, last)'
+    assert done.stderr == f"convert: {line}\n"
+    assert json.loads(done.stdout) == {"error": line, "exit_code": 2}
+    assert done.stdout.count("\n") == 1
