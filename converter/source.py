@@ -29,7 +29,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
             f"{recipe.name}: config.json says model_type {config['model_type']!r}, the recipe {recipe.architecture!r}"
         )
     parsed = module.Config.read(config)
-    _check_recipe(recipe, directory, config)
+    _check_recipe(recipe, directory, parsed)
     _check_tokenizer(recipe, directory, config)
     tensors = _rename(index(directory), module.KEYS, module.DROPPED)
     _check_tensors(recipe.name, tensors, module.parameters(parsed), module.OPTIONAL)
@@ -81,9 +81,9 @@ def _hub(repo: str, revision: str) -> tuple[Path, dict[str, Any]]:
     return Path(path), {"repo": repo, "revision": Path(path).name}
 
 
-def _check_recipe(recipe: Recipe, directory: Path, config: dict[str, Any]) -> None:
+def _check_recipe(recipe: Recipe, directory: Path, config: Any) -> None:
     """Hold the recipe to what the checkpoint says of itself, so that one wrong line cannot spoil both sides of the proof."""
-    width, places = config["hidden_size"], config.get("max_position_embeddings", recipe.model.max_tokens)
+    width, places = config.hidden_size, config.max_tokens
     if width != recipe.model.dimensions:
         raise UsageError(f"{recipe.name}: dimensions {recipe.model.dimensions}, but config.json has hidden_size {width}")
     if places < recipe.model.max_tokens:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 
-from shim.architectures import bert
+from converter.corpus import CALIBRATION, read
+from shim.architectures import bert, xlm_roberta
 
 
 def minilm() -> Path:
@@ -26,15 +28,20 @@ def bert_config(**changes: Any) -> dict[str, Any]:
     return config | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4} | changes
 
 
-def bert_weights(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded tensors under the names of BertModel, wide enough that attention picks and texts get different vectors."""
+def seeded_weights(module: Any, config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded tensors under an architecture's final names, wide enough that attention picks and texts get different vectors."""
     rng = np.random.default_rng(seed)
     weights = {}
-    for name, shape in bert.parameters(bert.Config.read(config)).items():
+    for name, shape in module.parameters(module.Config.read(config)).items():
         spread = 0.02 if name.endswith(".bias") else 0.06 if "embeddings" in name else 2 / shape[-1] ** 0.5
         values = rng.standard_normal(shape, np.float32) * np.float32(spread)
         weights[name] = values + 1 if name.endswith("LayerNorm.weight") else values
     return weights
+
+
+def bert_weights(config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded tensors under the names of BertModel."""
+    return seeded_weights(bert, config, seed)
 
 
 def write_bert(
@@ -49,6 +56,12 @@ def write_bert(
     directory.mkdir(parents=True, exist_ok=True)
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "modules.json"):
         shutil.copyfile(minilm() / name, directory / name)
+    _write_pooling(directory, config, pooling, max_tokens)
+    save_file(weights or bert_weights(config), directory / "model.safetensors", metadata={"format": "pt"})
+    return directory
+
+
+def _write_pooling(directory: Path, config: dict[str, Any], pooling: str, max_tokens: int) -> None:
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": max_tokens, "do_lower_case": False}))
     (directory / "1_Pooling").mkdir(exist_ok=True)
@@ -56,14 +69,44 @@ def write_bert(
     modes = {key: kind == pooling for kind, key in named.items()}
     modes |= {"pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}
     (directory / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": config["hidden_size"], **modes}))
-    save_file(weights or bert_weights(config), directory / "model.safetensors", metadata={"format": "pt"})
+
+
+def xlm_roberta_config(**changes: Any) -> dict[str, Any]:
+    """A `config.json` of two narrow layers, with the odd position table of the real ones: two rows more than tokens."""
+    config = bert_config(model_type="xlm-roberta", architectures=["XLMRobertaModel"], layer_norm_eps=1e-5)
+    shape = {"vocab_size": 4000, "type_vocab_size": 1, "max_position_embeddings": 130}
+    return config | shape | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} | changes
+
+
+def write_xlm_roberta(directory: Path, pooling: str = "mean", max_tokens: int = 128, prefix: str = "") -> Path:
+    """A complete sentence-transformers directory with a small Unigram tokenizer of XLM-RoBERTa's kind."""
+    directory.mkdir(parents=True)
+    config = xlm_roberta_config()
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    specials = ["<s>", "<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=4000, special_tokens=specials, unk_token="<unk>", show_progress=False)
+    tokenizer.train_from_iterator([text.text for text in read(CALIBRATION)], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    tokenizer.save(str(directory / "tokenizer.json"))
+    names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
+    names |= {"pad_token": "<pad>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    inputs = {"model_input_names": ["input_ids", "attention_mask"], "model_max_length": max_tokens}
+    (directory / "tokenizer_config.json").write_text(json.dumps(names | inputs))
+    shutil.copyfile(minilm() / "modules.json", directory / "modules.json")
+    _write_pooling(directory, config, pooling, max_tokens)
+    weights = {prefix + name: value for name, value in seeded_weights(xlm_roberta, config).items()}
+    save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     return directory
 
 
 RECIPE = """\
 name = "{name}"
 task = "embed"
-architecture = "bert"
+architecture = "{architecture}"
 license = "mit"
 [source]
 repo = "nobody/{name}"
@@ -77,10 +120,17 @@ heads = ["dense"]
 
 
 def write_recipe(
-    path: Path, name: str = "tiny", pooling: str = "mean", max_tokens: int = 128, dimensions: int = 64, more: str = ""
+    path: Path,
+    name: str = "tiny",
+    pooling: str = "mean",
+    max_tokens: int = 128,
+    dimensions: int = 64,
+    more: str = "",
+    architecture: str = "bert",
 ) -> Path:
-    """A recipe file that fits `write_bert`."""
-    path.write_text(RECIPE.format(name=name, pooling=pooling, max_tokens=max_tokens, dimensions=dimensions, more=more))
+    """A recipe file that fits `write_bert`, or another architecture of the same shape."""
+    values = {"name": name, "pooling": pooling, "max_tokens": max_tokens, "dimensions": dimensions, "more": more}
+    path.write_text(RECIPE.format(architecture=architecture, **values))
     return path
 
 

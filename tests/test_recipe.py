@@ -20,6 +20,7 @@ PINNED = {
     "bge-base-en-v1.5": ("BAAI/bge-base-en-v1.5", "a5beb1e3e68b9ab74eb54cfd186867f64f240e1a", BGE),
     "bge-large-en-v1.5": ("BAAI/bge-large-en-v1.5", "d4aa6901d3a41ba39fb536a557fa166f842b0e09", BGE),
     "e5-base-v2": ("intfloat/e5-base-v2", "f52bf8ec8c7124536f0efb74aca902b2995e5bcd", E5),
+    "multilingual-e5-large": ("intfloat/multilingual-e5-large", "3d7cfbdacd47fdda877c5cd8a79fbcc4f2a574f3", E5),
 }
 
 
@@ -45,7 +46,7 @@ def test_repo_revision_and_prompts_are_the_pinned_ones(name: str) -> None:
     assert loaded.parity.cosine == 0.999
 
 
-@pytest.mark.parametrize("name", ["all-minilm-l6-v2", "bge-small-en-v1.5"])
+@pytest.mark.parametrize("name", ["all-minilm-l6-v2", "bge-small-en-v1.5", "multilingual-e5-large"])
 def test_shape_and_pooling_are_those_of_the_real_repository(name: str, request: pytest.FixtureRequest) -> None:
     loaded = recipe.load(name)
     folder = minilm() if "minilm" in name else request.getfixturevalue("shared") / "hub" / loaded.source.repo
@@ -55,7 +56,8 @@ def test_shape_and_pooling_are_those_of_the_real_repository(name: str, request: 
     )
     flag = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens"}[loaded.model.pooling]
     assert [key for key, value in modes.items() if value is True and key.startswith("pooling_mode")] == [flag]
-    assert (loaded.architecture, loaded.model.dimensions) == (config["model_type"], config["hidden_size"])
+    shape = (config["model_type"].replace("-", "_"), config["hidden_size"])
+    assert (loaded.architecture, loaded.model.dimensions) == shape
     assert loaded.model.max_tokens == limits["max_seq_length"]
 
 

@@ -23,8 +23,11 @@ class Ops(Protocol):
     def token_type_ids(self) -> Any:
         """(n, length) segment ids."""
 
-    def positions(self) -> Any:
-        """(1, length) 0, 1, 2, …"""
+    def positions(self, first: int = 0) -> Any:
+        """(1, length) first, first + 1, first + 2, …"""
+
+    def index(self, value: int) -> Any:
+        """A single id, for a table of which every token takes the same row."""
 
     def embedding(self, name: str, ids: Any) -> Any:
         """Rows of the table `name` for integer ids of any shape; appends the table's width."""

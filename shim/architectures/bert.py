@@ -1,7 +1,7 @@
 """BERT (Devlin et al. 2019): post-norm encoder with learned absolute positions and segment embeddings."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from shim.architectures import Ops
 from shim.errors import SourceError
@@ -30,21 +30,26 @@ class Config:
     layer_norm_eps: float
 
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> "Config":
+    def read(cls, raw: dict[str, Any]) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
         for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
             if raw.get(key, known) != known:
-                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported by architecture bert (only {known!r})")
+                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
         try:
             config = cls(**{name: raw[name] for name in cls.__dataclass_fields__})
         except KeyError as error:
-            raise SourceError(f"config.json: key {error} missing for architecture bert") from None
+            raise SourceError(f"config.json: key {error} missing") from None
         for name, value in vars(config).items():
             if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
                 raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
         if config.hidden_size % config.num_attention_heads:
             raise SourceError("config.json: hidden_size is not a multiple of num_attention_heads")
         return config
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens have a position."""
+        return self.max_position_embeddings
 
 
 def parameters(config: Config) -> dict[str, tuple[int, ...]]:
@@ -79,6 +84,11 @@ def encode(ops: Ops, config: Config) -> Any:
     places = ops.embedding("embeddings.position_embeddings", ops.positions())
     segments = ops.embedding("embeddings.token_type_embeddings", ops.token_type_ids())
     x = ops.layer_norm("embeddings.LayerNorm", ops.add(ops.add(words, segments), places), config.layer_norm_eps)
+    return layers(ops, config, x)
+
+
+def layers(ops: Ops, config: Config, x: Any) -> Any:
+    """The encoder's layers over embedded tokens; XLM-RoBERTa has the same."""
     for index in range(config.num_hidden_layers):
         layer = f"encoder.layer.{index}"
         query, key, value = (ops.linear(f"{layer}.attention.self.{name}", x) for name in ("query", "key", "value"))

@@ -135,8 +135,11 @@ class MlxOps:
     def token_type_ids(self) -> Any:
         return self.mx.array(self.tokens.token_type_ids)
 
-    def positions(self) -> Any:
-        return self.mx.arange(self.mask.shape[1])[None]
+    def positions(self, first: int = 0) -> Any:
+        return self.mx.arange(first, first + self.mask.shape[1])[None]
+
+    def index(self, value: int) -> Any:
+        return self.mx.array(value)
 
     def embedding(self, name: str, ids: Any) -> Any:
         packed = self.runtime.packed(name)

@@ -11,7 +11,6 @@ from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
 
 OPSET = 21
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 CONTRIB = "com.microsoft"
 
 
@@ -26,8 +25,7 @@ class OnnxOps:
         self.checkpoint, self.plan, self.dtype, self.done = checkpoint, plan, dtype, done
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
-        shape = ir.Shape(["batch_size", "sequence_length"])
-        self.inputs = {name: ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64)) for name in INPUTS}
+        self.inputs: dict[str, ir.Value] = {}
         self.mask_bias: ir.Value | None = None
 
     def node(self, kind: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: Any) -> ir.Value:
@@ -36,6 +34,13 @@ class OnnxOps:
         node.outputs[0].name = f"{node.name}_output"
         self.nodes.append(node)
         return node.outputs[0]
+
+    def input(self, name: str) -> ir.Value:
+        """A graph input, (batch, sequence) int64. Only those that are used become inputs: other loaders must feed them all."""
+        if name not in self.inputs:
+            shape = ir.Shape(["batch_size", "sequence_length"])
+            self.inputs[name] = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64))
+        return self.inputs[name]
 
     def weight(self, name: str, shape: tuple[int, ...], dtype: type, make: Callable[[], np.ndarray]) -> ir.Value:
         """An initializer whose values `make` gives when they are written; the same name is the same initializer."""
@@ -67,14 +72,18 @@ class OnnxOps:
     # The operations of an architecture, in the order of the protocol.
 
     def input_ids(self) -> ir.Value:
-        return self.inputs["input_ids"]
+        return self.input("input_ids")
 
     def token_type_ids(self) -> ir.Value:
-        return self.inputs["token_type_ids"]
+        return self.input("token_type_ids")
 
-    def positions(self) -> ir.Value:
-        length = self.node("Squeeze", self.node("Shape", self.inputs["input_ids"], start=1, end=2))
-        return self.node("Unsqueeze", self.node("Range", self.constant(0), length, self.constant(1)), self.constant([0]))
+    def positions(self, first: int = 0) -> ir.Value:
+        length = self.node("Squeeze", self.node("Shape", self.input("input_ids"), start=1, end=2))
+        end = self.add(length, self.constant(first)) if first else length
+        return self.node("Unsqueeze", self.node("Range", self.constant(first), end, self.constant(1)), self.constant([0]))
+
+    def index(self, value: int) -> ir.Value:
+        return self.constant(value)
 
     def embedding(self, name: str, ids: ir.Value) -> ir.Value:
         scheme = self.plan.get(name)
@@ -124,13 +133,13 @@ class OnnxOps:
     def _mask_bias(self) -> ir.Value:
         """(n, 1, 1, length): 0 on tokens, the least finite number on padding."""
         if self.mask_bias is None:
-            seen = self.cast(self.node("Unsqueeze", self.inputs["attention_mask"], self.constant([1, 2])), np.bool_)
+            seen = self.cast(self.node("Unsqueeze", self.input("attention_mask"), self.constant([1, 2])), np.bool_)
             least = self.constant(np.finfo(self.dtype).min, self.dtype)
             self.mask_bias = self.node("Where", seen, self.constant(0, self.dtype), least)
         return self.mask_bias
 
     def pool(self, hidden: ir.Value, pooling: str) -> ir.Value:
-        mask = self.inputs["attention_mask"]
+        mask = self.input("attention_mask")
         hidden = self.cast(hidden, np.float32)
         if pooling == "cls":
             return self.node("Gather", hidden, self.constant(0), axis=1)

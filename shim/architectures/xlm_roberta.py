@@ -1,0 +1,36 @@
+"""XLM-RoBERTa (Conneau et al. 2020): BERT's layers over a table of positions that starts after the padding id."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from shim.architectures import Ops, bert
+
+KEYS = ((r"^roberta\.", ""),)
+DROPPED = (r"^embeddings\.position_ids$", r"^lm_head\.")
+OPTIONAL = bert.OPTIONAL
+FULL_PRECISION = bert.FULL_PRECISION
+parameters = bert.parameters
+
+
+@dataclass(frozen=True)
+class Config(bert.Config):
+    """The keys of an XLM-RoBERTa `config.json` that the encoder needs."""
+
+    pad_token_id: int
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens have a position: the rows up to the padding id's own are never used."""
+        return self.max_position_embeddings - self.pad_token_id - 1
+
+
+def encode(ops: Ops, config: Config) -> Any:
+    """Hidden states (n, length, hidden_size) of the last layer.
+
+    Padding is on the right only, so the position of a token is its index plus pad_token_id + 1. There is one segment.
+    """
+    words = ops.embedding("embeddings.word_embeddings", ops.input_ids())
+    places = ops.embedding("embeddings.position_embeddings", ops.positions(config.pad_token_id + 1))
+    segment = ops.embedding("embeddings.token_type_embeddings", ops.index(0))
+    x = ops.layer_norm("embeddings.LayerNorm", ops.add(ops.add(words, segment), places), config.layer_norm_eps)
+    return bert.layers(ops, config, x)
