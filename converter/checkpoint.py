@@ -28,8 +28,10 @@ COMPANIONS = (
     "sentence_bert_config.json",
     "config_sentence_transformers.json",
 )
-# Types of safetensors as numpy reads them; BF16 is the upper half of a float32.
-TYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64, "I64": np.int64, "I32": np.int32}
+# Weights as numpy reads them (BF16 is the upper half of a float32), and what else a file may hold beside them.
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
+OTHERS = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8}
+SIZES = OTHERS | {name: np.dtype(kind).itemsize for name, kind in FLOATS.items()}  # bytes of an element
 MAX_HEADER = 100_000_000  # bytes; the format's own limit
 
 
@@ -53,13 +55,15 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
 
-    def read(self, name: str) -> np.ndarray:
-        """The tensor `name` as float32. Raises SourceError when it holds NaN or infinity."""
+    def read(self, name: str, dtype: type = np.float32) -> np.ndarray:
+        """The tensor `name` as `dtype`, float32 or float16. Raises SourceError when it is not finite, there or as `dtype`."""
         tensor = self.tensors[name]
         array = _read_pickled(tensor) if tensor.file.name == PICKLE else _read_safetensors(tensor)
         if not np.isfinite(array).all():
             raise SourceError(f"{tensor.file.name}: tensor {tensor.key} holds NaN or infinity")
-        return array
+        if np.abs(array).max(initial=0) > np.finfo(dtype).max:
+            raise SourceError(f"{tensor.file.name}: tensor {tensor.key} is out of the range of {np.dtype(dtype).name}")
+        return array.astype(dtype, copy=False)
 
     def without(self, patterns: tuple[str, ...]) -> "Checkpoint":
         """The same checkpoint less the tensors that a pattern matches."""
@@ -72,7 +76,7 @@ class Checkpoint:
 
     @functools.cached_property
     def files(self) -> dict[str, dict[str, Any]]:
-        """{name: {"sha256", "size"}} of every file that the conversion reads."""
+        """{name: {"sha256", "size"}} of every file whose content the artifact depends on."""
         used = {tensor.file.name for tensor in self.tensors.values()} | {"config.json", *self.companions()}
         return {
             name: {"sha256": hash_file(self.directory / name), "size": (self.directory / name).stat().st_size}
@@ -86,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(f"{path.parent}: {path.name} is missing; is the download complete?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SourceError(f"{path}: cannot be read ({error})") from None
     if not isinstance(value, dict):
         raise SourceError(f"{path}: not a JSON object")
@@ -126,19 +130,22 @@ def _index_safetensors(path: Path) -> dict[str, Tensor]:
             if length > min(size - 8, MAX_HEADER):
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
         start, end, found = 8 + length, 8 + length, {}
-        for key, entry in header.items():
-            if key == "__metadata__":
-                continue
+        for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
             first, last = entry["data_offsets"]
             shape = tuple(int(axis) for axis in entry["shape"])
-            if last - first != math.prod(shape) * np.dtype(TYPES[entry["dtype"]]).itemsize or first < 0:
+            if start + first != end:
+                raise ValueError(f"tensor {key} does not begin where the one before it ends")
+            if entry["dtype"] not in SIZES:
+                raise ValueError(f"tensor {key} has type {entry['dtype']}, which is not supported")
+            if last - first != math.prod(shape) * SIZES[entry["dtype"]]:
                 raise ValueError(f"tensor {key} has {last - first} bytes for {entry['dtype']} {list(shape)}")
             found[key] = Tensor(path, key, shape, entry["dtype"], start + first)
-            end = max(end, start + last)
+            end = start + last
     except FileNotFoundError:
         raise SourceError(f"{path.parent}: {path.name} is missing; is the download complete?") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
         raise SourceError(f"{path}: not readable as safetensors ({error}); is the download complete?") from None
     if end != size:
         raise SourceError(f"{path}: {size} bytes, but its header lists {end}; is the download complete?")
@@ -147,7 +154,9 @@ def _index_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_safetensors(tensor: Tensor) -> np.ndarray:
     # A plain read, not a memory map: pages of a map count as ours until the system wants them back.
-    array = np.fromfile(tensor.file, TYPES[tensor.type], math.prod(tensor.shape), offset=tensor.offset)
+    if tensor.type not in FLOATS:
+        raise SourceError(f"{tensor.file.name}: tensor {tensor.key} has type {tensor.type}, not a floating-point one")
+    array = np.fromfile(tensor.file, FLOATS[tensor.type], math.prod(tensor.shape), offset=tensor.offset)
     if tensor.type == "BF16":
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.float32, copy=False).reshape(tensor.shape)

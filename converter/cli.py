@@ -1,4 +1,4 @@
-"""The `convert` command; the only file of the converter that prints or exits."""
+"""The `convert` command; progress on stderr is progress.py's, errors and exit codes are shim/console.py's."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +39,7 @@ source_option = click.option(
 path_argument = click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
 # Checked by the corpus reader, so that a missing file and a broken one read the same.
 corpus_option = click.option(
-    "--corpus", type=click.Path(path_type=Path), metavar="FILE", help="Texts to verify on: JSON Lines or text."
+    "--corpus", type=click.Path(path_type=Path), metavar="FILE", help="Texts to measure on instead of ours: JSON Lines or text."
 )
 
 
@@ -126,7 +126,8 @@ def inspect(path: Path, as_json: bool) -> None:
         show_json(facts(manifest, path))
     else:
         click.echo(show.summary(manifest, str(path)))
-        click.echo(show.tensors(manifest))
+        if manifest.quantization["tensors"]:
+            click.echo(show.tensors(manifest))
 
 
 @main_group.command("list")

@@ -28,7 +28,7 @@ def inventory(out: Path) -> dict[str, list[dict[str, Any]]]:
                 "available": _available(known.source),
             }
         )
-    return {"recipes": recipes, "artifacts": [_artifact(path.parent) for path in sorted(out.glob("*/artifact.json"))]}
+    return {"recipes": recipes, "artifacts": [_artifact(path.parent) for path in sorted(out.glob("[!.]*/artifact.json"))]}
 
 
 def _available(source: recipe.Source) -> str:

@@ -3,8 +3,10 @@
 import dataclasses
 import importlib
 import importlib.metadata
+import os
 import platform
 import shutil
+import warnings
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,7 @@ from converter.staging import check_destination, staged
 from shim import artifact
 from shim.architectures import architecture
 from shim.artifact import Manifest
-from shim.errors import IntegrityError, UsageError
+from shim.errors import IntegrityError, SourceError, UsageError
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
@@ -55,9 +57,11 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     bits = target.DEFAULT_BITS if request.bits is None else request.bits
     if bits not in target.BITS:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
-    name = f"{recipe.name}-{request.target}-{bits}bit"
-    destination = request.out / name
     goal = recipe.parity.cosine if request.parity is None else request.parity
+    name = f"{recipe.name}-{request.target}-{bits}bit"
+    if not 0 < goal <= 1:
+        raise UsageError(f"parity must be over 0 and at most 1, not {goal}")
+    destination = request.out / name
     check_destination(destination, request.force)
     texts = corpus.read(request.corpus)
     checkpoint = open_source(recipe, request.source)
@@ -102,6 +106,8 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
     checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
     if checkpoint.files != manifest.source["files"]:
         raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
+    if corpus_file is None and not os.access(directory, os.W_OK):
+        raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
     goal = float(manifest.parity.get("target", artifact.PARITY_TARGET))
     path = corpus_file or corpus.VERIFICATION
     parity = measure(directory, manifest, checkpoint, corpus.read(path), goal, progress)
@@ -118,7 +124,7 @@ def measure(
     expected = reference.embed(checkpoint, manifest.model, texts, lambda done: progress("reference", done, len(texts)))
     model = shim.load(directory, allow_unverified=True)
     heads = {"dense": verify.dense_report(expected, _embed(model, texts, progress), texts)}
-    report = {
+    report: dict[str, Any] = {
         "verdict": verify.verdict(heads, goal),
         "target": goal,
         "texts": len(texts),
@@ -130,6 +136,9 @@ def measure(
     }
     if model.runtime.kernels == "float32" and manifest.quantization["tensors"]:
         report["packed_kernels"] = _probe(directory, model, texts)
+        if not report["packed_kernels"]["worst"] >= goal:
+            report["verdict"] = "fail"
+            report["notes"].append("the packed weights, through MLX's own kernels, are not what was verified")
     return report
 
 
@@ -150,7 +159,9 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict
     """How far MLX's packed kernels are from the dequantized weights that were verified, on the shortest texts."""
     from shim.runtimes.mlx import open_runtime
 
-    runtime = open_runtime(directory, model.manifest.model, "cpu", kernels="quantized")
+    with warnings.catch_warnings():  # that MLX is slow here was said when the model was loaded
+        warnings.simplefilter("ignore")
+        runtime = open_runtime(directory, model.manifest.model, "cpu", kernels="quantized")
     packed = shim.Model(model.manifest, model.encoder, runtime)
     shortest = sorted((text.text for text in texts), key=len)[:PROBES]
     scores = verify.cosines(model.embed(shortest).dense, packed.embed(shortest).dense)

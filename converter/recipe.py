@@ -78,10 +78,10 @@ def load(model: str) -> Recipe:
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names())}"
         raise UsageError(f"recipe {model!r} unknown; {hint}")
     try:
-        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML ({error})") from None
     return parse(raw, path.name)
 
@@ -130,6 +130,8 @@ def _check_keys(given: dict[str, Any], section: str, file: str) -> dict[str, Any
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UsageError(f"{file}: key {key!r}{where} unknown; {hint}")
         kind = keys[key][0]
+        if kind is float and isinstance(value, int):
+            value = float(value)
         if not isinstance(value, kind) or isinstance(value, bool):
             raise UsageError(f"{file}: {key}{where} must be {kind.__name__}, not {value!r}")
     missing = [key for key, (_, required) in keys.items() if required and key not in given]
@@ -140,9 +142,9 @@ def _check_keys(given: dict[str, Any], section: str, file: str) -> dict[str, Any
 
 def _check_choice(file: str, key: str, value: object, known: tuple[str, ...]) -> None:
     if value not in known:
-        raise UsageError(f"{file}: {key} {json_name(value)} unknown ({', '.join(known)})")
+        raise UsageError(f"{file}: {key} {_quoted(value)} unknown ({', '.join(known)})")
 
 
-def json_name(value: object) -> str:
+def _quoted(value: object) -> str:
     """A value as an error shows it: strings in double quotes, as the TOML file has them."""
     return f'"{value}"' if isinstance(value, str) else repr(value)

@@ -13,6 +13,7 @@ from shim.artifact import ModelSpec
 from shim.errors import NotFiniteError, SourceError
 
 BATCH = 8
+REVISION = 1  # of this file's own arithmetic: cached vectors of another are not used
 
 
 def embed(checkpoint: Checkpoint, spec: ModelSpec, texts: list[Text], progress: Callable[[int], None]) -> np.ndarray:
@@ -23,7 +24,7 @@ def embed(checkpoint: Checkpoint, spec: ModelSpec, texts: list[Text], progress: 
     """
     prompted = [spec.prompts.get(text.task, "") + text.text for text in texts]
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
-    key = [checkpoint.files, spec.architecture, spec.pooling, spec.max_tokens, prompted, versions]
+    key = [REVISION, checkpoint.files, spec.architecture, spec.pooling, spec.max_tokens, prompted, versions]
     vectors = cache.arrays("reference", key, lambda: _compute(checkpoint, spec, prompted, progress))
     if not np.isfinite(vectors).all():
         raise NotFiniteError(f"{checkpoint.directory}: the original itself gives NaN or infinity")
@@ -40,8 +41,9 @@ def _compute(checkpoint: Checkpoint, spec: ModelSpec, texts: list[str], progress
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.directory, local_files_only=True)
         model: Any = AutoModel.from_pretrained(checkpoint.directory, dtype=torch.float32, local_files_only=True).eval()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise SourceError(f"{checkpoint.directory}: transformers cannot load it ({str(error).splitlines()[0]})") from None
+    except Exception as error:  # transformers raises whatever its parsers do
+        reason = str(error).strip().split("\n")[0]
+        raise SourceError(f"{checkpoint.directory}: transformers cannot load it ({type(error).__name__}: {reason})") from None
     vectors = np.empty((len(texts), spec.dimensions), np.float32)
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     for start in range(0, len(order), BATCH):

@@ -22,8 +22,12 @@ def summary(manifest: Manifest, path: str) -> str:
             lines[-1] += f"mean pairwise cosine of the original {figures['reference_pairwise']:.3f}"
     if "heads" in manifest.parity:
         parity = manifest.parity
-        lines.append(f"  measured {parity['texts']} texts on {parity['runtime']} ({parity['device']}, {parity['kernels']})")
-        lines += [f"  note     {note}" for note in parity["notes"]]
+        lines.append(
+            f"  measured {parity['texts']} texts on {parity['runtime']} ({parity['device']}, {parity.get('kernels', '?')})"
+        )
+        if packed := parity.get("packed_kernels"):
+            lines.append(f"  {'':8} packed kernels against these, {packed['texts']} texts: worst {packed['worst']:.5f}")
+        lines += [f"  note     {note}" for note in parity.get("notes", [])]
     return "\n".join(lines)
 
 
@@ -35,7 +39,8 @@ def shortfall(manifest: Manifest) -> str:
         f"{head} {figures['worst']:.5f} on text {figures['worst_text']} is {target - figures['worst']:.5f} short of {target:g}"
         for head, figures in under.items()
     ]
-    return f"{manifest.name} failed: worst cosine of {'; '.join(reasons)}; kept, marked fail; more --bits come nearer"
+    what = f"worst cosine of {'; '.join(reasons)}; more --bits come nearer" if reasons else "; ".join(manifest.parity["notes"])
+    return f"{manifest.name} failed: {what}; kept, marked fail"
 
 
 def tensors(manifest: Manifest) -> str:

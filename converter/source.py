@@ -24,7 +24,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     directory, origin = _locate(recipe, source)
     config = read_json(directory / "config.json")
     module = architecture(recipe.architecture)
-    if config.get("model_type", recipe.architecture).replace("-", "_") != recipe.architecture:
+    if str(config.get("model_type", recipe.architecture)).replace("-", "_") != recipe.architecture:
         raise UsageError(
             f"{recipe.name}: config.json says model_type {config['model_type']!r}, the recipe {recipe.architecture!r}"
         )
@@ -46,6 +46,8 @@ def _locate(recipe: Recipe, source: str | None) -> tuple[Path, dict[str, Any]]:
         return _package(source.removeprefix("pkg:"))
     if source and Path(source).is_dir():
         return Path(source), {"directory": Path(source).resolve().name}
+    if Path(source).is_file():
+        raise SourceError(f"source {source!r} is a file; give the directory that holds the checkpoint")
     match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", source)
     if match is None:
         raise SourceError(f"source {source!r} is not a directory, pkg:MODULE or REPO[@REVISION]")

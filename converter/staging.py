@@ -35,8 +35,10 @@ def staged(destination: Path, force: bool) -> Iterator[Path]:
     try:
         yield directory
         directory.chmod(0o777 & ~_umask())
-        _swap(directory, destination)
+        _swap(directory, destination, force)
     except OSError as error:
+        if error.filename and not Path(error.filename).is_relative_to(directory):
+            raise SourceError(f"{error.filename}: {error.strerror}; {destination} was not made") from error
         raise SourceError(f"{destination}: cannot be written ({error.strerror or error}); nothing was left there") from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
@@ -60,9 +62,10 @@ def _alive(pid: int) -> bool:
     return True
 
 
-def _swap(directory: Path, destination: Path) -> None:
+def _swap(directory: Path, destination: Path, force: bool) -> None:
     """Rename; an old artifact steps aside first and is removed only when the new one stands."""
     old = directory.with_name(directory.name + ".old")
+    check_destination(destination, force)  # another run may have finished meanwhile
     try:
         if destination.exists():
             destination.rename(old)

@@ -1,6 +1,6 @@
 """Serve sealed embedding and reranking artifacts: `shim.load(path).embed(texts)`."""
 
-from shim.errors import IntegrityError, NotFiniteError, ParityError, SealportError, SourceError, UsageError
+from shim.errors import IntegrityError, NotFiniteError, SealportError, SourceError, UsageError
 from shim.model import Embeddings, Model, load
 
 __version__ = "0.1.0"
@@ -10,7 +10,6 @@ __all__ = [
     "IntegrityError",
     "Model",
     "NotFiniteError",
-    "ParityError",
     "SealportError",
     "SourceError",
     "UsageError",

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import os
+import typing
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from shim.errors import IntegrityError
+from shim.errors import IntegrityError, SourceError, UsageError
 
 MANIFEST = "artifact.json"
 SCHEMA = 1
 PARITY_TARGET = 0.999
 VERDICTS = ("pass", "fail", "unverified")
+TARGETS = ("mlx", "onnx")
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,11 @@ class Manifest:
 def read(directory: Path) -> Manifest:
     """The manifest in `directory`. Raises IntegrityError when it is absent, malformed, or contradicts itself."""
     path = directory / MANIFEST
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
-        raise IntegrityError(f"{directory} {what}") from None
-    except (OSError, ValueError) as error:
-        raise IntegrityError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
+        raise IntegrityError(f"{directory} {what}")
+    raw = read_object(path)
+    if not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") != SCHEMA:
         raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads schema {SCHEMA}")
@@ -75,18 +74,38 @@ def read(directory: Path) -> Manifest:
     return manifest
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of an artifact. Raises IntegrityError when there is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path}: not a JSON object")
+    return value
+
+
 def _strict(cls: Any, raw: dict[str, Any], path: Path) -> Any:
     names = {f.name for f in fields(cls)}
     for problem, keys in (("unknown", raw.keys() - names), ("missing", names - raw.keys())):
         if keys:
             raise IntegrityError(f"{path}: key {', '.join(sorted(keys))} {problem}")
+    for name, hint in typing.get_type_hints(cls).items():
+        kind = typing.get_origin(hint) or hint
+        if not isinstance(raw[name], kind) or isinstance(raw[name], bool):
+            raise IntegrityError(f"{path}: {name} must be {kind.__name__}, not {raw[name]!r}")
     return cls(**raw)
 
 
 def _check_seal(manifest: Manifest, path: Path) -> None:
     """A hand-edited verdict contradicts the figures beside it."""
     parity = manifest.parity
+    if manifest.target not in TARGETS:
+        raise IntegrityError(f"{path}: target {manifest.target!r} unknown ({', '.join(TARGETS)})")
+    if manifest.model.max_tokens < 1 or manifest.model.dimensions < 1:
+        raise IntegrityError(f"{path}: max_tokens and dimensions must be positive")
     try:
+        float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
         if parity["verdict"] not in VERDICTS:
             raise IntegrityError(f"{path}: verdict {parity['verdict']!r} unknown ({', '.join(VERDICTS)})")
         if parity["verdict"] != "unverified":
@@ -105,11 +124,14 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
 def write(directory: Path, manifest: Manifest) -> None:
     """Write the manifest to a temporary name, then rename it: a reader never sees half of it."""
     temporary = directory / (MANIFEST + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(asdict(manifest), file, ensure_ascii=False, indent=1, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(directory / MANIFEST)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            json.dump(asdict(manifest), file, ensure_ascii=False, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(directory / MANIFEST)
+    except OSError as error:
+        raise SourceError(f"{temporary}: cannot be written ({error.strerror})") from None
 
 
 def hash_file(path: Path) -> str:
@@ -125,25 +147,39 @@ def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every listed file with its size, then its hash. Raises IntegrityError naming the first that differs."""
+    """Compare every listed file with its size, then its hash. Raises IntegrityError naming the first that differs.
+
+    A file that is not listed is refused, too, as a runtime might load it; dotfiles and a README are the hub's and a user's.
+    """
     if not manifest.files:
         raise IntegrityError(f"{directory}: the manifest lists no files")
+    there = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
+    for path in there:
+        own = path.as_posix() in (MANIFEST, "README.md") or any(part.startswith(".") for part in path.parts)
+        if not own and path.as_posix() not in manifest.files:
+            raise IntegrityError(f"{directory}: {path.as_posix()} is not listed in the manifest; remove it")
     for name, entry in manifest.files.items():
         path = directory / name
         if not path.is_file():
             raise IntegrityError(f"{directory}: {name} is missing; convert or download the artifact again")
-        if path.stat().st_size != entry["size"] or hash_file(path) != entry["sha256"]:
+        try:
+            same = path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]
+        except OSError as error:
+            raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from None
+        if not same:
             raise IntegrityError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
 
 
 def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
     """Raise IntegrityError unless the artifact is sealed `pass` at `min_parity` or higher (0.999 where None)."""
+    if min_parity is not None and not 0 <= min_parity <= 1:
+        raise UsageError(f"min_parity must be from 0 to 1, not {min_parity}")
     if manifest.verdict != "pass":
         raise IntegrityError(
             f"{manifest.name}: verdict is {manifest.verdict}, not pass; allow_unverified=True (--allow-unverified) loads it"
         )
     target, wanted = float(manifest.parity["target"]), PARITY_TARGET if min_parity is None else min_parity
-    if target < wanted:
+    if not target >= wanted:
         raise IntegrityError(
             f"{manifest.name}: sealed at parity {target:g}, under {wanted:g}; "
             f"min_parity={target:g} (--min-parity {target:g}) loads it"

@@ -1,4 +1,4 @@
-"""The `shim` command; the only file of the shim that prints or exits."""
+"""The `shim` command; errors are printed and exit codes set by console.py."""
 
 import json
 import sys

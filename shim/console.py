@@ -26,14 +26,14 @@ def run(command: click.Command, name: str) -> NoReturn:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.Abort:
-        _fail(name, "interrupted; nothing was left", INTERRUPTED)
+        _fail(name, "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does: point stdout away so that the exit's flush cannot fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         if interrupted.is_set():
-            _fail(name, "interrupted; nothing was left", INTERRUPTED)
+            _fail(name, "interrupted", INTERRUPTED)
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path} --help)" if context is not None else ""

@@ -1,14 +1,8 @@
-"""One exception class per exit code of the command line; raised where the fact is known, printed only in a cli.py."""
+"""One exception class per exit code of the command line; raised where the fact is known, printed only by console.py."""
 
 
 class SealportError(Exception):
     """Base of every error that has one line to show to a user."""
-
-    exit_code = 1
-
-
-class ParityError(SealportError):
-    """An artifact's output is not finite, or too far from the original's."""
 
     exit_code = 1
 
@@ -31,5 +25,5 @@ class IntegrityError(SealportError):
     exit_code = 4
 
 
-class NotFiniteError(ParityError):
+class NotFiniteError(SealportError):
     """A model's output holds NaN or infinity."""

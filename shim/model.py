@@ -11,12 +11,11 @@ import numpy as np
 
 from shim import artifact
 from shim.artifact import Manifest
-from shim.errors import NotFiniteError, UsageError
+from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.pooling import check_dimensions, cut
 from shim.runtimes import Runtime
 from shim.text import Encoded, TextEncoder, check_task, check_texts
 
-RUNTIMES = ("mlx", "onnx")
 BATCH_TOKENS = 4096  # padded tokens a runtime gets at once; more costs memory and, on a CPU, cache misses
 
 
@@ -51,8 +50,8 @@ def load(
     if not allow_unverified:
         artifact.check_verdict(manifest, min_parity)
         artifact.check_files(directory, manifest)
-    if runtime not in ("auto", *RUNTIMES):
-        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(RUNTIMES)})")
+    if runtime not in ("auto", *artifact.TARGETS):
+        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(artifact.TARGETS)})")
     if runtime not in ("auto", manifest.target):
         raise UsageError(f"{manifest.name} was made for {manifest.target}; runtime {runtime} cannot load it")
     opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
@@ -85,7 +84,10 @@ class Model:
         dense = np.empty((len(encoded), self.dimensions), np.float32)
         for rows in batches(encoded):
             tokens = self.encoder.batch([encoded[row] for row in rows])
-            dense[rows] = self.runtime.run(tokens, ("sentence_embedding",))["sentence_embedding"]
+            vectors = self.runtime.run(tokens, ("sentence_embedding",))["sentence_embedding"]
+            if vectors.shape[1] != self.dimensions:
+                raise IntegrityError(f"{self.name}: {vectors.shape[1]} dimensions, the manifest says {self.dimensions}")
+            dense[rows] = vectors
         broken = np.flatnonzero(~np.isfinite(dense).all(axis=1))
         if broken.size:
             raise NotFiniteError(f"{self.name}: NaN or infinity in the vector of text {broken[0]} ({broken.size} in all)")
@@ -102,6 +104,7 @@ class Model:
             "target": self.manifest.target,
             "bits": self.manifest.bits,
             "verdict": self.manifest.verdict,
+            "texts": self.manifest.parity.get("texts", 0),
             "parity": {name: head["worst"] for name, head in self.manifest.parity.get("heads", {}).items()},
             "license": self.manifest.license,
             "runtime": self.runtime.name,

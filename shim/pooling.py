@@ -16,6 +16,8 @@ def outputs(ops: Ops, hidden: Any, pooling: str) -> dict[str, Any]:
     hidden: (n, length, d). last_hidden_state, the name that optimum reads, and token_embeddings, the one of
     sentence-transformers: hidden itself; sentence_embedding: (n, d), pooled, then L2-normalised.
     """
+    if pooling not in POOLINGS:
+        raise UsageError(f"pooling {pooling!r} unknown ({', '.join(POOLINGS)})")
     return {
         "last_hidden_state": hidden,
         "token_embeddings": hidden,

@@ -1,6 +1,5 @@
 """Texts to tokens: task prompts, special tokens, truncation and padding, whatever the tokenizer file itself has set."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from shim.artifact import read_object
 from shim.errors import IntegrityError, UsageError
 
 TASKS = (
@@ -82,9 +82,15 @@ class TextEncoder:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise IntegrityError(f"{path}: not a readable tokenizer ({error})") from None
+        specials = self.tokenizer.num_special_tokens_to_add(False)
+        if max_tokens <= specials:
+            raise UsageError(f"max_tokens {max_tokens} leaves no room beside {specials} special tokens")
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_tokens)
-        self.pad_id = int(json.loads((directory / "config.json").read_text(encoding="utf-8")).get("pad_token_id") or 0)
+        pad_id = read_object(directory / "config.json").get("pad_token_id") or 0
+        if not isinstance(pad_id, int):
+            raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be a whole number, not {pad_id!r}")
+        self.pad_id = pad_id
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right to max_tokens, special tokens kept."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import shim
-from shim.errors import IntegrityError
+from shim.errors import IntegrityError, UsageError
 
 
 @pytest.fixture
@@ -40,6 +40,32 @@ def test_one_changed_byte_is_refused(artifact: Path, name: str) -> None:
         shim.load(artifact)
 
 
+@pytest.mark.parametrize("name", ["model2.safetensors", "onnx/model.onnx_data", "1_Pooling/extra.json"])
+def test_a_file_that_is_not_listed_is_refused(artifact: Path, name: str) -> None:
+    """A runtime might load it, and it was never measured."""
+    (artifact / name).write_bytes(b"x")
+    with pytest.raises(IntegrityError, match=f"{name} is not listed"):
+        shim.load(artifact)
+
+
+def test_a_readme_and_dotfiles_may_be_added(artifact: Path) -> None:
+    for name in ("README.md", ".gitattributes"):
+        (artifact / name).write_text("x")
+    assert shim.load(artifact).name == "tiny-onnx-32bit"
+
+
+@pytest.mark.parametrize("least", [float("nan"), -1, 2])
+def test_a_parity_that_cannot_be_meant_is_refused(artifact: Path, least: float) -> None:
+    with pytest.raises(UsageError, match="min_parity must be from 0 to 1"):
+        shim.load(artifact, min_parity=least)
+
+
+def test_dimensions_that_are_not_the_graphs_are_refused(artifact: Path) -> None:
+    edit(artifact, lambda m: m["model"].update(dimensions=32))
+    with pytest.raises(IntegrityError, match="64 dimensions, the manifest says 32"):
+        shim.load(artifact).embed(["x"])
+
+
 def test_a_missing_file_is_named(artifact: Path) -> None:
     (artifact / "tokenizer.json").unlink()
     with pytest.raises(IntegrityError, match="tokenizer.json is missing"):
@@ -61,6 +87,11 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m.update(files={}), "lists no files"),
         (lambda m: m["files"].update({"../../etc/passwd": {"sha256": "", "size": 1}}), "lies outside the artifact"),
         (lambda m: m["parity"].update(target=0.99), "min_parity=0.99"),
+        (lambda m: m.update(target="tflite"), "target 'tflite' unknown"),
+        (lambda m: m.update(name=["x"]), "name must be str"),
+        (lambda m: m.update(quantization=[]), "quantization must be dict"),
+        (lambda m: m["model"].update(dimensions="64"), "dimensions must be int"),
+        (lambda m: m["model"].update(max_tokens=-1), "must be positive"),
     ],
 )
 def test_a_manifest_that_does_not_seal_is_refused(

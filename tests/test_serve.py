@@ -81,7 +81,7 @@ def test_models_and_health(client: openai.OpenAI, address: str) -> None:
         ({"model": "all-minilm-l6-v2", "input": "a", "dimensions": "8"}, 400, "dimensions"),
         ({"model": "all-minilm-l6-v2", "input": "a", "encoding_format": "hex"}, 400, "encoding_format"),
         ({"model": "all-minilm-l6-v2", "input": "a", "task": "query"}, 400, "task 'query' unknown"),
-        (["not", "an", "object"], 400, "dictionary"),
+        (["not", "an", "object"], 400, "must be a JSON object"),
     ],
 )
 def test_bad_requests_are_told_why_in_openais_shape(address: str, body: object, status: int, message: str) -> None:

@@ -32,7 +32,7 @@ def read(path: Path) -> list[Text]:
     Raises UsageError naming file and line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines() if path.suffix != ".jsonl" else _json_lines(path)
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.suffix != ".jsonl" else _json_lines(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     except UnicodeDecodeError:
@@ -46,7 +46,7 @@ def read(path: Path) -> list[Text]:
             try:
                 entry = json.loads(line)
                 check_texts([entry["text"]])
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UsageError(f"{path}:{number}: not an object with a text ({error})") from None
         fields = {"id": str(number), "lang": "und", "kind": "text"} | {key: str(value) for key, value in entry.items()}
         texts.append(Text(fields["id"], fields["lang"], fields["kind"], fields["text"]))
@@ -57,4 +57,4 @@ def read(path: Path) -> list[Text]:
 
 def _json_lines(path: Path) -> list[str]:
     # str.splitlines would also split at U+2028 and the like, which JSON allows inside a string.
-    return path.read_text(encoding="utf-8").split("\n")
+    return path.read_text(encoding="utf-8-sig").split("\n")

@@ -32,11 +32,10 @@ def write(
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for name in checkpoint.tensors:
             scheme = plan.get(name.removesuffix(".weight"))
-            weight = checkpoint.read(name)
             if scheme is None:
-                yield name, weight.astype(np.float16)
+                yield name, checkpoint.read(name, np.float16)
             else:
-                codes = round_to_nearest(weight, scheme)
+                codes = round_to_nearest(checkpoint.read(name), scheme)
                 yield name, pack(codes.codes, scheme.bits)
                 yield from _scales(name, codes)
             done()

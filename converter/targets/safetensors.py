@@ -42,8 +42,8 @@ def write(path: Path, layouts: dict[str, Layout], tensors: Iterable[tuple[str, n
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, array in tensors:
-            layout = layouts[next(names)]
-            if header.get(name) is None or array.shape != layout.shape or array.dtype != TYPES[layout.type]:
+            layout = layouts[name]
+            if name != next(names) or array.shape != layout.shape or array.dtype != TYPES[layout.type]:
                 raise ValueError(f"tensor {name}: {array.dtype} {array.shape} is not the layout {layout}")
             file.write(np.ascontiguousarray(array).data)
         if next(names, None) is not None:

@@ -14,6 +14,8 @@ DROPPED = (r"^embeddings\.position_ids$", r"^cls\.")
 OPTIONAL = (r"^pooler\.",)
 # Tables too small to be worth quantizing: under one weight in a hundred.
 FULL_PRECISION = (r"\.position_embeddings\.", r"\.token_type_embeddings\.")
+MAX_LAYERS = 1000  # beyond any real model: a wrong number must not fill the memory with names
+MAX_VALUE = 1e9
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,11 @@ class Config:
         except KeyError as error:
             raise SourceError(f"config.json: key {error} missing") from None
         for name, value in vars(config).items():
-            if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            kind = int if cls.__dataclass_fields__[name].type is int else (int, float)
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < MAX_VALUE:
                 raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
+        if config.num_hidden_layers > MAX_LAYERS:
+            raise SourceError(f"config.json: num_hidden_layers {config.num_hidden_layers} is over {MAX_LAYERS}")
         if config.hidden_size % config.num_attention_heads:
             raise SourceError("config.json: hidden_size is not a multiple of num_attention_heads")
         return config

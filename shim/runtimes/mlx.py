@@ -2,7 +2,6 @@
 
 import ctypes
 import ctypes.util
-import json
 import platform
 import re
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from shim.architectures import architecture
-from shim.artifact import ModelSpec
+from shim.artifact import ModelSpec, read_object
 from shim.errors import IntegrityError, UsageError
 from shim.pooling import outputs
 from shim.text import Tokens
@@ -64,7 +63,7 @@ class MlxRuntime:
 
     def __init__(self, mx: Any, directory: Path, spec: ModelSpec, kernels: str, device: str):
         self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
-        raw = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        raw = read_object(directory / "config.json")
         self.module = architecture(spec.architecture)
         self.config = self.module.Config.read(raw)
         self.weights: dict[str, Any] = {}
@@ -74,11 +73,14 @@ class MlxRuntime:
         except RuntimeError as error:
             raise IntegrityError(f"{directory}: {error}") from None
         self.quantization = _quantization(raw, self.weights)
-        used = {name for name in self.module.parameters(self.config) if not _matches(name, self.module.OPTIONAL)}
+        known = self.module.parameters(self.config)
+        used = {name for name in known if not _matches(name, self.module.OPTIONAL)}
         self.weights = {name: weight for name, weight in self.weights.items() if not _matches(name, self.module.OPTIONAL)}
         missing = used - self.weights.keys()
         if missing:
             raise IntegrityError(f"{directory}: {len(missing)} tensors missing ({', '.join(sorted(missing)[:3])}, …)")
+        for name in used:
+            self._check_shape(directory, name, known[name])
         if kernels == "float32":
             for name in list(self.weights):
                 if name.endswith(".weight"):
@@ -88,6 +90,22 @@ class MlxRuntime:
             self.weights = {n: w for n, w in self.weights.items() if not n.endswith((".scales", ".biases"))}
             self.quantization = {}
         mx.eval(self.weights)
+
+    def _check_shape(self, directory: Path, name: str, shape: tuple[int, ...]) -> None:
+        settings = self.quantization.get(name.removesuffix(".weight"))
+        parts = {name: shape}
+        if settings is not None:
+            groups = (shape[0], shape[1] // settings["group_size"])
+            module = name.removesuffix(".weight")
+            parts = {
+                name: (shape[0], shape[1] * settings["bits"] // 32),
+                f"{module}.scales": groups,
+                f"{module}.biases": groups,
+            }
+        for part, wanted in parts.items():
+            if part not in self.weights or self.weights[part].shape != wanted:
+                found = list(self.weights[part].shape) if part in self.weights else "missing"
+                raise IntegrityError(f"{directory}: tensor {part} is {found}, config.json wants {list(wanted)}")
 
     def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
@@ -118,7 +136,10 @@ def _quantization(raw: dict[str, Any], weights: dict[str, Any]) -> dict[str, dic
     settings = raw.get("quantization", {})
     names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
     chosen = {name: settings.get(name, settings) for name in names}
-    return {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
+    try:
+        return {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise IntegrityError(f"config.json: quantization is malformed ({type(error).__name__}: {error})") from None
 
 
 class MlxOps:

@@ -22,6 +22,9 @@ def create_app(threads: dict[str, ModelThread], aliases: dict[str, str]) -> Fast
     """An application over loaded models by name; `aliases` maps further names that clients may use."""
     app = FastAPI(title="sealport shim", version=shim.__version__)
 
+    def describe(name: str) -> dict[str, Any]:
+        return {"id": name, "object": "model", "created": 0, "owned_by": "sealport", **threads[name].model.info()}
+
     @app.post("/v1/embeddings", responses={**ERRORS, 200: {"model": openai.EmbeddingsResponse}})
     async def embeddings(body: openai.EmbeddingsRequest) -> Response:
         name = aliases.get(body.model, body.model)
@@ -36,11 +39,14 @@ def create_app(threads: dict[str, ModelThread], aliases: dict[str, str]) -> Fast
 
     @app.get("/v1/models")
     async def models() -> Response:
-        data = [
-            {"id": name, "object": "model", "created": 0, "owned_by": "sealport", **thread.model.info()}
-            for name, thread in threads.items()
-        ]
-        return answer({"object": "list", "data": data})
+        return answer({"object": "list", "data": [describe(name) for name in threads]})
+
+    @app.get("/v1/models/{name}", responses={404: {"model": openai.Error}})
+    async def model(name: str) -> Response:
+        known = aliases.get(name, name)
+        if known not in threads:
+            return answer(openai.error(f"model {name!r} is not served here", code="model_not_found"), 404)
+        return answer(describe(known))
 
     @app.get("/health")
     async def health() -> Response:
@@ -48,11 +54,14 @@ def create_app(threads: dict[str, ModelThread], aliases: dict[str, str]) -> Fast
 
     @app.exception_handler(UsageError)
     async def usage_error(_: Request, error: UsageError) -> Response:
-        return answer(openai.error(str(error)), 400)
+        param = "input" if str(error).startswith("text") else None
+        return answer(openai.error(str(error), param=param), 400)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
+        if first["loc"] == ("body",) and first["type"] == "model_attributes_type":
+            return answer(openai.error("the body must be a JSON object, sent with content-type: application/json"), 400)
         where = ".".join(str(part) for part in first["loc"] if part != "body")
         return answer(openai.error(f"{where or 'body'}: {first['msg']}", param=where or None), 400)
 

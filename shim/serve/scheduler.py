@@ -21,7 +21,7 @@ class ModelThread:
             raise
 
     async def embed(self, texts: list[str], task: str | None, dimensions: int | None) -> Embeddings:
-        """`Model.embed` in the model's thread; a caller that is cancelled before its turn costs no compute."""
+        """`Model.embed` in the model's thread, when its turn comes."""
         call: Callable[[], Any] = lambda: self.model.embed(texts, task=task, dimensions=dimensions)  # noqa: E731
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 

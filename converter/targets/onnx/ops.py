@@ -60,7 +60,7 @@ class OnnxOps:
         shape = self.checkpoint.tensors[name].shape
 
         def make() -> np.ndarray:
-            array: np.ndarray = self.checkpoint.read(name).astype(self.dtype)
+            array = self.checkpoint.read(name, self.dtype)
             self.done()
             return array.T if transpose else array
 

@@ -24,13 +24,13 @@ class EmbeddingsRequest(BaseModel):
         {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
     ]})]  # fmt: skip
     dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     task: StrictStr | None = Field(None, description="The prompt to put before each text, such as retrieval.query.")
 
     def texts(self) -> list[str]:
         """The input as a list. Raises UsageError for token ids, which another tokenizer made."""
         values = [self.input] if isinstance(self.input, str) else self.input
-        if isinstance(values, list) and values and isinstance(values[0], int | list):
+        if isinstance(values, list) and values and not isinstance(values[0], bool) and isinstance(values[0], int | list):
             raise UsageError("input holds token ids; send strings (LangChain: check_embedding_ctx_length=False)")
         return values
 
@@ -75,7 +75,7 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-def response(model: str, out: Embeddings, encoding_format: str) -> dict[str, Any]:
+def response(model: str, out: Embeddings, encoding_format: str | None) -> dict[str, Any]:
     """An EmbeddingsResponse as plain values; vectors stay numpy rows for `float`, which the JSON encoder writes itself."""
     rows: list[Any] = list(out.dense)
     if encoding_format == "base64":

@@ -1,0 +1,67 @@
+"""What the stages together must not let through."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from converter import pipeline, recipe, show
+from converter.inventory import inventory
+from converter.staging import staged
+from converter.targets import safetensors
+from shim.errors import SourceError, UsageError
+
+
+@pytest.fixture
+def request_(tiny: Path, tmp_path: Path, corpus_file: Path) -> pipeline.Request:
+    tiny_recipe = recipe.load(str(tiny / "tiny.toml"))
+    return pipeline.Request(tiny_recipe, "mlx", 8, str(tiny / "checkpoint"), tmp_path / "out", corpus=corpus_file)
+
+
+def test_packed_weights_that_are_not_what_was_verified_fail(
+    request_: pipeline.Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A CPU verifies dequantized weights; a GPU multiplies with the packed ones, so they are held to the target, too."""
+    _, manifest = pipeline.convert(request_, lambda *_: None)
+    assert manifest.verdict == "pass"
+    assert 0.9999 < manifest.parity["packed_kernels"]["worst"] < 1
+    monkeypatch.setattr(pipeline, "_probe", lambda *_: {"texts": 2, "worst": 0.5})
+    _, manifest = pipeline.convert(dataclasses.replace(request_, force=True), lambda *_: None)
+    assert manifest.verdict == "fail"
+    assert "the packed weights" in show.shortfall(manifest)
+
+
+@pytest.mark.parametrize("parity", [float("nan"), 0.0, -1.0, 1.5])
+def test_a_parity_that_cannot_be_meant_is_refused(request_: pipeline.Request, parity: float) -> None:
+    with pytest.raises(UsageError, match="parity must be over 0 and at most 1"):
+        pipeline.convert(dataclasses.replace(request_, parity=parity), lambda *_: None)
+
+
+def test_of_two_runs_at_once_the_second_does_not_replace_the_first(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="exists"), staged(tmp_path / "a", force=False) as mine:  # noqa: PT012
+        (mine / "mine").touch()
+        with staged(tmp_path / "a", force=False) as theirs:
+            (theirs / "artifact.json").write_text("{}")
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["artifact.json"]
+
+
+def test_a_file_that_cannot_be_read_is_named_and_not_the_destination(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="nowhere.txt: No such file"), staged(tmp_path / "a", force=False):
+        (tmp_path / "nowhere.txt").read_text()
+
+
+def test_a_half_built_artifact_is_not_listed(tmp_path: Path) -> None:
+    with staged(tmp_path / "a", force=False) as directory:
+        (directory / "artifact.json").write_text("{}")
+        assert inventory(tmp_path)["artifacts"] == []
+    assert [entry["verdict"] for entry in inventory(tmp_path)["artifacts"]] == ["broken"]
+
+
+def test_tensors_in_another_order_than_their_header_are_refused(tmp_path: Path) -> None:
+    import numpy as np
+
+    layouts = {name: safetensors.Layout("F32", (2,)) for name in ("a", "b")}
+    swapped: Any = [("b", np.zeros(2, np.float32)), ("a", np.ones(2, np.float32))]
+    with pytest.raises(ValueError, match="tensor b"):
+        safetensors.write(tmp_path / "x.safetensors", layouts, swapped)
