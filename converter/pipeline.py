@@ -6,8 +6,6 @@ import importlib.metadata
 import os
 import platform
 import shutil
-import warnings
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ from typing import Any
 import numpy as np
 
 import shim
-from converter import corpus, reference, verify
+from converter import corpus
 from converter.checkpoint import Checkpoint
+from converter.measure import Progress, measure
 from converter.quantize.grid import Scheme
 from converter.quantize.plan import uniform
 from converter.recipe import Recipe
@@ -27,10 +26,8 @@ from shim.architectures import architecture
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, SourceError, UsageError
 
-Progress = Callable[[str, int, int], None]  # stage, done, total
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
-PROBES = 2  # texts that also go through MLX's packed kernels when a CPU verifies with dequantized weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,57 +112,6 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
     if corpus_file is None:
         artifact.write(directory, manifest)
     return manifest
-
-
-def measure(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], goal: float, progress: Progress
-) -> dict[str, Any]:
-    """The parity report of an artifact against its original, both embedding the texts under each text's own task."""
-    expected = reference.embed(checkpoint, manifest.model, texts, lambda done: progress("reference", done, len(texts)))
-    model = shim.load(directory, allow_unverified=True)
-    heads = {"dense": verify.dense_report(expected, _embed(model, texts, progress), texts)}
-    report: dict[str, Any] = {
-        "verdict": verify.verdict(heads, goal),
-        "target": goal,
-        "texts": len(texts),
-        "runtime": model.runtime.name,
-        "device": model.runtime.device,
-        "kernels": model.runtime.kernels,
-        "heads": heads,
-        "notes": [note for head, figures in heads.items() for note in verify.notes(head, figures)],
-    }
-    if model.runtime.kernels == "float32" and manifest.quantization["tensors"]:
-        report["packed_kernels"] = _probe(directory, model, texts)
-        if not report["packed_kernels"]["worst"] >= goal:
-            report["verdict"] = "fail"
-            report["notes"].append("the packed weights, through MLX's own kernels, are not what was verified")
-    return report
-
-
-def _embed(model: shim.Model, texts: list[corpus.Text], progress: Progress) -> np.ndarray:
-    vectors = np.empty((len(texts), model.dimensions), np.float32)
-    done = 0
-    for task in sorted({text.task for text in texts}):
-        rows = [row for row, text in enumerate(texts) if text.task == task]
-        for start in range(0, len(rows), 16):
-            part = rows[start : start + 16]
-            vectors[part] = model.embed([texts[row].text for row in part], task=task).dense
-            done += len(part)
-            progress("verify", done, len(texts))
-    return vectors
-
-
-def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict[str, Any]:
-    """How far MLX's packed kernels are from the dequantized weights that were verified, on the shortest texts."""
-    from shim.runtimes.mlx import open_runtime
-
-    with warnings.catch_warnings():  # that MLX is slow here was said when the model was loaded
-        warnings.simplefilter("ignore")
-        runtime = open_runtime(directory, model.manifest.model, "cpu", kernels="quantized")
-    packed = shim.Model(model.manifest, model.encoder, runtime)
-    shortest = sorted((text.text for text in texts), key=len)[:PROBES]
-    scores = verify.cosines(model.embed(shortest).dense, packed.embed(shortest).dense)
-    return {"texts": len(shortest), "worst": float(scores.min())}
 
 
 def _write(

@@ -1,9 +1,10 @@
-"""The BERT definition, through both runtimes, against transformers' own BertModel."""
+"""The BERT definition, through both runtimes, against transformers' own."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import upstream
 from checkpoints import bert_config, write_bert, write_recipe
 
 from converter import pipeline, recipe
@@ -12,22 +13,6 @@ from shim.errors import SourceError
 from shim.pooling import POOLINGS
 
 TEXTS = ["one", "a rather longer text about rivers and their mouths", "двенадцать месяцев", "x " * 300]
-
-
-def upstream(directory: Path, texts: list[str], pooling: str) -> np.ndarray:
-    """One text at a time, so that there is no padding to get wrong."""
-    import torch
-    from transformers import AutoTokenizer, BertModel
-
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = BertModel.from_pretrained(directory, dtype=torch.float32).eval()
-    vectors = []
-    for text in texts:
-        with torch.inference_mode():
-            hidden = model(**tokenizer(text, truncation=True, max_length=128, return_tensors="pt")).last_hidden_state[0]
-        pooled = {"cls": hidden[0], "mean": hidden.mean(0), "last": hidden[-1]}[pooling]
-        vectors.append((pooled / pooled.norm()).numpy())
-    return np.array(vectors)
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
@@ -40,7 +25,7 @@ def test_every_pooling_is_that_of_transformers(
     request = pipeline.Request(tiny, target, bits, str(directory), tmp_path / "out", corpus=corpus_file, verified=False)
     path, _ = pipeline.convert(request, lambda *_: None)
     vectors = load(path, allow_unverified=True).embed(TEXTS).dense
-    expected = upstream(directory, TEXTS, pooling)
+    expected = upstream.vectors(directory, TEXTS, pooling)
     assert np.abs(vectors - expected).max() < tolerance
     assert (expected @ expected.T - np.eye(4)).max() < 0.98, "texts all alike: this would prove nothing"
 

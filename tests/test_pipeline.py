@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from converter import pipeline, recipe, show
+from converter import measure, pipeline, recipe, show
 from converter.inventory import inventory
 from converter.staging import staged
 from converter.targets import safetensors
@@ -26,7 +26,7 @@ def test_packed_weights_that_are_not_what_was_verified_fail(
     _, manifest = pipeline.convert(request_, lambda *_: None)
     assert manifest.verdict == "pass"
     assert 0.9999 < manifest.parity["packed_kernels"]["worst"] < 1
-    monkeypatch.setattr(pipeline, "_probe", lambda *_: {"texts": 2, "worst": 0.5})
+    monkeypatch.setattr(measure, "_probe", lambda *_: {"texts": 2, "worst": 0.5})
     _, manifest = pipeline.convert(dataclasses.replace(request_, force=True), lambda *_: None)
     assert manifest.verdict == "fail"
     assert "the packed weights" in show.shortfall(manifest)

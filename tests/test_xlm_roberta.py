@@ -1,31 +1,16 @@
-"""The XLM-RoBERTa definition, through both runtimes, against transformers' own XLMRobertaModel."""
+"""The XLM-RoBERTa definition, through both runtimes, against transformers' own."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+import upstream
 from checkpoints import write_recipe, write_xlm_roberta
 
 from converter import pipeline, recipe
 from shim import load
 
 TEXTS = ["one", "a rather longer text about rivers and their mouths", "двенадцать месяцев  ", "天气很好", "x y " * 300]
-
-
-def upstream(directory: Path, pooling: str) -> np.ndarray:
-    """One text at a time, so that there is no padding to get wrong."""
-    import torch
-    from transformers import AutoTokenizer, XLMRobertaModel
-
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = XLMRobertaModel.from_pretrained(directory, dtype=torch.float32).eval()
-    vectors = []
-    for text in TEXTS:
-        with torch.inference_mode():
-            hidden = model(**tokenizer(text, truncation=True, max_length=128, return_tensors="pt")).last_hidden_state[0]
-        pooled = {"cls": hidden[0], "mean": hidden.mean(0)}[pooling]
-        vectors.append((pooled / pooled.norm()).numpy())
-    return np.array(vectors)
 
 
 @pytest.mark.parametrize(("pooling", "prefix"), [("cls", ""), ("mean", "roberta.")])
@@ -39,7 +24,7 @@ def test_vectors_are_those_of_transformers(
     path, manifest = pipeline.convert(request, lambda *_: None)
     assert manifest.verdict == "pass"
     out = load(path).embed(TEXTS)
-    expected = upstream(directory, pooling)
+    expected = upstream.vectors(directory, TEXTS, pooling)
     assert np.abs(out.dense - expected).max() < tolerance
     assert out.truncated == [False] * 4 + [True]
     assert (expected @ expected.T - np.eye(len(TEXTS))).max() < 0.98, "texts all alike: this would prove nothing"
