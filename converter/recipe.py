@@ -11,7 +11,7 @@ from shim.architectures import architecture
 from shim.artifact import PARITY_TARGET, ModelSpec
 from shim.errors import UsageError
 from shim.pooling import POOLINGS
-from shim.text import TASKS
+from shim.text import SLOT, TASKS, TEMPLATE
 
 ARTIFACT_TASKS = ("embed",)
 HEADS = ("dense",)
@@ -51,7 +51,7 @@ KEYS: dict[str, dict[str, tuple[type, bool]]] = {
     "": {"name": (str, True), "task": (str, True), "architecture": (str, True), "license": (str, True)},
     "source": {"repo": (str, True), "revision": (str, False), "package": (str, False)},
     "model": {"pooling": (str, True), "max_tokens": (int, True), "dimensions": (int, True), "heads": (list, True)},
-    "prompts": dict.fromkeys(TASKS, (str, False)),
+    "prompts": dict.fromkeys((*TASKS, TEMPLATE), (str, False)),
     "parity": {"cosine": (float, False)},
 }
 
@@ -117,6 +117,9 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
         architecture(top["architecture"])
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
+    template = sections["prompts"].get(TEMPLATE, SLOT)
+    if SLOT not in template:
+        raise UsageError(f"{file}: {TEMPLATE} in [prompts] must hold {SLOT}, not {_quoted(template)}")
     spec = ModelSpec(architecture=top["architecture"], prompts=sections["prompts"], **model)
     return Recipe(**top, source=Source(**sections["source"]), model=spec, parity=Parity(**sections["parity"]))
 

@@ -11,6 +11,7 @@ from converter.checkpoint import Checkpoint
 from converter.corpus import Text
 from shim.artifact import ModelSpec
 from shim.errors import NotFiniteError, SourceError
+from shim.text import prompt_for
 
 BATCH = 8
 REVISION = 1  # of this file's own arithmetic: cached vectors of another are not used
@@ -22,7 +23,7 @@ def embed(checkpoint: Checkpoint, spec: ModelSpec, texts: list[Text], progress: 
     Computed once per checkpoint, texts and library version, then read from the cache. `progress` gets the number done.
     Raises SourceError when transformers cannot load the checkpoint, NotFiniteError when the original itself is broken.
     """
-    prompted = [spec.prompts.get(text.task, "") + text.text for text in texts]
+    prompted = [prompt_for(spec.prompts, text.task) + text.text for text in texts]
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers")]
     key = [REVISION, checkpoint.files, spec.architecture, spec.pooling, spec.max_tokens, prompted, versions]
     vectors = cache.arrays("reference", key, lambda: _compute(checkpoint, spec, prompted, progress))

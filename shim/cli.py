@@ -56,10 +56,17 @@ def serve(paths: tuple[Path, ...], host: str, port: int, device: str, allow_unve
 @main_group.command()
 @click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
 @click.option("--task", help="The prompt to put before each text, such as retrieval.query.")
+@click.option("--instruction", help="An instruction in place of the task's, for a model that takes one.")
 @click.option("--dimensions", type=int, help="Cut the vectors to this many dimensions and normalise again.")
 @loading
 def embed(
-    path: Path, task: str | None, dimensions: int | None, device: str, allow_unverified: bool, min_parity: float | None
+    path: Path,
+    task: str | None,
+    instruction: str | None,
+    dimensions: int | None,
+    device: str,
+    allow_unverified: bool,
+    min_parity: float | None,
 ) -> None:
     """Embed JSON Lines on stdin, each a string or {"text": "…"}; write {"embedding", "tokens", "truncated"} lines in order."""
     model = load(path, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
@@ -70,10 +77,10 @@ def embed(
             continue
         texts.append(_text(line, number))
         if len(texts) == BATCH:
-            _embed(model, texts, task, dimensions)
+            _embed(model, texts, task, instruction, dimensions)
             seen, texts = seen + len(texts), []
     if texts:
-        _embed(model, texts, task, dimensions)
+        _embed(model, texts, task, instruction, dimensions)
     elif not seen:
         raise UsageError("stdin holds no lines; give one JSON string or object a line")
 
@@ -90,8 +97,8 @@ def _text(line: bytes, number: int) -> str:
         raise UsageError(f"line {number}: {str(error).replace('text 0', 'the text')}") from None
 
 
-def _embed(model: Model, texts: list[str], task: str | None, dimensions: int | None) -> None:
-    out = model.embed(texts, task=task, dimensions=dimensions)
+def _embed(model: Model, texts: list[str], task: str | None, instruction: str | None, dimensions: int | None) -> None:
+    out = model.embed(texts, task=task, instruction=instruction, dimensions=dimensions)
     for vector, tokens, truncated in zip(out.dense, out.tokens, out.truncated, strict=True):
         click.echo(json.dumps({"embedding": vector.tolist(), "tokens": tokens, "truncated": truncated}, allow_nan=False))
 

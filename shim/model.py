@@ -14,7 +14,7 @@ from shim.artifact import Manifest
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.pooling import check_dimensions, cut
 from shim.runtimes import Runtime
-from shim.text import Encoded, TextEncoder, check_task, check_texts
+from shim.text import Encoded, TextEncoder, check_texts, prompt_for
 
 BATCH_TOKENS = 4096  # padded tokens a runtime gets at once; more costs memory and, on a CPU, cache misses
 
@@ -70,16 +70,19 @@ class Model:
         self,
         texts: Sequence[str],
         task: str | None = None,
+        instruction: str | None = None,
         dimensions: int | None = None,
     ) -> Embeddings:
         """Vectors of the texts.
 
         task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none.
+        instruction: in place of the task's own, for a model that takes instructions.
         dimensions: cut the vectors to this many and normalise again.
-        Raises UsageError for texts, task or dimensions that cannot be meant, NotFiniteError for NaN or infinity in an output.
+        Raises UsageError for texts, task, instruction or dimensions that cannot be meant, NotFiniteError for NaN or
+        infinity in an output.
         """
         width = check_dimensions(dimensions, self.dimensions)
-        prompt = check_task(self.manifest.model.prompts, task)
+        prompt = prompt_for(self.manifest.model.prompts, task, instruction)
         encoded = self.encoder.encode(check_texts(texts), prompt)
         dense = np.empty((len(encoded), self.dimensions), np.float32)
         for rows in batches(encoded):

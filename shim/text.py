@@ -10,20 +10,26 @@ from tokenizers import Tokenizer
 from shim.artifact import read_object
 from shim.errors import IntegrityError, UsageError
 
-TASKS = (
-    "retrieval.query",
-    "retrieval.passage",
-    "text-matching",
-    "classification",
-    "separation",
-    "clustering",
-    "code.query",
-    "code.passage",
-    "scientific.query",
-    "qa.query",
-    "bitext",
-    "summarization.query",
-)
+# What a task asks of a model that takes instructions; None where the text is given as it is.
+INSTRUCTIONS = {
+    "retrieval.query": (
+        "Given a search query, retrieve relevant documents or passages that directly answer or address the query"
+    ),
+    "retrieval.passage": None,
+    "text-matching": "Represent this text for finding semantically similar texts",
+    "classification": "Represent this text for classification",
+    "separation": "Represent this text for clustering",
+    "clustering": "Represent this text for clustering",
+    "code.query": "Given a natural language description, retrieve relevant code snippets or implementations",
+    "code.passage": None,
+    "scientific.query": "Given a scientific question, retrieve relevant research papers or scientific information",
+    "qa.query": "Given a question, retrieve passages that contain the answer to the question",
+    "bitext": "Represent this text for finding its translation in another language",
+    "summarization.query": "Given a summary, retrieve the original document that matches this summary",
+}
+TASKS = tuple(INSTRUCTIONS)
+TEMPLATE = "instruction"  # the key of a model's prompts whose value puts an instruction before a text
+SLOT = "{instruction}"
 
 
 @dataclass(frozen=True)
@@ -65,11 +71,24 @@ def check_texts(texts: object) -> list[str]:
     return list(texts)
 
 
-def check_task(prompts: Mapping[str, str], task: str | None) -> str:
-    """The prompt that `task` puts before a text: empty when the model takes none. Raises UsageError for an unknown task."""
+def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | None = None) -> str:
+    """What goes before a text: the model's own prompt for the task, or its template around the instruction.
+
+    A custom instruction takes the place of the task's. Empty for a model without prompts, and for tasks that have none.
+    Raises UsageError for an unknown task, and for an instruction given to a model that takes none.
+    """
     if task is not None and task not in TASKS:
         raise UsageError(f"task {task!r} unknown ({', '.join(TASKS)})")
-    return prompts.get(task, "") if task else ""
+    template = prompts.get(TEMPLATE)
+    if instruction is not None:
+        if template is None:
+            raise UsageError("this model takes no instruction; leave it out, or put it into the text")
+        check_texts([instruction])
+        return template.replace(SLOT, instruction)
+    if task is None or task in prompts:
+        return prompts.get(task or "", "")
+    own = INSTRUCTIONS[task]
+    return template.replace(SLOT, own) if template and own else ""
 
 
 class TextEncoder:

@@ -21,6 +21,11 @@ PINNED = {
     "bge-large-en-v1.5": ("BAAI/bge-large-en-v1.5", "d4aa6901d3a41ba39fb536a557fa166f842b0e09", BGE),
     "e5-base-v2": ("intfloat/e5-base-v2", "f52bf8ec8c7124536f0efb74aca902b2995e5bcd", E5),
     "multilingual-e5-large": ("intfloat/multilingual-e5-large", "3d7cfbdacd47fdda877c5cd8a79fbcc4f2a574f3", E5),
+    "multilingual-e5-large-instruct": (
+        "intfloat/multilingual-e5-large-instruct",
+        "274baa43b0e13e37fafa6428dbc7938e62e5c439",
+        {"instruction": "Instruct: {instruction}\nQuery: "},
+    ),
 }
 
 
@@ -42,7 +47,9 @@ def test_repo_revision_and_prompts_are_the_pinned_ones(name: str) -> None:
     loaded = recipe.load(name)
     repo, revision, prompts = PINNED[name]
     assert (loaded.name, loaded.source.repo, loaded.source.revision) == (name, repo, revision)
-    assert {task: text for task, text in loaded.model.prompts.items() if task.startswith("retrieval.")} == prompts
+    assert {
+        task: text for task, text in loaded.model.prompts.items() if task.startswith(("retrieval.", "instruction"))
+    } == prompts
     assert loaded.parity.cosine == 0.999
 
 
@@ -132,3 +139,9 @@ def test_on_the_command_line_it_is_exit_code_2_one_line_and_one_object(
     assert done.stderr == f"convert: {line}\n"
     assert json.loads(done.stdout) == {"error": line, "exit_code": 2}
     assert done.stdout.count("\n") == 1
+
+
+def test_a_template_without_its_slot_is_refused(tmp_path: Path) -> None:
+    path = write_recipe(tmp_path / "mine.toml", more='[prompts]\ninstruction = "Instruct: "')
+    with pytest.raises(UsageError, match=r'mine.toml: instruction in \[prompts\] must hold \{instruction\}, not "Instruct: "'):
+        recipe.load(str(path))

@@ -8,7 +8,7 @@ from checkpoints import minilm
 
 from converter.corpus import VERIFICATION, read
 from shim.errors import IntegrityError, UsageError
-from shim.text import TextEncoder, check_task, check_texts
+from shim.text import TextEncoder, check_texts, prompt_for
 
 ODD = ["trailing  ", "\tleading", "é vs é", "ＦＵＬＬ width", "a" * 300, "[CLS] in the text [SEP]", "\u200b", "🏳️‍🌈"]
 
@@ -70,13 +70,28 @@ def test_texts_that_cannot_be_meant(texts: object, message: str) -> None:
         check_texts(texts)
 
 
+def test_instructions() -> None:
+    """The e5-instruct card's own example of a query, written out; a passage goes as it is."""
+    prompts = {"instruction": "Instruct: {instruction}\nQuery: "}
+    given = "Given a web search query, retrieve relevant passages that answer the query"
+    assert prompt_for(prompts, None, given) == f"Instruct: {given}\nQuery: "
+    assert prompt_for(prompts, "retrieval.passage", given) == f"Instruct: {given}\nQuery: "
+    assert prompt_for(prompts, "clustering") == "Instruct: Represent this text for clustering\nQuery: "
+    assert prompt_for(prompts, "retrieval.passage") == prompt_for(prompts, "code.passage") == prompt_for(prompts, None) == ""
+    assert prompt_for(prompts, None, "a {instruction} b") == "Instruct: a {instruction} b\nQuery: "
+    with pytest.raises(UsageError, match="takes no instruction"):
+        prompt_for({"retrieval.query": "query: "}, "retrieval.query", given)
+    with pytest.raises(UsageError, match="empty string"):
+        prompt_for(prompts, None, "")
+
+
 def test_tasks() -> None:
     prompts = {"retrieval.query": "query: "}
-    assert check_task(prompts, "retrieval.query") == "query: "
-    assert check_task(prompts, "retrieval.passage") == ""
-    assert check_task(prompts, None) == ""
+    assert prompt_for(prompts, "retrieval.query") == "query: "
+    assert prompt_for(prompts, "retrieval.passage") == ""
+    assert prompt_for(prompts, None) == ""
     with pytest.raises(UsageError, match=r"task 'query' unknown \(retrieval.query"):
-        check_task(prompts, "query")
+        prompt_for(prompts, "query")
 
 
 def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:

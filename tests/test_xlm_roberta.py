@@ -30,6 +30,19 @@ def test_vectors_are_those_of_transformers(
     assert (expected @ expected.T - np.eye(len(TEXTS))).max() < 0.98, "texts all alike: this would prove nothing"
 
 
+def test_an_instruction_is_the_text_that_the_card_puts_before_a_query(tmp_path: Path) -> None:
+    directory = write_xlm_roberta(tmp_path / "checkpoint")
+    prompts = '[prompts]\ninstruction = "Instruct: {instruction}\\nQuery: "'
+    tiny = recipe.load(str(write_recipe(tmp_path / "tiny.toml", architecture="xlm_roberta", more=prompts)))
+    path, manifest = pipeline.convert(pipeline.Request(tiny, "onnx", 32, str(directory), tmp_path / "out"), lambda *_: None)
+    assert manifest.verdict == "pass"
+    model = load(path)
+    wanted = upstream.vectors(directory, ["Instruct: Find the river\nQuery: Nile", "Nile"], "mean")
+    assert np.abs(model.embed(["Nile"], instruction="Find the river").dense - wanted[:1]).max() < 2e-6
+    assert np.abs(model.embed(["Nile"], task="retrieval.passage").dense - wanted[1:]).max() < 2e-6
+    assert wanted[0] @ wanted[1] < 0.98
+
+
 def test_ids_on_real_texts(shared: Path) -> None:
     """A real tokenizer of the family against transformers, trailing spaces included."""
     from transformers import AutoTokenizer
