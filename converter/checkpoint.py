@@ -48,7 +48,10 @@ class Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """An original: its directory, where that came from, its parsed `config.json`, and its tensors by final name."""
+    """An original: its directory, its parsed `config.json`, and its tensors by final name.
+
+    origin: `repo` and `revision`: those of the hub, `pkg:MODULE` and its version, or `dir:NAME` and nothing.
+    """
 
     directory: Path
     origin: dict[str, Any]

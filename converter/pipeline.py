@@ -18,7 +18,7 @@ from converter.checkpoint import Checkpoint
 from converter.measure import Progress, measure
 from converter.quantize.grid import Scheme
 from converter.quantize.plan import uniform
-from converter.recipe import Recipe
+from converter.recipe import Recipe, Source
 from converter.source import open_source
 from converter.staging import check_destination, staged
 from shim import artifact
@@ -154,9 +154,7 @@ def _packages() -> dict[str, str]:
 
 
 def _recipe(manifest: Manifest) -> Recipe:
-    from converter.recipe import Source
-
-    repo, revision = manifest.source.get("repo", ""), manifest.source.get("revision", "main")
+    repo, revision = manifest.source["repo"], manifest.source["revision"]
     return Recipe(
         manifest.recipe, manifest.task, manifest.model.architecture, manifest.license, Source(repo, revision), manifest.model
     )
@@ -164,8 +162,9 @@ def _recipe(manifest: Manifest) -> Recipe:
 
 def _origin(manifest: Manifest) -> str | None:
     """Where the manifest says the original was; a directory has no lasting name, so --source must give it."""
-    if "package" in manifest.source:
-        return f"pkg:{manifest.source['package']}"
-    if "directory" in manifest.source:
+    repo = str(manifest.source["repo"])
+    if repo.startswith("pkg:"):
+        return repo
+    if repo.startswith("dir:"):
         raise UsageError(f"{manifest.name} was converted from a directory; give it with --source DIR")
     return None

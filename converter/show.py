@@ -53,7 +53,7 @@ def tensors(manifest: Manifest) -> str:
 def listing(found: dict[str, Any]) -> str:
     """The recipes, then the artifacts, a line each."""
     lines = ["recipes"]
-    lines += [f"  {entry['name']:24} {entry['repo']:45} {entry['available']}" for entry in found["recipes"]]
+    lines += [f"  {entry['name']:32} {entry['repo']:42} {entry['available']}" for entry in found["recipes"]]
     lines.append("artifacts")
     lines += [
         f"  {entry['name']:40} {entry['verdict']:10} {entry['size'] / 1e6:8.1f} MB  {entry['path']}"

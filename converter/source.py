@@ -45,7 +45,7 @@ def _locate(recipe: Recipe, source: str | None) -> tuple[Path, dict[str, Any]]:
     if source.startswith("pkg:"):
         return _package(source.removeprefix("pkg:"))
     if source and Path(source).is_dir():
-        return Path(source), {"directory": Path(source).resolve().name}
+        return Path(source), {"repo": f"dir:{Path(source).resolve().name}", "revision": ""}
     if Path(source).is_file():
         raise SourceError(f"source {source!r} is a file; give the directory that holds the checkpoint")
     match = re.fullmatch(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?", source)
@@ -64,7 +64,7 @@ def _package(name: str) -> tuple[Path, dict[str, Any]]:
     if not configs:
         raise SourceError(f"package {name!r} carries no config.json")
     versions = [importlib.metadata.version(d) for d in importlib.metadata.packages_distributions().get(name, [])]
-    return configs[0].parent, {"package": name, "version": versions[0] if versions else ""}
+    return configs[0].parent, {"repo": f"pkg:{name}", "revision": versions[0] if versions else ""}
 
 
 def _hub(repo: str, revision: str) -> tuple[Path, dict[str, Any]]:

@@ -105,6 +105,7 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
     if manifest.model.max_tokens < 1 or manifest.model.dimensions < 1:
         raise IntegrityError(f"{path}: max_tokens and dimensions must be positive")
     try:
+        str(manifest.source["repo"]), str(manifest.source["revision"]), manifest.source["files"].items()
         float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
         if parity["verdict"] not in VERDICTS:
             raise IntegrityError(f"{path}: verdict {parity['verdict']!r} unknown ({', '.join(VERDICTS)})")

@@ -34,7 +34,7 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
 def main_group() -> None:
     """Serve sealed embedding artifacts.
 
-    Exit codes: 0 done; 2 wrong usage or input; 4 integrity check failed; 130 interrupted.
+    Exit codes: 0 done; 1 an output is not finite; 2 wrong usage or input; 4 integrity check failed; 130 interrupted.
     """
 
 

