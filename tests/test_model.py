@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from safetensors.numpy import load_file, save_file
 
 import shim
 from shim.errors import IntegrityError, NotFiniteError, UsageError
@@ -99,6 +100,28 @@ def test_a_graph_that_onnxruntime_cannot_read_is_named(tiny_artifact: Path, tmp_
     broken = Path(shutil.copytree(tiny_artifact, tmp_path / "broken"))
     (broken / "onnx/model.onnx").write_bytes(b"not a graph")
     with pytest.raises(IntegrityError, match="model.onnx: onnxruntime cannot load it"):
+        shim.load(broken, allow_unverified=True)
+
+
+@pytest.mark.filterwarnings("ignore:the mlx runtime")
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("encoder.layer.0.output.dense.biases", None, r"encoder.layer.0.output.dense.biases is missing"),
+        ("embeddings.LayerNorm.bias", None, "embeddings.LayerNorm.bias is missing"),
+        ("embeddings.LayerNorm.bias", (3,), r"embeddings.LayerNorm.bias is \[3\], config.json wants \[384\]"),
+    ],
+)
+def test_mlx_weights_that_are_not_what_config_says_are_named(
+    minilm_artifacts: dict[str, Path], tmp_path: Path, name: str, change: tuple[int, ...] | None, message: str
+) -> None:
+    broken = Path(shutil.copytree(minilm_artifacts["mlx-8"], tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    tensors.pop(name)
+    if change is not None:
+        tensors[name] = np.zeros(change, np.float16)
+    save_file(tensors, broken / "model.safetensors")
+    with pytest.raises(IntegrityError, match=message):
         shim.load(broken, allow_unverified=True)
 
 

@@ -74,13 +74,10 @@ class MlxRuntime:
             raise IntegrityError(f"{directory}: {error}") from None
         self.quantization = _quantization(raw, self.weights)
         known = self.module.parameters(self.config)
-        used = {name for name in known if not _matches(name, self.module.OPTIONAL)}
         self.weights = {name: weight for name, weight in self.weights.items() if not _matches(name, self.module.OPTIONAL)}
-        missing = used - self.weights.keys()
-        if missing:
-            raise IntegrityError(f"{directory}: {len(missing)} tensors missing ({', '.join(sorted(missing)[:3])}, …)")
-        for name in used:
-            self._check_shape(directory, name, known[name])
+        for name, shape in known.items():
+            if not _matches(name, self.module.OPTIONAL):
+                self._check_shape(directory, name, shape)
         if kernels == "float32":
             for name in list(self.weights):
                 if name.endswith(".weight"):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
 
 from shim.model import Embeddings, Model
 
@@ -22,7 +22,7 @@ class ModelThread:
 
     async def embed(self, texts: list[str], task: str | None, dimensions: int | None) -> Embeddings:
         """`Model.embed` in the model's thread, when its turn comes."""
-        call: Callable[[], Any] = lambda: self.model.embed(texts, task=task, dimensions=dimensions)  # noqa: E731
+        call = partial(self.model.embed, texts, task=task, dimensions=dimensions)
         return await asyncio.get_running_loop().run_in_executor(self._executor, call)
 
     def close(self) -> None:
