@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,20 +19,21 @@ def folder() -> Path:
     return Path(os.environ.get("SEALPORT_CACHE") or default)
 
 
-def arrays(kind: str, key: Any, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """The array that was stored under `key` (any JSON value), or what `make` returns, stored for the next time.
+def arrays(kind: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The arrays that were stored under `key` (any JSON value), or what `make` returns, stored for the next time.
 
     A cache that cannot be read is made again; one that cannot be written is done without.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = folder() / kind / f"{digest}.npy"
+    path = folder() / kind / f"{digest}.npz"
     try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        array = make()
+        with np.load(path, allow_pickle=False) as stored:
+            return dict(stored)
+    except (OSError, ValueError, zipfile.BadZipFile):
+        found = make()
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as beside:
-            np.save(Path(beside, path.name), array)
+            np.savez(Path(beside, path.name), **found)  # type: ignore[arg-type]
             Path(beside, path.name).replace(path)
-    return array
+    return found

@@ -20,13 +20,12 @@ def measure(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], goal: float, progress: Progress
 ) -> dict[str, Any]:
     """The parity report of an artifact against its original, both embedding the texts under each text's own task."""
-    expected = reference.embed(checkpoint, manifest.model, texts, lambda done: progress("reference", done, len(texts)))
-    model = shim.load(directory, allow_unverified=True)
-    heads = {"dense": verify.dense_report(expected, _embed(model, texts, progress), texts)}
+    prove = _rerank if manifest.task == "rerank" else _embed
+    model, heads, count = prove(directory, manifest, checkpoint, texts, progress)
     report: dict[str, Any] = {
         "verdict": verify.verdict(heads, goal),
         "target": goal,
-        "texts": len(texts),
+        "texts": count,
         "runtime": model.runtime.name,
         "device": model.runtime.device,
         "kernels": model.runtime.kernels,
@@ -41,17 +40,54 @@ def measure(
     return report
 
 
-def _embed(model: shim.Model, texts: list[corpus.Text], progress: Progress) -> np.ndarray:
-    vectors = np.empty((len(texts), model.dimensions), np.float32)
+def _embed(
+    directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
+) -> tuple[shim.Model, dict[str, Any], int]:
+    expected = reference.embed(checkpoint, manifest.model, texts, lambda done: progress("reference", done, len(texts)))
+    model = shim.load(directory, allow_unverified=True)
+    dense = np.empty((len(texts), model.dimensions), np.float32)
+    sparse: list[dict[int, float]] = [{} for _ in texts]
+    colbert = [np.empty((0, model.dimensions), np.float32) for _ in texts]
     done = 0
     for task in sorted({text.task for text in texts}):
         rows = [row for row, text in enumerate(texts) if text.task == task]
         for start in range(0, len(rows), 16):
             part = rows[start : start + 16]
-            vectors[part] = model.embed([texts[row].text for row in part], task=task).dense
+            out = model.embed([texts[row].text for row in part], task=task, heads=manifest.model.heads)
+            dense[part] = out.dense
+            for place, row in enumerate(part):
+                sparse[row] = out.sparse[place] if out.sparse else {}
+                colbert[row] = out.colbert[place] if out.colbert else colbert[row]
             done += len(part)
             progress("verify", done, len(texts))
-    return vectors
+    assert expected.dense is not None
+    heads = {"dense": verify.dense_report(expected.dense, dense, texts)}
+    if expected.sparse is not None:
+        heads["sparse"] = verify.sparse_report(expected.sparse, sparse, texts)
+    if expected.colbert is not None:
+        heads["colbert"] = verify.colbert_report(expected.colbert, colbert, texts)
+    return model, heads, len(texts)
+
+
+def _rerank(
+    directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
+) -> tuple[shim.Model, dict[str, Any], int]:
+    rankings = corpus.rankings(texts)
+    pairs = sum(len(ranking.documents) for ranking in rankings)
+    expected = reference.rank(checkpoint, manifest.model, rankings, lambda done: progress("reference", done, pairs))
+    model = shim.load(directory, allow_unverified=True)
+    scores = []
+    for number, ranking in enumerate(rankings):
+        scores.append(_logits(model, ranking))
+        progress("verify", number + 1, len(rankings))
+    assert expected.scores is not None
+    return model, {"score": verify.score_report(expected.scores, scores, rankings)}, pairs
+
+
+def _logits(model: shim.Model, ranking: corpus.Ranking) -> np.ndarray:
+    """(documents,) in the order of the documents."""
+    ranked = model.rerank(ranking.query.text, [document.text for document in ranking.documents])
+    return np.array([item.logit for item in sorted(ranked, key=lambda item: item.index)])
 
 
 def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict[str, Any]:
@@ -62,6 +98,10 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict
         warnings.simplefilter("ignore")
         runtime = open_runtime(directory, model.manifest.model, "cpu", kernels="quantized")
     packed = shim.Model(model.manifest, model.encoder, runtime)
-    shortest = sorted((text.text for text in texts), key=len)[:PROBES]
-    scores = verify.cosines(model.embed(shortest).dense, packed.embed(shortest).dense)
-    return {"texts": len(shortest), "worst": float(scores.min())}
+    shortest = sorted(texts, key=lambda text: len(text.text))[:PROBES]
+    if model.task == "rerank":
+        ranking = corpus.Ranking(shortest[0], shortest)
+        scores = [_logits(found, ranking) for found in (model, packed)]
+        return {"texts": 1, "worst": verify.score_report(scores[:1], scores[1:], [ranking])["worst"]}
+    vectors = [found.embed([text.text for text in shortest]).dense for found in (model, packed)]
+    return {"texts": len(shortest), "worst": float(verify.cosines(*vectors).min())}

@@ -66,7 +66,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     if request.target == "onnx":
         checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
-    plan = uniform(shapes, module.FULL_PRECISION, bits) if bits < 16 else {}
+    layers = {key: shape for key, shape in shapes.items() if key not in checkpoint.heads}
+    plan = uniform(layers, module.FULL_PRECISION, bits) if bits < 16 else {}
     with staged(destination, request.force) as directory:
         _write(request, checkpoint, plan, bits, directory, progress)
         manifest = Manifest(

@@ -11,10 +11,9 @@ from shim.architectures import architecture
 from shim.artifact import PARITY_TARGET, ModelSpec
 from shim.errors import UsageError
 from shim.pooling import POOLINGS
-from shim.text import SLOT, TASKS, TEMPLATE
+from shim.text import DEFAULT, PAIR, PAIR_SLOTS, PROMPTS, SLOT, TEMPLATE
 
-ARTIFACT_TASKS = ("embed",)
-HEADS = ("dense",)
+HEADS = {"embed": ("dense", "sparse", "colbert"), "rerank": ("score",)}  # of the artifacts of a task
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ KEYS: dict[str, dict[str, tuple[type, bool]]] = {
     "": {"name": (str, True), "task": (str, True), "architecture": (str, True), "license": (str, True)},
     "source": {"repo": (str, True), "revision": (str, False), "package": (str, False)},
     "model": {"pooling": (str, True), "max_tokens": (int, True), "dimensions": (int, True), "heads": (list, True)},
-    "prompts": dict.fromkeys((*TASKS, TEMPLATE), (str, False)),
+    "prompts": dict.fromkeys(PROMPTS, (str, False)),
     "parity": {"cosine": (float, False)},
 }
 
@@ -97,12 +96,12 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
             raise UsageError(f"{file}: {section} must be a section, [{section}]")
         sections[section] = _check_keys(value, section, file)
     model = sections["model"]
-    _check_choice(file, "task", top["task"], ARTIFACT_TASKS)
+    _check_choice(file, "task", top["task"], tuple(HEADS))
     _check_choice(file, "pooling", model["pooling"], POOLINGS)
     for head in model["heads"]:
-        _check_choice(file, "heads", head, HEADS)
-    if not model["heads"]:
-        raise UsageError(f"{file}: heads is empty ({', '.join(HEADS)})")
+        _check_choice(file, "heads", head, HEADS[top["task"]])
+    if HEADS[top["task"]][0] not in model["heads"]:
+        raise UsageError(f'{file}: heads must hold "{HEADS[top["task"]][0]}"')
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", top["name"]):
         raise UsageError(f"{file}: name {top['name']!r} must be letters, digits, '.', '_' and '-'")
     for key in ("max_tokens", "dimensions"):
@@ -117,9 +116,7 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
         architecture(top["architecture"])
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
-    template = sections["prompts"].get(TEMPLATE, SLOT)
-    if SLOT not in template:
-        raise UsageError(f"{file}: {TEMPLATE} in [prompts] must hold {SLOT}, not {_quoted(template)}")
+    _check_prompts(sections["prompts"], top["task"], file)
     spec = ModelSpec(architecture=top["architecture"], prompts=sections["prompts"], **model)
     return Recipe(**top, source=Source(**sections["source"]), model=spec, parity=Parity(**sections["parity"]))
 
@@ -141,6 +138,20 @@ def _check_keys(given: dict[str, Any], section: str, file: str) -> dict[str, Any
     if missing:
         raise UsageError(f"{file}: key {missing[0]!r}{where} missing")
     return given
+
+
+def _check_prompts(prompts: dict[str, str], task: str, file: str) -> None:
+    template = prompts.get(TEMPLATE, SLOT)
+    if SLOT not in template:
+        raise UsageError(f"{file}: {TEMPLATE} in [prompts] must hold {SLOT}, not {_quoted(template)}")
+    for key in prompts:
+        if (key in (PAIR, DEFAULT)) != (task == "rerank"):
+            raise UsageError(f"{file}: {key} in [prompts] does not go with task {_quoted(task)}")
+    pair = prompts.get(PAIR)
+    if pair is not None and any(pair.count(slot) != 1 for slot in PAIR_SLOTS):
+        raise UsageError(f"{file}: {PAIR} in [prompts] must hold {', '.join(PAIR_SLOTS)} once each")
+    if (pair is None) != (DEFAULT not in prompts):
+        raise UsageError(f"{file}: {PAIR} and {DEFAULT} in [prompts] go together")
 
 
 def _check_choice(file: str, key: str, value: object, known: tuple[str, ...]) -> None:

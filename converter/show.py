@@ -16,6 +16,9 @@ def summary(manifest: Manifest, path: str) -> str:
     for head, figures in manifest.parity.get("heads", {}).items():
         lines.append(_cosines(head, figures))
         lines.append(f"  {'':8} worst by language: " + ", ".join(f"{k} {v:.5f}" for k, v in figures["by_language"].items()))
+        if head == "score":
+            lines.append(f"  {'':8} worst change of probability {figures['probability']:.5f}; Kendall's tau worst ")
+            lines[-1] += f"{figures['kendall']['worst']:.3f}; best document the same for {figures['top1']:.1%} of queries"
         if "centred" in figures:
             lines.append(_cosines("centred", figures["centred"]))
             lines.append(f"  {'':8} 10 nearest neighbours agree {figures['neighbours']:.1%}; ")
@@ -23,7 +26,7 @@ def summary(manifest: Manifest, path: str) -> str:
     if "heads" in manifest.parity:
         parity = manifest.parity
         lines.append(
-            f"  measured {parity['texts']} texts on {parity['runtime']} ({parity['device']}, {parity.get('kernels', '?')})"
+            f"  measured {parity['texts']} {'pairs' if 'score' in parity['heads'] else 'texts'} on {parity['runtime']} ({parity['device']}, {parity.get('kernels', '?')})"
         )
         if packed := parity.get("packed_kernels"):
             lines.append(f"  {'':8} packed kernels against these, {packed['texts']} texts: worst {packed['worst']:.5f}")

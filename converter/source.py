@@ -1,15 +1,21 @@
 """Where an original comes from: a directory, a Python package or the hub, checked against its recipe."""
 
+import dataclasses
 import importlib.metadata
 import importlib.util
 import re
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
-from converter.checkpoint import Checkpoint, Tensor, index, read_json
+import numpy as np
+
+from converter.checkpoint import Checkpoint, index, read_json
 from converter.recipe import Recipe
+from converter.tensors import Tensor, index_pickle, read
 from shim.architectures import architecture
 from shim.errors import IntegrityError, SourceError, UsageError
+from shim.pooling import LINEAR, head_tensors
 from shim.text import TextEncoder
 
 # Never wanted from a hub repository: the same weights in other frameworks' formats.
@@ -24,6 +30,8 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     directory, origin = _locate(recipe, source)
     config = read_json(directory / "config.json")
     module = architecture(recipe.architecture)
+    if recipe.task == "embed" and any("ForSequenceClassification" in str(name) for name in config.get("architectures") or ()):
+        raise UsageError(f"{recipe.name}: config.json is that of a classifier or reranker, and the recipe's task is embed")
     if str(config.get("model_type", recipe.architecture)).replace("-", "_") != recipe.architecture:
         raise UsageError(
             f"{recipe.name}: config.json says model_type {config['model_type']!r}, the recipe {recipe.architecture!r}"
@@ -31,9 +39,17 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     parsed = module.Config.read(config)
     _check_recipe(recipe, directory, parsed)
     _check_tokenizer(recipe, directory, config)
-    tensors = _rename(index(directory), module.KEYS, module.DROPPED)
-    _check_tensors(recipe.name, tensors, module.parameters(parsed), module.OPTIONAL)
-    return Checkpoint(directory, origin, config, tensors)
+    heads = head_tensors(module, parsed, recipe.model.heads)
+    found = index(directory)
+    tensors = _rename(found, module.KEYS, module.DROPPED)
+    for head in sorted(set(LINEAR) & set(recipe.model.heads)):
+        linear = index_pickle(directory / f"{LINEAR[head]}.pt")
+        tensors |= {f"{LINEAR[head]}.{key}": tensor for key, tensor in linear.items()}
+    if "score" in recipe.model.heads and module.ROWS:
+        tensors["score.weight"] = _rows(directory, config, _rename(found, module.KEYS, ()), module)
+    _check_tensors(recipe.name, tensors, module.parameters(parsed) | heads, module.OPTIONAL, heads)
+    order = [*(name for name in tensors if name not in heads), *heads]
+    return Checkpoint(directory, origin, config, {name: tensors[name] for name in order}, tuple(heads))
 
 
 def _locate(recipe: Recipe, source: str | None) -> tuple[Path, dict[str, Any]]:
@@ -130,11 +146,36 @@ def _rename(found: dict[str, Tensor], keys: tuple[tuple[str, str], ...], dropped
     return renamed
 
 
+def _rows(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], module: Any) -> Tensor:
+    """The rows of the language model's head for `module.ROWS`: of `lm_head.weight`, or of the word table that it is tied to.
+
+    Raises SourceError where the head is missing, or is there although tied and says something else.
+    """
+    tokenizer = TextEncoder(directory, config["max_position_embeddings"]).tokenizer
+    ids = tuple(id for id in map(tokenizer.token_to_id, module.ROWS) if id is not None)
+    if len(ids) < len(module.ROWS):
+        raise SourceError(
+            f"{directory}: tokenizer.json has no tokens {' and '.join(module.ROWS)}, with which a reranker answers"
+        )
+    head, table = tensors.get("lm_head.weight"), tensors.get(module.TABLE)
+    tied = config.get("tie_word_embeddings", False)
+    parts = [dataclasses.replace(t, rows=ids, shape=(len(ids), t.shape[1])) for t in (table if tied else head, head) if t]
+    if not parts or (not tied and head is None):
+        raise SourceError(f"{directory}: lm_head.weight is missing, and config.json does not tie it to the word table")
+    if not np.array_equal(read(parts[0]), read(parts[-1])):
+        raise SourceError(f"{directory}: lm_head.weight is not the word table, although config.json ties them")
+    return parts[0]
+
+
 def _check_tensors(
-    model: str, tensors: dict[str, Tensor], known: dict[str, tuple[int, ...]], optional: tuple[str, ...]
+    model: str,
+    tensors: dict[str, Tensor],
+    known: dict[str, tuple[int, ...]],
+    optional: tuple[str, ...],
+    heads: Container[str],
 ) -> None:
     files = ", ".join(sorted({tensor.file.name for tensor in tensors.values()})) or "the checkpoint"
-    wanted = {name for name in known if not any(re.search(pattern, name) for pattern in optional)}
+    wanted = {name for name in known if name in heads or not any(re.search(pattern, name) for pattern in optional)}
     for problem, names in (("missing from", wanted - tensors.keys()), ("left over in", tensors.keys() - known.keys())):
         if names:
             shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")

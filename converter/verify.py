@@ -1,13 +1,15 @@
-"""Pure metrics: how near an artifact's vectors are to the original's, and the verdict."""
+"""Pure metrics: how near an artifact's outputs are to the original's, and the verdict."""
 
 from typing import Any
 
 import numpy as np
 
-from converter.corpus import Text
+from converter.corpus import Ranking, Text
 from shim.errors import NotFiniteError
 
 NEIGHBOURS = 10
+DIMENSIONS = (1024, 512, 256, 64)  # to which vectors are cut for the report
+FLAT = 0.05  # mean standard deviation of the reference's logits under which its documents all score the same
 ALIKE = 0.95  # mean pairwise cosine of the reference beyond which its texts all look the same
 
 
@@ -43,12 +45,10 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
     broken = np.flatnonzero(~np.isfinite(candidate).all(axis=1))
     if broken.size:
         raise NotFiniteError(f"NaN or infinity in the vector of text {texts[broken[0]].id}")
-    scores = cosines(reference, candidate)
-    report: dict[str, Any] = _spread(scores)
-    report["worst_text"] = texts[int(np.argmin(scores))].id
-    report["by_language"] = {
-        lang: float(scores[[text.lang == lang for text in texts]].min()) for lang in sorted({text.lang for text in texts})
-    }
+    report = _report(cosines(reference, candidate), texts)
+    width = reference.shape[1]
+    cuts = [size for size in DIMENSIONS if size < width]
+    report["by_dimensions"] = {str(size): float(cosines(reference[:, :size], candidate[:, :size]).min()) for size in cuts}
     if len(texts) > 1:
         centre = reference.mean(axis=0)
         report["centred"] = _spread(cosines(reference - centre, candidate - centre))
@@ -57,8 +57,63 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
     return report
 
 
+def sparse_report(reference: list[dict[int, float]], candidate: list[dict[int, float]], texts: list[Text]) -> dict[str, Any]:
+    """The cosine of each text's two token-weight vectors; of two empty ones it is 1, of an empty and another one 0."""
+    scores = []
+    for one, other in zip(reference, candidate, strict=True):
+        tokens = sorted(one.keys() | other.keys())
+        pair = np.array([[weights.get(token, 0.0) for token in tokens] for weights in (one, other)]).reshape(2, -1)
+        scores.append(cosines(pair[:1], pair[1:])[0] if tokens else 1.0)
+    return _report(np.array(scores), texts)
+
+
+def colbert_report(reference: list[np.ndarray], candidate: list[np.ndarray], texts: list[Text]) -> dict[str, Any]:
+    """Each text's mean cosine over its tokens, (tokens, d) vectors; 0 where the numbers of tokens differ."""
+    scores = [
+        cosines(one, other).mean() if len(one) == len(other) else 0.0 for one, other in zip(reference, candidate, strict=True)
+    ]
+    return _report(np.array(scores), texts)
+
+
+def score_report(reference: list[np.ndarray], candidate: list[np.ndarray], rankings: list[Ranking]) -> dict[str, Any]:
+    """Everything that the report says of a reranker, for each ranking's raw logits (documents,).
+
+    The cosine is between a ranking's two vectors of logits, each less its mean: a single score's cosine would be 1 or -1.
+    """
+    centred = [
+        cosines((one - one.mean())[None], (other - other.mean())[None])[0] if np.ptp(one) or np.ptp(other) else 1.0
+        for one, other in zip(reference, candidate, strict=True)
+    ]
+    report = _report(np.array(centred), [ranking.query for ranking in rankings])
+    pairs = list(zip(reference, candidate, strict=True))
+    report["probability"] = float(max(np.abs(probability(one) - probability(other)).max() for one, other in pairs))
+    taus = [kendall(one, other) for one, other in pairs]
+    report["kendall"] = {"worst": float(min(taus)), "mean": float(np.mean(taus))}
+    report["top1"] = float(np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs]))
+    report["reference_spread"] = float(np.mean([one.std() for one in reference]))
+    return report
+
+
+def kendall(one: np.ndarray, other: np.ndarray) -> float:
+    """Kendall's tau-a: the share of pairs in the same order less that in the opposite one; 1 for fewer than two values."""
+    if len(one) < 2:
+        return 1.0
+    rows, columns = np.triu_indices(len(one), 1)
+    return float(np.mean(np.sign(one[rows] - one[columns]) * np.sign(other[rows] - other[columns])))
+
+
+def probability(logits: np.ndarray) -> np.ndarray:
+    """The logistic function, written apart from the one that is verified."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
 def notes(head: str, report: dict[str, Any]) -> list[str]:
     """What a reader must know before trusting the figures: an empty list when there is nothing to say."""
+    if head == "score":
+        spread = report["reference_spread"]
+        return [f"score: the original scores all documents alike (spread {spread:.3f}); this proves little"] * (spread < FLAT)
+    if head != "dense":
+        return []
     pairwise = report.get("reference_pairwise")
     if pairwise is None:
         return [f"{head}: one text only; this proves little"]
@@ -70,6 +125,16 @@ def notes(head: str, report: dict[str, Any]) -> list[str]:
 def verdict(heads: dict[str, dict[str, Any]], target: float) -> str:
     """`pass` when no text of any head is under the target, else `fail`."""
     return "pass" if heads and all(head["worst"] >= target for head in heads.values()) else "fail"
+
+
+def _report(scores: np.ndarray, texts: list[Text]) -> dict[str, Any]:
+    return {
+        **_spread(scores),
+        "worst_text": texts[int(np.argmin(scores))].id,
+        "by_language": {
+            lang: float(scores[[text.lang == lang for text in texts]].min()) for lang in sorted({text.lang for text in texts})
+        },
+    }
 
 
 def _spread(scores: np.ndarray) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Serve sealed embedding and reranking artifacts: `shim.load(path).embed(texts)`."""
 
 from shim.errors import IntegrityError, NotFiniteError, SealportError, SourceError, UsageError
-from shim.model import Embeddings, Model, load
+from shim.model import Embeddings, Model, Ranked, load
 
 __version__ = "0.1.0"
 
@@ -10,6 +10,7 @@ __all__ = [
     "IntegrityError",
     "Model",
     "NotFiniteError",
+    "Ranked",
     "SealportError",
     "SourceError",
     "UsageError",

@@ -12,24 +12,50 @@ import numpy as np
 from shim import artifact
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, NotFiniteError, UsageError
-from shim.pooling import check_dimensions, cut
+from shim.pooling import LINEAR, OUTPUTS, check_dimensions, cut, lexical, probability
 from shim.runtimes import Runtime
-from shim.text import Encoded, TextEncoder, check_texts, prompt_for
+from shim.text import Encoded, TextEncoder, check_text, check_texts, prompt_for
 
 BATCH_TOKENS = 4096  # padded tokens a runtime gets at once; more costs memory and, on a CPU, cache misses
 
 
+# Why a text's tokens cannot be embedded whole and pooled chunk by chunk afterwards, by the pooling of the model.
+LATE_CHUNKING = {
+    "cls": "its vector is that of the first token, and those of the others collapse: a chunk of a text has none of its own",
+    "last": "its vector is that of the last token, which no token before it knows: a chunk inside a text has none",
+    "mean": "it was verified on texts embedded one by one; send the chunks as texts",
+}
+
+
 @dataclass(frozen=True)
 class Embeddings:
-    """What `Model.embed` returns, in the order of the texts.
+    """What `Model.embed` returns, in the order of the texts; sparse and colbert are None where they were not asked for.
 
-    dense: (n, d) float32, L2-normalised. tokens: tokens per text, prompt and special tokens included, after truncation.
-    truncated: whether a text was cut to the model's limit.
+    dense: (n, d) float32, L2-normalised. sparse: for each text, token id -> weight. colbert: for each text, (tokens, d)
+    float32, L2-normalised, without the first token. tokens: tokens per text, prompt and special tokens included, after
+    truncation. truncated: whether a text was cut to the model's limit.
     """
 
     dense: np.ndarray
+    sparse: list[dict[int, float]] | None
+    colbert: list[np.ndarray] | None
     tokens: list[int]
     truncated: list[bool]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One document's place among its like.
+
+    index: of the document as given. score: probability of relevance, from 0 to 1; logit: the same before the logistic function.
+    tokens: of query and document together, after truncation; truncated: whether the document was cut.
+    """
+
+    index: int
+    score: float
+    logit: float
+    tokens: int
+    truncated: bool
 
 
 def load(
@@ -72,29 +98,80 @@ class Model:
         task: str | None = None,
         instruction: str | None = None,
         dimensions: int | None = None,
+        heads: Sequence[str] = ("dense",),
+        late_chunking: bool = False,
     ) -> Embeddings:
         """Vectors of the texts.
 
         task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none.
         instruction: in place of the task's own, for a model that takes instructions.
-        dimensions: cut the vectors to this many and normalise again.
-        Raises UsageError for texts, task, instruction or dimensions that cannot be meant, NotFiniteError for NaN or
-        infinity in an output.
+        dimensions: cut the dense vectors to this many and normalise again.
+        heads: what to give beside `dense`, which there always is: `sparse`, `colbert`; all come from one pass.
+        late_chunking: refused, with the reason.
+        Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in an output.
         """
+        self._check_heads(heads)
+        if late_chunking:
+            raise UsageError(f"{self.name} does no late chunking: {LATE_CHUNKING[self.manifest.model.pooling]}")
         width = check_dimensions(dimensions, self.dimensions)
         prompt = prompt_for(self.manifest.model.prompts, task, instruction)
         encoded = self.encoder.encode(check_texts(texts), prompt)
-        dense = np.empty((len(encoded), self.dimensions), np.float32)
+        found = self._run(encoded, ("dense", *(head for head in dict.fromkeys(heads) if head != "dense")))
+        dense = np.array(found["dense"])
+        if dense.shape[1] != self.dimensions:
+            raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
+        sparse = colbert = None
+        if "sparse" in heads:
+            unused = self.encoder.unused()
+            sparse = [lexical(item.ids, row, unused) for item, row in zip(encoded, found["sparse"], strict=True)]
+        if "colbert" in heads:
+            colbert = [row[1:] for row in found["colbert"]]
+        tokens, truncated = [len(item.ids) for item in encoded], [item.truncated for item in encoded]
+        return Embeddings(cut(dense, width), sparse, colbert, tokens, truncated)
+
+    def rerank(
+        self, query: str, documents: Sequence[str], top_n: int | None = None, instruction: str | None = None
+    ) -> list[Ranked]:
+        """The documents by relevance to the query, best first; all of them, or the `top_n` best. An empty document is one, too.
+
+        instruction: what relevance means, for a model that takes instructions.
+        Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in a score.
+        """
+        if self.task != "rerank":
+            raise UsageError(f"{self.name} embeds texts and cannot rerank; give a reranker")
+        if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
+            raise UsageError(f"top_n must be a whole number over 0, not {top_n!r}")
+        check_text(query, "query")
+        documents = check_texts(documents, "document", empty=True)
+        encoded = self.encoder.pairs(query, documents, self.manifest.model.prompts, instruction)
+        logits = np.array(self._run(encoded, ("score",))["score"])
+        scores = probability(logits)
+        order = np.argsort(-logits, kind="stable")[:top_n].tolist()
+        return [
+            Ranked(row, float(scores[row]), float(logits[row]), len(encoded[row].ids), encoded[row].truncated) for row in order
+        ]
+
+    def _check_heads(self, heads: Sequence[str]) -> None:
+        if self.task != "embed":
+            raise UsageError(f"{self.name} is a reranker and cannot embed; give an embedding model")
+        if isinstance(heads, str) or not heads or not set(heads) <= set(self.manifest.model.heads):
+            raise UsageError(f"heads {heads!r}: {self.name} has {', '.join(self.manifest.model.heads)}")
+
+    def _run(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> dict[str, list[np.ndarray]]:
+        """{head: an array per text}, without padding: score (), dense (d,), sparse (tokens,), colbert (tokens, d)."""
+        found: dict[str, list[Any]] = {head: [None] * len(encoded) for head in heads}
         for rows in batches(encoded):
             tokens = self.encoder.batch([encoded[row] for row in rows])
-            vectors = self.runtime.run(tokens, ("sentence_embedding",))["sentence_embedding"]
-            if vectors.shape[1] != self.dimensions:
-                raise IntegrityError(f"{self.name}: {vectors.shape[1]} dimensions, the manifest says {self.dimensions}")
-            dense[rows] = vectors
-        broken = np.flatnonzero(~np.isfinite(dense).all(axis=1))
-        if broken.size:
-            raise NotFiniteError(f"{self.name}: NaN or infinity in the vector of text {broken[0]} ({broken.size} in all)")
-        return Embeddings(cut(dense, width), [len(item.ids) for item in encoded], [item.truncated for item in encoded])
+            arrays = self.runtime.run(tokens, tuple(OUTPUTS[head] for head in heads))
+            for head in heads:
+                for row, values in zip(rows, arrays[OUTPUTS[head]], strict=True):
+                    found[head][row] = values[: len(encoded[row].ids)] if head in LINEAR else values
+        for head, values in found.items():
+            broken = [row for row, value in enumerate(values) if not np.isfinite(value).all()]
+            if broken:
+                where = f"the {head} output of text {broken[0]} ({len(broken)} in all)"
+                raise NotFiniteError(f"{self.name}: NaN or infinity in {where}")
+        return found
 
     def info(self) -> dict[str, Any]:
         """What a client may want to know of the model, as JSON values."""

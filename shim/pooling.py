@@ -1,5 +1,6 @@
-"""From hidden states to what a caller gets: pooling, normalisation, and the cut to fewer dimensions."""
+"""From hidden states to what a caller gets: pooling, heads, normalisation, and the cut to fewer dimensions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,21 +9,47 @@ from shim.architectures import Ops
 from shim.errors import UsageError
 
 POOLINGS = ("cls", "mean", "last")
+# Head -> the output of a runtime, or of an ONNX graph, that it is made from.
+OUTPUTS = {"dense": "sentence_embedding", "sparse": "sparse_weights", "colbert": "colbert_vecs", "score": "score"}
+HEADS = tuple(OUTPUTS)
+# Head -> the module of its linear layer over the hidden states, as bge-m3's repository calls it, and how wide that is.
+LINEAR = {"sparse": "sparse_linear", "colbert": "colbert_linear"}
 
 
-def outputs(ops: Ops, hidden: Any, pooling: str) -> dict[str, Any]:
+def head_tensors(module: Any, config: Any, heads: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of the heads, which are kept apart from those of the layers and never quantized."""
+    width = config.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {}
+    for head, rows in (("sparse", 1), ("colbert", width)):
+        if head in heads:
+            shapes |= {f"{LINEAR[head]}.weight": (rows, width), f"{LINEAR[head]}.bias": (rows,)}
+    return shapes | (module.scoring(config) if "score" in heads else {})
+
+
+def outputs(ops: Ops, module: Any, config: Any, pooling: str, heads: Sequence[str]) -> dict[str, Any]:
     """The named outputs that every runtime offers and every ONNX graph has.
 
-    hidden: (n, length, d). last_hidden_state, the name that optimum reads, and token_embeddings, the one of
-    sentence-transformers: hidden itself; sentence_embedding: (n, d), pooled, then L2-normalised.
+    A reranker: score (n,), the raw relevance logit, and the same as logits (n, 1), the name and shape that optimum reads.
+    An embedder: last_hidden_state, the name that optimum reads, and token_embeddings, the one of sentence-transformers:
+    (n, length, d); sentence_embedding (n, d), pooled, then L2-normalised. bge-m3's further heads (Chen et al. 2024):
+    sparse_weights (n, length) = relu(linear(hidden)), colbert_vecs (n, length, d), L2-normalised linear(hidden).
     """
     if pooling not in POOLINGS:
         raise UsageError(f"pooling {pooling!r} unknown ({', '.join(POOLINGS)})")
-    return {
+    if "score" in heads:
+        logits = module.score(ops, config)
+        return {"logits": logits, "score": ops.column(logits, 0)}
+    hidden = module.encode(ops, config)
+    found = {
         "last_hidden_state": hidden,
         "token_embeddings": hidden,
         "sentence_embedding": ops.normalize(ops.pool(hidden, pooling)),
     }
+    if "sparse" in heads:
+        found["sparse_weights"] = ops.column(ops.relu(ops.head(LINEAR["sparse"], hidden)), 0)
+    if "colbert" in heads:
+        found["colbert_vecs"] = ops.normalize(ops.head(LINEAR["colbert"], hidden))
+    return found
 
 
 def check_dimensions(dimensions: object, width: int) -> int:
@@ -43,3 +70,20 @@ def cut(dense: np.ndarray, dimensions: int) -> np.ndarray:
         return dense
     part = dense[:, :dimensions]
     return part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def lexical(ids: Sequence[int], weights: np.ndarray, unused: frozenset[int]) -> dict[int, float]:
+    """Token id -> its greatest weight in the text, without special tokens and zeros.
+
+    ids: the text's tokens; weights: (length,) of the sparse head, at least as long. Source: Chen et al. 2024, BGE M3-Embedding.
+    """
+    found: dict[int, float] = {}
+    for token, weight in zip(ids, weights.tolist(), strict=False):
+        if weight > found.get(token, 0.0) and token not in unused:
+            found[token] = weight
+    return found
+
+
+def probability(logits: np.ndarray) -> np.ndarray:
+    """The logistic function; of yes - no, it is the softmax's share of yes."""
+    return 1 / (1 + np.exp(-logits.astype(np.float64)))

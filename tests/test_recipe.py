@@ -13,6 +13,14 @@ from shim.errors import UsageError
 
 BGE = {"retrieval.query": "Represent this sentence for searching relevant passages: "}
 E5 = {"retrieval.query": "query: ", "retrieval.passage": "passage: "}
+QWEN3 = {"instruction": "Instruct: {instruction}\nQuery:"}
+QWEN3_PAIR = {
+    "pair": "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    "<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+    "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",
+    "default": "Given a web search query, retrieve relevant passages that answer the query",
+}
 # name: repo, revision (design.md, section 7), prompts of retrieval.
 PINNED = {
     "all-minilm-l6-v2": ("sentence-transformers/all-MiniLM-L6-v2", "c9745ed1d9f207416be6d2e6f8de32d1f16199bf", {}),
@@ -25,6 +33,26 @@ PINNED = {
         "intfloat/multilingual-e5-large-instruct",
         "274baa43b0e13e37fafa6428dbc7938e62e5c439",
         {"instruction": "Instruct: {instruction}\nQuery: "},
+    ),
+    "bge-m3": ("BAAI/bge-m3", "5617a9f61b028005a4858fdac845db406aefb181", {}),
+    "user-bge-m3": ("deepvk/USER-bge-m3", "main", {}),
+    "bge-reranker-v2-m3": ("BAAI/bge-reranker-v2-m3", "953dc6f6f85a1b2dbfca4c34a2796e7dde08d41e", {}),
+    "qwen3-embedding-0.6b": ("Qwen/Qwen3-Embedding-0.6B", "97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3", QWEN3),
+    "qwen3-embedding-4b": ("Qwen/Qwen3-Embedding-4B", "5cf2132abc99cad020ac570b19d031efec650f2b", QWEN3),
+    "qwen3-embedding-8b": ("Qwen/Qwen3-Embedding-8B", "1d8ad4ca9b3dd8059ad90a75d4983776a23d44af", QWEN3),
+    "qwen3-reranker-0.6b": ("Qwen/Qwen3-Reranker-0.6B", "e61197ed45024b0ed8a2d74b80b4d909f1255473", QWEN3_PAIR),
+    "qwen3-reranker-4b": ("Qwen/Qwen3-Reranker-4B", "22e683669bc0f0bd69640a1354a6d0aebcfeede5", QWEN3_PAIR),
+    "qwen3-reranker-8b": ("Qwen/Qwen3-Reranker-8B", "5fa94080caafeaa45a15d11f969d7978e087a3db", QWEN3_PAIR),
+    "nomic-embed-text-v1.5": (
+        "nomic-ai/nomic-embed-text-v1.5",
+        "e9b6763023c676ca8431644204f50c2b100d9aab",
+        {
+            "retrieval.query": "search_query: ",
+            "retrieval.passage": "search_document: ",
+            "classification": "classification: ",
+            "clustering": "clustering: ",
+            "separation": "clustering: ",
+        },
     ),
 }
 
@@ -47,9 +75,8 @@ def test_repo_revision_and_prompts_are_the_pinned_ones(name: str) -> None:
     loaded = recipe.load(name)
     repo, revision, prompts = PINNED[name]
     assert (loaded.name, loaded.source.repo, loaded.source.revision) == (name, repo, revision)
-    assert {
-        task: text for task, text in loaded.model.prompts.items() if task.startswith(("retrieval.", "instruction"))
-    } == prompts
+    pinned = ("retrieval.query", "retrieval.passage", "instruction", "pair", "default", *prompts)
+    assert {task: text for task, text in loaded.model.prompts.items() if task in pinned} == prompts
     assert loaded.parity.cosine == 0.999
 
 
@@ -105,7 +132,7 @@ def test_an_unknown_recipe_like_none_of_ours_gets_the_list() -> None:
         ('"embed"', '"translate"', 'task "translate" unknown (embed'),
         ('"bert"', '"bret"', "architecture 'bret' unknown"),
         ('["dense"]', '["dense", "thick"]', 'heads "thick" unknown (dense'),
-        ('["dense"]', "[]", "heads is empty"),
+        ('["dense"]', "[]", 'heads must hold "dense"'),
         ("dimensions = 64", "dimensions = 0", "dimensions must be positive"),
         ("cosine = 0.99", "cosine = 1.5", "cosine must be over 0 and at most 1"),
         ("cosine = 0.99", "cosine = nan", "cosine must be over 0 and at most 1"),

@@ -26,6 +26,36 @@ class Text:
         return "retrieval.query" if self.kind == "query" else "retrieval.passage"
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """A query and the documents that a reranker orders for it."""
+
+    query: Text
+    documents: list[Text]
+
+
+def rankings(texts: list[Text], documents: int = 10, queries: int = 30) -> list[Ranking]:
+    """The queries among the texts, or where there are none the first texts, each with other texts as its documents.
+
+    A query's own translations (`id` but for the language at its end) are among them, as the most relevant that there is, and
+    every fifth query has a text of kind `long`. The others are taken in turn, so that together the queries see all of them.
+    """
+    asked = [text for text in texts if text.kind == "query"][:queries] or texts[:queries]
+    plain = [text for text in texts if text.kind not in ("query", "long")]
+    long = [text for text in texts if text.kind == "long"]
+    found = []
+    for number, query in enumerate(asked):
+        stem = query.id.rsplit(".", 1)[0]
+        chosen = [text for text in asked if text is not query and text.id.rsplit(".", 1)[0] == stem]
+        if long and number % 5 == 0:
+            chosen.append(long[number // 5 % len(long)])
+        others = [text for text in plain if text is not query] or [text for text in texts if text is not query]
+        count = min(documents - len(chosen), len(others))
+        chosen += [others[(number * count + place) % len(others)] for place in range(count)]
+        found.append(Ranking(query, chosen or [query]))
+    return found
+
+
 def read(path: Path) -> list[Text]:
     """The texts of a JSON Lines file whose objects have `text` (and may have id, lang, kind), or of a text file, one a line.
 

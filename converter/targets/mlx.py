@@ -7,14 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from converter.checkpoint import Checkpoint
-from converter.quantize.grid import Codes, Scheme, round_to_nearest
+from converter.quantize.grid import Scheme, round_to_nearest
 from converter.recipe import Recipe
 from converter.targets import safetensors
 from converter.targets.safetensors import Layout
 
 BITS = (2, 3, 4, 5, 6, 8, 16)
 DEFAULT_BITS = 4
-ROWS = 8192  # rows packed at a time: a bit per byte is eight times the codes
+APART = ("sparse_linear.", "colbert_linear.", "score.")
 
 
 def write(
@@ -22,26 +22,33 @@ def write(
 ) -> None:
     """Write the weights into `directory`: quantized as `plan` says, the others in float16.
 
-    `done` is called after each tensor.
+    Heads that other loaders do not know have a file each, named after their module. `done` is called after each tensor.
     """
-    del recipe  # `config.json` says what other loaders ask
+    apart = {name: name.split(".")[0] for name in checkpoint.heads if name.startswith(APART)}
     layouts: dict[str, Layout] = {}
     for name, tensor in checkpoint.tensors.items():
-        layouts |= _layout(name, tensor.shape, plan.get(name.removesuffix(".weight")))
+        if name not in apart:
+            layouts |= _layout(name, tensor.shape, plan.get(name.removesuffix(".weight")))
 
     def tensors() -> Iterator[tuple[str, np.ndarray]]:
         for name in checkpoint.tensors:
+            if name in apart:
+                continue
             scheme = plan.get(name.removesuffix(".weight"))
             if scheme is None:
-                yield name, checkpoint.read(name, np.float16)
+                yield from ((name, part) for part in checkpoint.chunks(name, np.float16))
             else:
-                codes = round_to_nearest(checkpoint.read(name), scheme)
-                yield name, pack(codes.codes, scheme.bits)
-                yield from _scales(name, codes)
+                yield from _quantized(checkpoint, name, scheme)
             done()
 
-    safetensors.write(directory / "model.safetensors", layouts, tensors())
+    safetensors.write(directory, layouts, tensors())
+    for module in sorted(set(apart.values())):
+        names = [name for name in apart if apart[name] == module]
+        head = {name: Layout("F16", checkpoint.tensors[name].shape) for name in names}
+        safetensors.write(directory, head, ((name, checkpoint.read(name, np.float16)) for name in names), module)
     config = dict(checkpoint.config)
+    if recipe.task == "embed" and config.get("tie_word_embeddings") is False:
+        config["tie_word_embeddings"] = True  # an embedding has no head, and mlx-lm would look for one
     if plan:
         config["quantization"] = config["quantization_config"] = quantization(plan, bits)
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
@@ -60,15 +67,11 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
 
     Each row is one little-endian stream of bits, as `mx.quantize` lays it out.
     """
-    rows, columns = codes.shape
+    rows = len(codes)
     if bits == 8:
         return np.ascontiguousarray(codes).view("<u4")
-    packed = np.empty((rows, columns * bits // 32), "<u4")
-    for start in range(0, rows, ROWS):
-        chunk = codes[start : start + ROWS, :, None]
-        stream = np.unpackbits(chunk, axis=2, count=bits, bitorder="little").reshape(len(chunk), -1)
-        packed[start : start + ROWS] = np.packbits(stream, axis=1, bitorder="little").view("<u4")
-    return packed
+    stream = np.unpackbits(codes[..., None], axis=2, count=bits, bitorder="little").reshape(rows, -1)
+    return np.packbits(stream, axis=1, bitorder="little").view("<u4")
 
 
 def _layout(name: str, shape: tuple[int, ...], scheme: Scheme | None) -> dict[str, Layout]:
@@ -79,7 +82,12 @@ def _layout(name: str, shape: tuple[int, ...], scheme: Scheme | None) -> dict[st
     return {name: Layout("U32", (rows, columns * scheme.bits // 32)), f"{module}.scales": groups, f"{module}.biases": groups}
 
 
-def _scales(name: str, codes: Codes) -> Iterator[tuple[str, np.ndarray]]:
-    module = name.removesuffix(".weight")
-    yield f"{module}.scales", codes.scales.astype(np.float16)
-    yield f"{module}.biases", codes.offsets.astype(np.float16)
+def _quantized(checkpoint: Checkpoint, name: str, scheme: Scheme) -> Iterator[tuple[str, np.ndarray]]:
+    module, scales, offsets = name.removesuffix(".weight"), [], []
+    for part in checkpoint.chunks(name):
+        codes = round_to_nearest(part, scheme)
+        scales.append(codes.scales.astype(np.float16))
+        offsets.append(codes.offsets.astype(np.float16))
+        yield name, pack(codes.codes, scheme.bits)
+    yield f"{module}.scales", np.concatenate(scales)
+    yield f"{module}.biases", np.concatenate(offsets)

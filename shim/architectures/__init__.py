@@ -32,35 +32,78 @@ class Ops(Protocol):
     def embedding(self, name: str, ids: Any) -> Any:
         """Rows of the table `name` for integer ids of any shape; appends the table's width."""
 
-    def linear(self, name: str, x: Any) -> Any:
+    def linear(self, name: str, x: Any, bias: bool = True) -> Any:
         """x @ weight.T + bias."""
+
+    def head(self, name: str, x: Any, bias: bool = True) -> Any:
+        """`linear` in float32, whatever the layers compute in: what a head gives is an output itself, so it stays exact."""
+
+    def full(self, x: Any) -> Any:
+        """x in float32. A sum with it is float32, too: for a stream of additions that outgrows float16."""
 
     def layer_norm(self, name: str, x: Any, eps: float) -> Any:
         """Normalise over the last axis, then scale and shift."""
 
+    def rms_norm(self, name: str, x: Any, eps: float) -> Any:
+        """x / sqrt(mean of x² over the last axis + eps) in float32, then scale, in the dtype of the weights."""
+
     def gelu(self, x: Any) -> Any:
         """The exact (erf) GELU."""
 
+    def silu(self, x: Any) -> Any:
+        """x * sigmoid(x)."""
+
+    def tanh(self, x: Any) -> Any:
+        """Hyperbolic tangent."""
+
+    def relu(self, x: Any) -> Any:
+        """max(x, 0)."""
+
     def add(self, x: Any, y: Any) -> Any:
-        """x + y with broadcasting."""
+        """x + y with broadcasting; float32 where one of them is."""
 
-    def attention(self, query: Any, key: Any, value: Any, heads: int) -> Any:
-        """softmax(q k^T / sqrt(width / heads)) v for each head; padding keys are masked.
+    def subtract(self, x: Any, y: Any) -> Any:
+        """x - y."""
 
-        Every input and the output are (n, length, width).
+    def multiply(self, x: Any, y: Any) -> Any:
+        """x * y."""
+
+    def split(self, x: Any, parts: int) -> Any:
+        """Equal parts of the last axis, as a sequence."""
+
+    def column(self, x: Any, index: int) -> Any:
+        """x[..., index]."""
+
+    def split_heads(self, x: Any, heads: int) -> Any:
+        """(n, length, heads * d) as (n, heads, length, d)."""
+
+    def rotate(self, x: Any, base: float) -> Any:
+        """Rotary positions on (n, heads, length, d): pairs are (i, i + d / 2), the angle is position * base ** (-2 i / d).
+
+        Source: Su et al. 2021, RoFormer.
+        """
+
+    def attention(self, query: Any, key: Any, value: Any, causal: bool = False) -> Any:
+        """softmax(q k^T / sqrt(d)) v for each head, heads joined again: (n, length, heads * d).
+
+        query: (n, heads, length, d). key, value: (n, groups, length, d), each for heads / groups query heads.
+        Padding keys are masked, wherever the padding is; with `causal` the keys behind a query, too.
         """
 
     def pool(self, hidden: Any, pooling: str) -> Any:
-        """(n, width) from the hidden states: `cls` the first token, `mean` over the tokens that are not padding."""
+        """(n, width) float32: `cls` the first token, `mean` over the tokens that are not padding, `last` the last of them."""
 
     def normalize(self, x: Any) -> Any:
-        """x / its L2 norm over the last axis."""
+        """x / its L2 norm over the last axis, in float32."""
 
 
 def architecture(name: str) -> Any:
-    """The module of the architecture `name`, with Config, KEYS, DROPPED, OPTIONAL, FULL_PRECISION, parameters and encode.
+    """The module of the architecture `name`.
 
-    Raises UsageError when there is none."""
+    It has Config; the tables KEYS, DROPPED, OPTIONAL, FULL_PRECISION and ROWS; `parameters(config)`, `encode(ops, config)`;
+    and where it can score, `scoring(config)`, the tensors that a reranker has besides, and `score(ops, config)`. Raises
+    UsageError when there is none.
+    """
     if not name.isidentifier() or importlib.util.find_spec(f"{__name__}.{name}") is None:
         raise UsageError(f"architecture {name!r} unknown; there is no shim/architectures/{name}.py")
     return importlib.import_module(f"{__name__}.{name}")

@@ -14,6 +14,7 @@ DROPPED = (r"^embeddings\.position_ids$", r"^cls\.")
 OPTIONAL = (r"^pooler\.",)
 # Tables too small to be worth quantizing: under one weight in a hundred.
 FULL_PRECISION = (r"\.position_embeddings\.", r"\.token_type_embeddings\.")
+ROWS = ()
 MAX_LAYERS = 1000  # beyond any real model: a wrong number must not fill the memory with names
 MAX_VALUE = 1e9
 
@@ -37,16 +38,7 @@ class Config:
         for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
             if raw.get(key, known) != known:
                 raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
-        try:
-            config = cls(**{name: raw[name] for name in cls.__dataclass_fields__})
-        except KeyError as error:
-            raise SourceError(f"config.json: key {error} missing") from None
-        for name, value in vars(config).items():
-            kind = int if cls.__dataclass_fields__[name].type is int else (int, float)
-            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < MAX_VALUE:
-                raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
-        if config.num_hidden_layers > MAX_LAYERS:
-            raise SourceError(f"config.json: num_hidden_layers {config.num_hidden_layers} is over {MAX_LAYERS}")
+        config = read_config(cls, raw)
         if config.hidden_size % config.num_attention_heads:
             raise SourceError("config.json: hidden_size is not a multiple of num_attention_heads")
         return config
@@ -57,6 +49,21 @@ class Config:
         return self.max_position_embeddings
 
 
+def read_config(cls: Any, raw: dict[str, Any]) -> Any:
+    """The fields of a Config class from the same keys of `config.json`. Raises SourceError unless all are positive numbers."""
+    try:
+        config = cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+    except KeyError as error:
+        raise SourceError(f"config.json: key {error} missing") from None
+    for name, value in vars(config).items():
+        kind = int if cls.__dataclass_fields__[name].type is int else (int, float)
+        if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < MAX_VALUE:
+            raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
+    if config.num_hidden_layers > MAX_LAYERS:
+        raise SourceError(f"config.json: num_hidden_layers {config.num_hidden_layers} is over {MAX_LAYERS}")
+    return config
+
+
 def parameters(config: Config) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor that a checkpoint may have; a weight of two axes is a table or a matrix (out, in)."""
     width, inner = config.hidden_size, config.intermediate_size
@@ -64,23 +71,34 @@ def parameters(config: Config) -> dict[str, tuple[int, ...]]:
         "embeddings.word_embeddings.weight": (config.vocab_size, width),
         "embeddings.position_embeddings.weight": (config.max_position_embeddings, width),
         "embeddings.token_type_embeddings.weight": (config.type_vocab_size, width),
-        **_with_bias("embeddings.LayerNorm", (width,)),
-        **_with_bias("pooler.dense", (width, width)),
+        **with_bias("embeddings.LayerNorm", (width,)),
+        **with_bias("pooler.dense", (width, width)),
     }
     for index in range(config.num_hidden_layers):
         layer = f"encoder.layer.{index}"
         for name in ("query", "key", "value"):
-            shapes |= _with_bias(f"{layer}.attention.self.{name}", (width, width))
-        shapes |= _with_bias(f"{layer}.attention.output.dense", (width, width))
-        shapes |= _with_bias(f"{layer}.attention.output.LayerNorm", (width,))
-        shapes |= _with_bias(f"{layer}.intermediate.dense", (inner, width))
-        shapes |= _with_bias(f"{layer}.output.dense", (width, inner))
-        shapes |= _with_bias(f"{layer}.output.LayerNorm", (width,))
+            shapes |= with_bias(f"{layer}.attention.self.{name}", (width, width))
+        shapes |= with_bias(f"{layer}.attention.output.dense", (width, width))
+        shapes |= with_bias(f"{layer}.attention.output.LayerNorm", (width,))
+        shapes |= with_bias(f"{layer}.intermediate.dense", (inner, width))
+        shapes |= with_bias(f"{layer}.output.dense", (width, inner))
+        shapes |= with_bias(f"{layer}.output.LayerNorm", (width,))
     return shapes
 
 
-def _with_bias(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+def with_bias(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def scoring(config: Config) -> dict[str, tuple[int, ...]]:
+    """The tensors of a cross-encoder besides `parameters`, whose pooler it uses."""
+    return with_bias("classifier", (1, config.hidden_size)) | with_bias("pooler.dense", (config.hidden_size,) * 2)
+
+
+def score(ops: Ops, config: Config) -> Any:
+    """(n, 1) relevance logits of pairs: a dense layer and tanh over the first token, then one row."""
+    pooled = ops.tanh(ops.head("pooler.dense", ops.pool(encode(ops, config), "cls")))
+    return ops.head("classifier", pooled)
 
 
 def encode(ops: Ops, config: Config) -> Any:
@@ -97,7 +115,7 @@ def layers(ops: Ops, config: Config, x: Any) -> Any:
     for index in range(config.num_hidden_layers):
         layer = f"encoder.layer.{index}"
         query, key, value = (ops.linear(f"{layer}.attention.self.{name}", x) for name in ("query", "key", "value"))
-        attended = ops.attention(query, key, value, config.num_attention_heads)
+        attended = ops.attention(*(ops.split_heads(part, config.num_attention_heads) for part in (query, key, value)))
         attended = ops.linear(f"{layer}.attention.output.dense", attended)
         x = ops.layer_norm(f"{layer}.attention.output.LayerNorm", ops.add(attended, x), config.layer_norm_eps)
         inner = ops.gelu(ops.linear(f"{layer}.intermediate.dense", x))

@@ -9,6 +9,7 @@ KEYS = ((r"^roberta\.", ""),)
 DROPPED = (r"^embeddings\.position_ids$", r"^lm_head\.")
 OPTIONAL = bert.OPTIONAL
 FULL_PRECISION = bert.FULL_PRECISION
+ROWS = ()
 parameters = bert.parameters
 
 
@@ -34,3 +35,15 @@ def encode(ops: Ops, config: Config) -> Any:
     segment = ops.embedding("embeddings.token_type_embeddings", ops.index(0))
     x = ops.layer_norm("embeddings.LayerNorm", ops.add(ops.add(words, segment), places), config.layer_norm_eps)
     return bert.layers(ops, config, x)
+
+
+def scoring(config: Config) -> dict[str, tuple[int, ...]]:
+    """The tensors of a cross-encoder besides `parameters`."""
+    width = config.hidden_size
+    return bert.with_bias("classifier.dense", (width, width)) | bert.with_bias("classifier.out_proj", (1, width))
+
+
+def score(ops: Ops, config: Config) -> Any:
+    """(n, 1) relevance logits of pairs: a dense layer and tanh over the first token, then one row."""
+    first = ops.pool(encode(ops, config), "cls")
+    return ops.head("classifier.out_proj", ops.tanh(ops.head("classifier.dense", first)))

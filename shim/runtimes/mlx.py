@@ -14,7 +14,8 @@ import numpy as np
 from shim.architectures import architecture
 from shim.artifact import ModelSpec, read_object
 from shim.errors import IntegrityError, UsageError
-from shim.pooling import outputs
+from shim.pooling import head_tensors, outputs
+from shim.runtimes.mlx_ops import MlxOps
 from shim.text import Tokens
 
 DEVICES = ("auto", "cpu", "gpu")
@@ -68,16 +69,16 @@ class MlxRuntime:
         self.config = self.module.Config.read(raw)
         self.weights: dict[str, Any] = {}
         try:
-            for path in sorted(directory.glob("model*.safetensors")):
+            for path in sorted(directory.glob("*.safetensors")):
                 self.weights |= mx.load(str(path))
         except RuntimeError as error:
             raise IntegrityError(f"{directory}: {error}") from None
         self.quantization = _quantization(raw, self.weights)
-        known = self.module.parameters(self.config)
-        self.weights = {name: weight for name, weight in self.weights.items() if not _matches(name, self.module.OPTIONAL)}
+        heads = head_tensors(self.module, self.config, spec.heads)
+        known = {n: s for n, s in self.module.parameters(self.config).items() if not _matches(n, self.module.OPTIONAL)} | heads
+        self.weights = {n: w for n, w in self.weights.items() if n in heads or not _matches(n, self.module.OPTIONAL)}
         for name, shape in known.items():
-            if not _matches(name, self.module.OPTIONAL):
-                self._check_shape(directory, name, shape)
+            self._check_shape(directory, name, shape)
         if kernels == "float32":
             for name in list(self.weights):
                 if name.endswith(".weight"):
@@ -86,6 +87,7 @@ class MlxRuntime:
                     self.weights[name] = self.weights[name].astype(mx.float32)
             self.weights = {n: w for n, w in self.weights.items() if not n.endswith((".scales", ".biases"))}
             self.quantization = {}
+        self.weights |= {name: self.weights[name].astype(mx.float32) for name in heads}
         mx.eval(self.weights)
 
     def _check_shape(self, directory: Path, name: str, shape: tuple[int, ...]) -> None:
@@ -106,8 +108,8 @@ class MlxRuntime:
 
     def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
-        ops = MlxOps(self, tokens)
-        found = outputs(ops, self.module.encode(ops, self.config), self.spec.pooling)
+        ops = MlxOps(self.mx, self.weights, self.packed, tokens)
+        found = outputs(ops, self.module, self.config, self.spec.pooling, self.spec.heads)
         arrays = [found[name].astype(self.mx.float32) for name in names]
         self.mx.eval(arrays)
         return {name: np.array(array) for name, array in zip(names, arrays, strict=True)}
@@ -137,69 +139,3 @@ def _quantization(raw: dict[str, Any], weights: dict[str, Any]) -> dict[str, dic
         return {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"config.json: quantization is malformed ({type(error).__name__}: {error})") from None
-
-
-class MlxOps:
-    """shim.architectures.Ops for one batch."""
-
-    def __init__(self, runtime: MlxRuntime, tokens: Tokens):
-        self.mx, self.runtime, self.weights = runtime.mx, runtime, runtime.weights
-        self.tokens = tokens
-        self.mask = self.mx.array(tokens.attention_mask.astype(bool))
-
-    def input_ids(self) -> Any:
-        return self.mx.array(self.tokens.input_ids)
-
-    def token_type_ids(self) -> Any:
-        return self.mx.array(self.tokens.token_type_ids)
-
-    def positions(self, first: int = 0) -> Any:
-        return self.mx.arange(first, first + self.mask.shape[1])[None]
-
-    def index(self, value: int) -> Any:
-        return self.mx.array(value)
-
-    def embedding(self, name: str, ids: Any) -> Any:
-        packed = self.runtime.packed(name)
-        if packed is None:
-            return self.weights[f"{name}.weight"][ids]
-        return self.mx.dequantize(*(part[ids] for part in packed[0]), **packed[1])
-
-    def linear(self, name: str, x: Any) -> Any:
-        packed = self.runtime.packed(name)
-        if packed is None:
-            product = x @ self.weights[f"{name}.weight"].T
-        else:
-            product = self.mx.quantized_matmul(x, *packed[0], **packed[1])
-        return product + self.weights[f"{name}.bias"]
-
-    def layer_norm(self, name: str, x: Any, eps: float) -> Any:
-        return self.mx.fast.layer_norm(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
-
-    def gelu(self, x: Any) -> Any:
-        return x * (1 + self.mx.erf(x / 2**0.5)) / 2
-
-    def add(self, x: Any, y: Any) -> Any:
-        return x + y
-
-    def attention(self, query: Any, key: Any, value: Any, heads: int) -> Any:
-        n, length, width = query.shape
-        query, key, value = (x.reshape(n, length, heads, -1).transpose(0, 2, 1, 3) for x in (query, key, value))
-        mask = self.mask[:, None, None, :]
-        scale = (width // heads) ** -0.5
-        attended = self.mx.fast.scaled_dot_product_attention(query, key, value, scale=scale, mask=mask)
-        return attended.transpose(0, 2, 1, 3).reshape(n, length, width)
-
-    def pool(self, hidden: Any, pooling: str) -> Any:
-        mx = self.mx
-        if pooling == "cls":
-            return hidden[:, 0]
-        if pooling == "mean":
-            mask = self.mask[..., None]
-            return mx.where(mask, hidden.astype(mx.float32), 0).sum(axis=1) / mask.sum(axis=1)
-        last = mx.argmax(self.mask * mx.arange(1, self.mask.shape[1] + 1), axis=1)
-        return hidden[mx.arange(hidden.shape[0]), last]
-
-    def normalize(self, x: Any) -> Any:
-        x = x.astype(self.mx.float32)
-        return x / self.mx.maximum(self.mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)

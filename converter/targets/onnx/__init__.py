@@ -17,7 +17,13 @@ from shim.pooling import outputs
 BITS = (8, 16, 32)
 DEFAULT_BITS = 8
 IR_VERSION = 10
-EXTERNAL_ABOVE = 1 << 30  # bytes of weights beyond which they lie in model.onnx_data; protobuf's own limit is 2 GB
+LONG = 1024  # tokens beyond which a text's attention scores are too many to hold at once
+SHAPES = {
+    "score": ("batch_size",),
+    "logits": ("batch_size", 1),
+    "sparse_weights": ("batch_size", "sequence_length"),
+}
+EXTERNAL_ABOVE = 1 << 28  # bytes of weights beyond which they lie in model.onnx_data, written as a stream and memory-mapped
 
 
 def write(
@@ -28,9 +34,9 @@ def write(
     Weights are stored as `plan` says, the others in float16 at 16 bits, else float32. `done` is called after each tensor.
     """
     module = architecture(recipe.architecture)
-    ops = OnnxOps(checkpoint, plan, np.float16 if bits == 16 else np.float32, done)
-    hidden = module.encode(ops, module.Config.read(checkpoint.config))
-    found = outputs(ops, hidden, recipe.model.pooling)
+    blocked = recipe.model.max_tokens > LONG
+    ops = OnnxOps(checkpoint, plan, np.float16 if bits == 16 else np.float32, blocked, done)
+    found = outputs(ops, module, module.Config.read(checkpoint.config), recipe.model.pooling, recipe.model.heads)
     model = graph(ops, found, recipe)
     (directory / "onnx").mkdir()
     size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)
@@ -43,8 +49,10 @@ def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe) -> ir.Model:
     results = []
     for name, value in found.items():
         result = ops.cast(value, np.float32)
-        axes = ["batch_size"] if name == "sentence_embedding" else ["batch_size", "sequence_length"]
-        result.name, result.shape = name, ir.Shape([*axes, recipe.model.dimensions])
+        axes: tuple[str | int, ...] = ("batch_size", "sequence_length", recipe.model.dimensions)
+        if name == "sentence_embedding":
+            axes = ("batch_size", recipe.model.dimensions)
+        result.name, result.shape = name, ir.Shape(SHAPES.get(name, axes))
         result.type = ir.TensorType(ir.DataType.FLOAT)
         results.append(result)
     body = ir.Graph(

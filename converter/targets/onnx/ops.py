@@ -1,75 +1,19 @@
 """shim.architectures.Ops that record an ONNX graph: standard operators (opset 21), and ORT's for quantized weights."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from converter.checkpoint import Checkpoint
-from converter.quantize.grid import Codes, Scheme, round_to_nearest
+from converter.targets.onnx.attention import attend
+from converter.targets.onnx.recorder import Recorder
 
 OPSET = 21
 CONTRIB = "com.microsoft"
 
 
-class OnnxOps:
-    """Every call appends nodes; weights become initializers that are read only when the file is written.
-
-    dtype: what the graph computes in, float32 or float16; its outputs are float32 either way.
-    plan: {module: Scheme} of the weights that are stored as integers. done: called as each weight of the checkpoint is written.
-    """
-
-    def __init__(self, checkpoint: Checkpoint, plan: dict[str, Scheme], dtype: type, done: Callable[[], None]):
-        self.checkpoint, self.plan, self.dtype, self.done = checkpoint, plan, dtype, done
-        self.nodes: list[ir.Node] = []
-        self.initializers: dict[str, ir.Value] = {}
-        self.inputs: dict[str, ir.Value] = {}
-        self.mask_bias: ir.Value | None = None
-
-    def node(self, kind: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: Any) -> ir.Value:
-        """Append a node with one output and return that."""
-        node = ir.node(kind, inputs, attributes or None, domain=domain, name=name or f"{kind}_{len(self.nodes)}")
-        node.outputs[0].name = f"{node.name}_output"
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def input(self, name: str) -> ir.Value:
-        """A graph input, (batch, sequence) int64. Only those that are used become inputs: other loaders must feed them all."""
-        if name not in self.inputs:
-            shape = ir.Shape(["batch_size", "sequence_length"])
-            self.inputs[name] = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64))
-        return self.inputs[name]
-
-    def weight(self, name: str, shape: tuple[int, ...], dtype: type, make: Callable[[], np.ndarray]) -> ir.Value:
-        """An initializer whose values `make` gives when they are written; the same name is the same initializer."""
-        if name not in self.initializers:
-            kind, dims = ir.DataType.from_numpy(np.dtype(dtype)), ir.Shape(shape)
-            lazy = ir.LazyTensor(lambda: ir.Tensor(np.ascontiguousarray(make()), name=name), kind, dims, name=name)
-            self.initializers[name] = ir.Value(name=name, shape=dims, type=ir.TensorType(kind), const_value=lazy)
-        return self.initializers[name]
-
-    def constant(self, value: Any, dtype: type = np.int64) -> ir.Value:
-        """A small constant, shared by all who use the same value."""
-        array: np.ndarray = np.asarray(value, dtype)
-        return self.weight(f"{array.dtype}_{array.tolist()}".replace(" ", ""), array.shape, dtype, lambda: array)
-
-    def tensor(self, name: str, transpose: bool = False) -> ir.Value:
-        """A tensor of the checkpoint in the graph's dtype, transposed where a MatMul wants (in, out)."""
-        shape = self.checkpoint.tensors[name].shape
-
-        def make() -> np.ndarray:
-            array = self.checkpoint.read(name, self.dtype)
-            self.done()
-            return array.T if transpose else array
-
-        return self.weight(name, shape[::-1] if transpose else shape, self.dtype, make)
-
-    def cast(self, x: ir.Value, dtype: type) -> ir.Value:
-        return self.node("Cast", x, to=ir.DataType.from_numpy(np.dtype(dtype)))
-
-    # The operations of an architecture, in the order of the protocol.
+class OnnxOps(Recorder):
+    """The operations of an architecture, in the order of the protocol."""
 
     def input_ids(self) -> ir.Value:
         return self.input("input_ids")
@@ -79,7 +23,7 @@ class OnnxOps:
 
     def positions(self, first: int = 0) -> ir.Value:
         length = self.node("Squeeze", self.node("Shape", self.input("input_ids"), start=1, end=2))
-        end = self.add(length, self.constant(first)) if first else length
+        end = self.node("Add", length, self.constant(first)) if first else length
         return self.node("Unsqueeze", self.node("Range", self.constant(first), end, self.constant(1)), self.constant([0]))
 
     def index(self, value: int) -> ir.Value:
@@ -98,91 +42,136 @@ class OnnxOps:
         }
         return self.node("GatherBlockQuantized", codes, ids, scales, zeros, domain=CONTRIB, **attributes)
 
-    def linear(self, name: str, x: ir.Value) -> ir.Value:
+    def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
         scheme = self.plan.get(name)
+        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
         if scheme is None:
             product = self.node("MatMul", x, self.tensor(f"{name}.weight", transpose=True), name=name)
         else:
-            rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
             blocks = columns // scheme.group_size
             codes, scales, zeros = self.quantized(name, scheme, (rows, blocks, scheme.group_size))
             attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.group_size}
             product = self.node("MatMulNBits", x, codes, scales, zeros, domain=CONTRIB, name=name, **attributes)
-        return self.add(product, self.tensor(f"{name}.bias"))
+        if bias:
+            product = self.node("Add", product, self.tensor(f"{name}.bias"))
+        self.sizes[product.name] = (rows,)
+        return product
+
+    def head(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
+        product = self.node("MatMul", self.full(x), self.tensor(f"{name}.weight", transpose=True, dtype=np.float32), name=name)
+        if bias:
+            product = self.node("Add", product, self.tensor(f"{name}.bias", dtype=np.float32))
+        self.wide.add(product.name)
+        return product
+
+    def full(self, x: ir.Value) -> ir.Value:
+        if self.dtype is np.float32 or x.name in self.wide:
+            return x
+        wide = self.cast(x, np.float32)
+        self.wide.add(wide.name)
+        return wide
 
     def layer_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
         return self.node("LayerNormalization", x, self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"), epsilon=eps)
 
+    def rms_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
+        # These nodes, in this order, are what onnxruntime fuses into one.
+        wide = self.full(x)
+        mean = self.node("ReduceMean", self.node("Pow", wide, self.constant(2, np.float32)), self.constant([-1]), keepdims=1)
+        root = self.node("Sqrt", self.node("Add", mean, self.constant(eps, np.float32)))
+        normed = self.node("Div", wide, root)
+        if self.dtype is not np.float32:
+            normed = self.cast(normed, self.dtype)
+        return self._like(x, self.node("Mul", normed, self.tensor(f"{name}.weight")))
+
     def gelu(self, x: ir.Value) -> ir.Value:
         return self.node("Gelu", x)
 
+    def silu(self, x: ir.Value) -> ir.Value:
+        return self.node("Mul", x, self.node("Sigmoid", x))
+
+    def tanh(self, x: ir.Value) -> ir.Value:
+        return self._like(x, self.node("Tanh", x))
+
+    def relu(self, x: ir.Value) -> ir.Value:
+        return self._like(x, self.node("Relu", x))
+
     def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
-        return self.node("Add", x, y)
+        if not {x.name, y.name} & self.wide:
+            return self.node("Add", x, y)
+        total = self.node("Add", self.full(x), self.full(y))
+        self.wide.add(total.name)
+        return total
 
-    def attention(self, query: ir.Value, key: ir.Value, value: ir.Value, heads: int) -> ir.Value:
-        width = self.checkpoint.config["hidden_size"]
-        split = self.constant([0, 0, heads, width // heads])
-        query = self.node("Transpose", self.node("Reshape", query, split), perm=[0, 2, 1, 3])
-        key = self.node("Transpose", self.node("Reshape", key, split), perm=[0, 2, 3, 1])
-        value = self.node("Transpose", self.node("Reshape", value, split), perm=[0, 2, 1, 3])
-        scores = self.node("Mul", self.node("MatMul", query, key), self.constant(1 / math.sqrt(width // heads), self.dtype))
-        weights = self.node("Softmax", self.add(scores, self._mask_bias()), axis=-1)
-        joined = self.node("Transpose", self.node("MatMul", weights, value), perm=[0, 2, 1, 3])
-        return self.node("Reshape", joined, self.constant([0, 0, width]))
+    def subtract(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        return self._like(x, self.node("Sub", x, y))
 
-    def _mask_bias(self) -> ir.Value:
-        """(n, 1, 1, length): 0 on tokens, the least finite number on padding."""
-        if self.mask_bias is None:
-            seen = self.cast(self.node("Unsqueeze", self.input("attention_mask"), self.constant([1, 2])), np.bool_)
-            least = self.constant(np.finfo(self.dtype).min, self.dtype)
-            self.mask_bias = self.node("Where", seen, self.constant(0, self.dtype), least)
-        return self.mask_bias
+    def multiply(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        return self.node("Mul", x, y)
+
+    def split(self, x: ir.Value, parts: int) -> list[ir.Value]:
+        values = self._append("Split", (x,), {"axis": -1, "num_outputs": parts}, parts)
+        for value in values:
+            self._like(x, value)
+            self.sizes[value.name] = tuple(size // parts for size in self.sizes.get(x.name, ()))
+        return values
+
+    def column(self, x: ir.Value, index: int) -> ir.Value:
+        return self._like(x, self.node("Gather", x, self.constant(index), axis=-1))
+
+    def split_heads(self, x: ir.Value, heads: int) -> ir.Value:
+        size = self.sizes[x.name][0] // heads
+        parts = self.node("Transpose", self.node("Reshape", x, self.constant([0, 0, heads, size])), perm=[0, 2, 1, 3])
+        self.sizes[parts.name] = (heads, size)
+        return parts
+
+    def rotate(self, x: ir.Value, base: float) -> ir.Value:
+        size = self.sizes[x.name][1]
+        cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
+        low, high = self.split(x, 2)
+        turned = [
+            self.node("Sub", self.node("Mul", low, cos), self.node("Mul", high, sin)),
+            self.node("Add", self.node("Mul", high, cos), self.node("Mul", low, sin)),
+        ]
+        return self._like(x, self.node("Concat", *turned, axis=-1))
+
+    def _angles(self, base: float, size: int, kind: str) -> ir.Value:
+        """(length, size / 2) cosines or sines of the rotary angles."""
+        key = (kind, base, size)
+        if key not in self.made:
+            speeds = base ** (-np.arange(0, size, 2, dtype=np.float64) / size)
+            places = self.node("Transpose", self.cast(self.positions(), np.float32), perm=[1, 0])
+            turn = self.node(kind, self.node("Mul", places, self.constant(speeds[None], np.float32)))
+            self.made[key] = turn if self.dtype is np.float32 else self.cast(turn, self.dtype)
+        return self.made[key]
+
+    def attention(self, query: ir.Value, key: ir.Value, value: ir.Value, causal: bool = False) -> ir.Value:
+        heads, size = self.sizes[query.name]
+        return attend(self, query, key, value, (heads, self.sizes[key.name][0], size), causal)
+
+    def _like(self, x: ir.Value, y: ir.Value) -> ir.Value:
+        """y, whose sizes and width of type are those of x."""
+        if x.name in self.sizes:
+            self.sizes[y.name] = self.sizes[x.name]
+        if x.name in self.wide:
+            self.wide.add(y.name)
+        return y
 
     def pool(self, hidden: ir.Value, pooling: str) -> ir.Value:
         mask = self.input("attention_mask")
-        hidden = self.cast(hidden, np.float32)
         if pooling == "cls":
-            return self.node("Gather", hidden, self.constant(0), axis=1)
-        if pooling == "mean":
-            weights = self.cast(self.node("Unsqueeze", mask, self.constant([2])), np.float32)
-            total = self.node("ReduceSum", self.node("Mul", hidden, weights), self.constant([1]), keepdims=0)
-            return self.node("Div", total, self.node("ReduceSum", weights, self.constant([1]), keepdims=0))
-        places = self.node("Mul", mask, self.add(self.positions(), self.constant(1)))
-        return self.node("GatherND", hidden, self.node("ArgMax", places, axis=1, keepdims=1), batch_dims=1)
+            return self.full(self._like(hidden, self.node("Gather", hidden, self.constant(0), axis=1)))
+        if pooling == "last":
+            places = self.node("Mul", mask, self.node("Add", self.positions(), self.constant(1)))
+            last = self.node("ArgMax", places, axis=1, keepdims=1)
+            return self.full(self._like(hidden, self.node("GatherND", hidden, last, batch_dims=1)))
+        weights = self.cast(self.node("Unsqueeze", mask, self.constant([2])), np.float32)
+        total = self.node("ReduceSum", self.node("Mul", self.full(hidden), weights), self.constant([1]), keepdims=0)
+        mean = self.node("Div", total, self.node("ReduceSum", weights, self.constant([1]), keepdims=0))
+        self.wide.add(mean.name)
+        return mean
 
     def normalize(self, x: ir.Value) -> ir.Value:
-        norm = self.node("ReduceL2", x, self.constant([-1]), keepdims=1)
-        return self.node("Div", x, self.node("Max", norm, self.constant(1e-12, np.float32)))
-
-    def quantized(self, name: str, scheme: Scheme, shape: tuple[int, ...]) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """The codes (in `shape`), scales and zero points of the matrix `name`, quantized once, when the codes are written."""
-        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
-        groups = (rows, columns // scheme.group_size)
-        held: dict[str, np.ndarray] = {}
-
-        def make(part: str) -> np.ndarray:
-            if not held:
-                codes = round_to_nearest(self.checkpoint.read(f"{name}.weight"), scheme, self.dtype, integer_zero=True)
-                held.update(zip(("codes", "scales", "zeros"), unsigned(codes), strict=True))
-                self.done()
-            return held.pop(part)
-
-        return (
-            self.weight(f"{name}.weight_quant", shape, np.uint8, lambda: make("codes").reshape(shape)),
-            self.weight(f"{name}.weight_scales", groups, self.dtype, lambda: make("scales").astype(self.dtype)),
-            self.weight(f"{name}.weight_zero_points", groups, np.uint8, lambda: make("zeros")),
-        )
-
-
-def unsigned(codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, positive scales and uint8 zero points with weight = (code - zero) * scale, from codes with an integer zero.
-
-    A group with a negative scale is turned over: q and z become top - q and top - z, and the scale changes its sign.
-    """
-    top = 2**codes.scheme.bits - 1
-    zeros = np.round(-codes.offsets / codes.scales)
-    flip = codes.scales < 0
-    rows, columns = codes.codes.shape
-    grouped = codes.codes.reshape(rows, -1, codes.scheme.group_size)
-    turned = np.where(flip[..., None], top - grouped, grouped).astype(np.uint8)
-    return turned.reshape(rows, columns), np.abs(codes.scales), np.where(flip, top - zeros, zeros).astype(np.uint8)
+        wide = self.full(x)
+        norm = self.node("ReduceL2", wide, self.constant([-1]), keepdims=1)
+        return self._like(wide, self.node("Div", wide, self.node("Max", norm, self.constant(1e-12, np.float32))))

@@ -1,0 +1,141 @@
+"""Recording an ONNX graph: nodes, inputs, and weights that are read from the checkpoint only when the file is written."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.checkpoint import Checkpoint
+from converter.quantize.grid import Codes, Scheme, round_to_nearest
+
+
+class Recorder:
+    """Every call appends nodes; weights become initializers that are read only when the file is written.
+
+    dtype: what the graph computes in, float32 or float16; its outputs are float32 either way. blocked: attend block by block.
+    plan: {module: Scheme} of the weights that are stored as integers. done: called as each weight of the checkpoint is written.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, plan: dict[str, Scheme], dtype: type, blocked: bool, done: Callable[[], None]):
+        self.checkpoint, self.plan, self.dtype, self.blocked, self.done = checkpoint, plan, dtype, blocked, done
+        self.nodes: list[ir.Node] = []
+        self.initializers: dict[str, ir.Value] = {}
+        self.inputs: dict[str, ir.Value] = {}
+        self.made: dict[Any, ir.Value] = {}  # what every layer shares
+        self.wide: set[str] = set()  # values that are float32 in a float16 graph
+        self.sizes: dict[str, tuple[int, ...]] = {}  # (width,) of what `linear` gave, (heads, d) once it is split
+        self.count = 0
+
+    def node(self, kind: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: Any) -> ir.Value:
+        """Append a node with one output and return that."""
+        return self._append(kind, inputs, attributes, 1, domain, name)[0]
+
+    def _append(
+        self, kind: str, inputs: Any, attributes: dict[str, Any], outputs: int, domain: str = "", name: str = ""
+    ) -> list[ir.Value]:
+        name = name or f"{kind}_{self.count}"
+        node = ir.node(kind, inputs, attributes or None, domain=domain, num_outputs=outputs, name=name)
+        for index, value in enumerate(node.outputs):
+            value.name = f"{name}_output{index or ''}"
+        self.nodes.append(node)
+        self.count += 1
+        return list(node.outputs)
+
+    def input(self, name: str) -> ir.Value:
+        """A graph input, (batch, sequence) int64. Only those that are used become inputs: other loaders must feed them all."""
+        if name not in self.inputs:
+            shape = ir.Shape(["batch_size", "sequence_length"])
+            self.inputs[name] = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64))
+        return self.inputs[name]
+
+    def weight(self, name: str, shape: tuple[int, ...], dtype: type, make: Callable[[], Iterable[np.ndarray]]) -> ir.Value:
+        """An initializer whose values, in parts, `make` gives when they are written; the same name is the same initializer."""
+        if name not in self.initializers:
+            kind, dims = ir.DataType.from_numpy(np.dtype(dtype)), ir.Shape(shape)
+            tensor = Streamed(make, kind, dims, name)
+            self.initializers[name] = ir.Value(name=name, shape=dims, type=ir.TensorType(kind), const_value=tensor)
+        return self.initializers[name]
+
+    def constant(self, value: Any, dtype: type = np.int64) -> ir.Value:
+        """A small constant, shared by all who use the same value."""
+        array: np.ndarray = np.asarray(value, dtype)
+        return self.weight(f"{array.dtype}_{array.tolist()}".replace(" ", ""), array.shape, dtype, lambda: [array])
+
+    def tensor(self, name: str, transpose: bool = False, dtype: type | None = None) -> ir.Value:
+        """A tensor of the checkpoint in `dtype`, else the graph's, transposed where a MatMul wants (in, out)."""
+        shape, kind = self.checkpoint.tensors[name].shape, dtype or self.dtype
+
+        def make() -> Iterator[np.ndarray]:
+            if transpose:
+                yield self.checkpoint.read(name, kind).T
+            else:
+                yield from self.checkpoint.chunks(name, kind)
+            self.done()
+
+        return self.weight(name, shape[::-1] if transpose else shape, kind, make)
+
+    def cast(self, x: ir.Value, dtype: type) -> ir.Value:
+        return self.node("Cast", x, to=ir.DataType.from_numpy(np.dtype(dtype)))
+
+    def slice(self, x: ir.Value, start: ir.Value | int, end: ir.Value | int, axis: int) -> ir.Value:
+        """x[..., start:end, ...] on one axis; the ends are numbers or (1,) values."""
+        ends = [self.constant([end]) if isinstance(end, int) else end for end in (start, end)]
+        return self.node("Slice", x, *ends, self.constant([axis]))
+
+    def length(self, x: ir.Value, axis: int) -> ir.Value:
+        """The size of one axis of x, (1,)."""
+        return self.node("Shape", x, start=axis, end=axis + 1)
+
+    def quantized(self, name: str, scheme: Scheme, shape: tuple[int, ...]) -> tuple[ir.Value, ir.Value, ir.Value]:
+        """The codes (in `shape`), scales and zero points of the matrix `name`, quantized once, when the codes are written."""
+        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
+        groups = (rows, columns // scheme.group_size)
+        scales: list[np.ndarray] = []
+        zeros: list[np.ndarray] = []
+
+        def codes() -> Iterator[np.ndarray]:
+            scales.clear()
+            zeros.clear()
+            for part in self.checkpoint.chunks(f"{name}.weight"):
+                found, scale, zero = unsigned(round_to_nearest(part, scheme, self.dtype, integer_zero=True))
+                scales.append(scale.astype(self.dtype))
+                zeros.append(zero)
+                yield found
+            self.done()
+
+        return (  # written in this order
+            self.weight(f"{name}.weight_quant", shape, np.uint8, codes),
+            self.weight(f"{name}.weight_scales", groups, self.dtype, lambda: scales),
+            self.weight(f"{name}.weight_zero_points", groups, np.uint8, lambda: zeros),
+        )
+
+
+class Streamed(ir.LazyTensor):
+    """A tensor that is made, in parts along its first axis, when it is written, and never kept."""
+
+    def __init__(self, make: Callable[[], Iterable[np.ndarray]], dtype: ir.DataType, shape: ir.Shape, name: str):
+        super().__init__(self._whole, dtype, shape, name=name)
+        self.make = make
+
+    def _whole(self) -> ir.Tensor:
+        array = np.concatenate([np.atleast_1d(part) for part in self.make()])
+        return ir.Tensor(np.ascontiguousarray(array.reshape(self.shape.numpy())), name=self.name)
+
+    def tofile(self, file: BinaryIO) -> None:
+        for part in self.make():
+            file.write(np.ascontiguousarray(part).data)
+
+
+def unsigned(codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, positive scales and uint8 zero points with weight = (code - zero) * scale, from codes with an integer zero.
+
+    A group with a negative scale is turned over: q and z become top - q and top - z, and the scale changes its sign.
+    """
+    top = 2**codes.scheme.bits - 1
+    zeros = np.round(-codes.offsets / codes.scales)
+    flip = codes.scales < 0
+    rows, columns = codes.codes.shape
+    grouped = codes.codes.reshape(rows, -1, codes.scheme.group_size)
+    turned = np.where(flip[..., None], top - grouped, grouped).astype(np.uint8)
+    return turned.reshape(rows, columns), np.abs(codes.scales), np.where(flip, top - zeros, zeros).astype(np.uint8)

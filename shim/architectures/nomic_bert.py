@@ -1,0 +1,104 @@
+"""Nomic BERT (Nussbaum et al. 2024): BERT's post-norm layers with rotary positions, SwiGLU, and matrices without biases."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from shim.architectures import Ops, bert
+from shim.errors import SourceError
+
+KEYS = ((r"^bert\.", ""),)
+DROPPED = (r"^cls\.",)
+OPTIONAL = (r"^pooler\.",)
+FULL_PRECISION = bert.FULL_PRECISION
+ROWS = ()
+# Only for these does this file compute what the checkpoint means; absent ones are these.
+ONLY = {
+    "activation_function": "swiglu",
+    "prenorm": False,
+    "use_rms_norm": False,
+    "qkv_proj_bias": False,
+    "mlp_fc1_bias": False,
+    "mlp_fc2_bias": False,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_scaling_factor": None,
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of a Nomic BERT `config.json` that the encoder needs."""
+
+    vocab_size: int
+    n_embd: int
+    n_layer: int
+    n_head: int
+    n_inner: int
+    n_positions: int
+    type_vocab_size: int
+    rotary_emb_base: float
+    layer_norm_epsilon: float
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> Self:
+        """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
+        for key, known in ONLY.items():
+            if raw.get(key, known) != known:
+                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
+        config = bert.read_config(cls, raw)
+        if config.n_layer > bert.MAX_LAYERS:
+            raise SourceError(f"config.json: n_layer {config.n_layer} is over {bert.MAX_LAYERS}")
+        if config.n_embd % (2 * config.n_head):
+            raise SourceError("config.json: n_embd is not a multiple of twice n_head")
+        return config
+
+    @property
+    def hidden_size(self) -> int:
+        return self.n_embd
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens the model says it takes; rotary positions have no table that ends."""
+        return self.n_positions
+
+
+def parameters(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a checkpoint may have; a weight of two axes is a table or a matrix (out, in)."""
+    width, inner = config.n_embd, config.n_inner
+    shapes: dict[str, tuple[int, ...]] = {
+        "embeddings.word_embeddings.weight": (config.vocab_size, width),
+        "embeddings.token_type_embeddings.weight": (config.type_vocab_size, width),
+        **bert.with_bias("emb_ln", (width,)),
+        **bert.with_bias("pooler.dense", (width, width)),
+    }
+    for index in range(config.n_layer):
+        layer = f"encoder.layers.{index}"
+        shapes |= {
+            f"{layer}.attn.Wqkv.weight": (3 * width, width),
+            f"{layer}.attn.out_proj.weight": (width, width),
+            f"{layer}.mlp.fc11.weight": (inner, width),
+            f"{layer}.mlp.fc12.weight": (inner, width),
+            f"{layer}.mlp.fc2.weight": (width, inner),
+            **bert.with_bias(f"{layer}.norm1", (width,)),
+            **bert.with_bias(f"{layer}.norm2", (width,)),
+        }
+    return shapes
+
+
+def encode(ops: Ops, config: Config) -> Any:
+    """Hidden states (n, length, n_embd) of the last layer."""
+    words = ops.embedding("embeddings.word_embeddings", ops.input_ids())
+    segments = ops.embedding("embeddings.token_type_embeddings", ops.token_type_ids())
+    x = ops.layer_norm("emb_ln", ops.add(words, segments), config.layer_norm_epsilon)
+    for index in range(config.n_layer):
+        layer = f"encoder.layers.{index}"
+        parts = ops.split(ops.linear(f"{layer}.attn.Wqkv", x, bias=False), 3)
+        query, key, value = (ops.split_heads(part, config.n_head) for part in parts)
+        query, key = (ops.rotate(part, config.rotary_emb_base) for part in (query, key))
+        attended = ops.linear(f"{layer}.attn.out_proj", ops.attention(query, key, value), bias=False)
+        x = ops.layer_norm(f"{layer}.norm1", ops.add(attended, x), config.layer_norm_epsilon)
+        gate = ops.silu(ops.linear(f"{layer}.mlp.fc12", x, bias=False))
+        inner = ops.multiply(ops.linear(f"{layer}.mlp.fc11", x, bias=False), gate)
+        inner = ops.linear(f"{layer}.mlp.fc2", inner, bias=False)
+        x = ops.layer_norm(f"{layer}.norm2", ops.add(inner, x), config.layer_norm_epsilon)
+    return x

@@ -1,0 +1,123 @@
+"""Qwen3 (Yang et al. 2025): pre-norm decoder with rotary positions, grouped keys and values, queries and keys normalised."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from shim.architectures import Ops, bert
+from shim.errors import SourceError
+
+# The embedding models' keys lack the prefix that mlx-lm and the rerankers have.
+KEYS = ((r"^(?!model\.|lm_head\.|score\.)", "model."),)
+# An embedding predicts no tokens; the two rows that a reranker needs are read as `score.weight`.
+DROPPED = (r"^lm_head\.",)
+OPTIONAL = ()
+FULL_PRECISION = ()
+# A reranker answers with one of these words: the rows of the head that score it, or of the table that the head is tied to.
+ROWS = ("no", "yes")
+TABLE = "model.embed_tokens.weight"
+# Only for these does this file compute what the checkpoint means; absent ones are these.
+ONLY = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False, "rope_scaling": None}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The keys of a Qwen3 `config.json` that the decoder needs."""
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    intermediate_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    rope_theta: float
+
+    @classmethod
+    def read(cls, raw: dict[str, Any]) -> Self:
+        """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
+        for key, known in ONLY.items():
+            if raw.get(key, known) != known:
+                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
+        rope = raw.get("rope_parameters")  # where transformers 5 puts what was rope_theta
+        if isinstance(rope, dict) and rope.get("rope_type", "default") != "default":
+            raise SourceError(f"config.json: rope_type {rope['rope_type']!r} is not supported (only 'default')")
+        config = bert.read_config(cls, {**rope, **raw} if isinstance(rope, dict) else raw)
+        if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
+            raise SourceError("config.json: num_attention_heads must be a multiple of num_key_value_heads, head_dim even")
+        return config
+
+    @property
+    def max_tokens(self) -> int:
+        """How many tokens have a position that the model was trained for."""
+        return self.max_position_embeddings
+
+
+def parameters(config: Config) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a checkpoint has; a weight of two axes is a table or a matrix (out, in)."""
+    width, inner = config.hidden_size, config.intermediate_size
+    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
+    shapes: dict[str, tuple[int, ...]] = {TABLE: (config.vocab_size, width)}
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        shapes |= {
+            f"{layer}.input_layernorm.weight": (width,),
+            f"{layer}.self_attn.q_proj.weight": (queries, width),
+            f"{layer}.self_attn.k_proj.weight": (keys, width),
+            f"{layer}.self_attn.v_proj.weight": (keys, width),
+            f"{layer}.self_attn.q_norm.weight": (config.head_dim,),
+            f"{layer}.self_attn.k_norm.weight": (config.head_dim,),
+            f"{layer}.self_attn.o_proj.weight": (width, queries),
+            f"{layer}.post_attention_layernorm.weight": (width,),
+            f"{layer}.mlp.gate_proj.weight": (inner, width),
+            f"{layer}.mlp.up_proj.weight": (inner, width),
+            f"{layer}.mlp.down_proj.weight": (width, inner),
+        }
+    return shapes | {"model.norm.weight": (width,)}
+
+
+def encode(ops: Ops, config: Config) -> Any:
+    """Hidden states (n, length, hidden_size) behind the last norm."""
+    return ops.rms_norm("model.norm", _layers(ops, config), config.rms_norm_eps)
+
+
+def scoring(config: Config) -> dict[str, tuple[int, ...]]:
+    """The tensors of a reranker besides `parameters`: the head's rows for "no" and "yes"."""
+    return {"score.weight": (2, config.hidden_size)}
+
+
+def score(ops: Ops, config: Config) -> Any:
+    """(n, 1) logit of "yes" less that of "no" behind the last token, the only position that the last norm and the head see.
+
+    Its logistic function is the softmax over the two that the model card computes.
+    """
+    last = ops.rms_norm("model.norm", ops.pool(_layers(ops, config), "last"), config.rms_norm_eps)
+    no, yes = ops.split(ops.head("score", last, bias=False), 2)
+    return ops.subtract(yes, no)
+
+
+def _layers(ops: Ops, config: Config) -> Any:
+    # The stream of additions is float32: in trained models single channels of it reach tens of thousands.
+    x = ops.full(ops.embedding("model.embed_tokens", ops.input_ids()))
+    for index in range(config.num_hidden_layers):
+        layer = f"model.layers.{index}"
+        x = ops.add(x, _attention(ops, config, layer, ops.rms_norm(f"{layer}.input_layernorm", x, config.rms_norm_eps)))
+        normed = ops.rms_norm(f"{layer}.post_attention_layernorm", x, config.rms_norm_eps)
+        gate = ops.silu(ops.linear(f"{layer}.mlp.gate_proj", normed, bias=False))
+        inner = ops.multiply(gate, ops.linear(f"{layer}.mlp.up_proj", normed, bias=False))
+        x = ops.add(x, ops.linear(f"{layer}.mlp.down_proj", inner, bias=False))
+    return x
+
+
+def _attention(ops: Ops, config: Config, layer: str, x: Any) -> Any:
+    def project(name: str, heads: int) -> Any:
+        return ops.split_heads(ops.linear(f"{layer}.self_attn.{name}_proj", x, bias=False), heads)
+
+    def place(name: str, part: Any) -> Any:
+        return ops.rotate(ops.rms_norm(f"{layer}.self_attn.{name}_norm", part, config.rms_norm_eps), config.rope_theta)
+
+    query = place("q", project("q", config.num_attention_heads))
+    key = place("k", project("k", config.num_key_value_heads))
+    attended = ops.attention(query, key, project("v", config.num_key_value_heads), causal=True)
+    return ops.linear(f"{layer}.self_attn.o_proj", attended, bias=False)

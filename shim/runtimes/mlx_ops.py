@@ -1,0 +1,129 @@
+"""shim.architectures.Ops that compute with MLX."""
+
+from collections.abc import Callable
+from typing import Any
+
+from shim.text import Tokens
+
+BLOCK = 512  # queries that attend at once
+
+
+class MlxOps:
+    """shim.architectures.Ops for one batch."""
+
+    def __init__(self, mx: Any, weights: dict[str, Any], packed: Callable[[str], Any], tokens: Tokens):
+        """packed: (weight, scales, biases) and their settings for the name of a quantized module, else None."""
+        self.mx, self.weights, self.packed, self.tokens = mx, weights, packed, tokens
+        self.mask = self.mx.array(tokens.attention_mask.astype(bool))
+
+    def input_ids(self) -> Any:
+        return self.mx.array(self.tokens.input_ids)
+
+    def token_type_ids(self) -> Any:
+        return self.mx.array(self.tokens.token_type_ids)
+
+    def positions(self, first: int = 0) -> Any:
+        return self.mx.arange(first, first + self.mask.shape[1])[None]
+
+    def index(self, value: int) -> Any:
+        return self.mx.array(value)
+
+    def embedding(self, name: str, ids: Any) -> Any:
+        packed = self.packed(name)
+        if packed is None:
+            return self.weights[f"{name}.weight"][ids]
+        return self.mx.dequantize(*(part[ids] for part in packed[0]), **packed[1])
+
+    def linear(self, name: str, x: Any, bias: bool = True) -> Any:
+        packed = self.packed(name)
+        if packed is None:
+            product = x @ self.weights[f"{name}.weight"].T
+        else:
+            product = self.mx.quantized_matmul(x, *packed[0], **packed[1])
+        return product + self.weights[f"{name}.bias"] if bias else product
+
+    def head(self, name: str, x: Any, bias: bool = True) -> Any:
+        return self.linear(name, self.full(x), bias)  # the runtime holds the weights of heads in float32
+
+    def full(self, x: Any) -> Any:
+        return x.astype(self.mx.float32)
+
+    def layer_norm(self, name: str, x: Any, eps: float) -> Any:
+        return self.mx.fast.layer_norm(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
+
+    def rms_norm(self, name: str, x: Any, eps: float) -> Any:
+        weight = self.weights[f"{name}.weight"]
+        return self.mx.fast.rms_norm(x, weight, eps).astype(weight.dtype)
+
+    def gelu(self, x: Any) -> Any:
+        return x * (1 + self.mx.erf(x / 2**0.5)) / 2
+
+    def silu(self, x: Any) -> Any:
+        return x * self.mx.sigmoid(x)
+
+    def tanh(self, x: Any) -> Any:
+        return self.mx.tanh(x)
+
+    def relu(self, x: Any) -> Any:
+        return self.mx.maximum(x, 0)
+
+    def add(self, x: Any, y: Any) -> Any:
+        return x + y
+
+    def subtract(self, x: Any, y: Any) -> Any:
+        return x - y
+
+    def multiply(self, x: Any, y: Any) -> Any:
+        return x * y
+
+    def split(self, x: Any, parts: int) -> Any:
+        return self.mx.split(x, parts, axis=-1)
+
+    def column(self, x: Any, index: int) -> Any:
+        return x[..., index]
+
+    def split_heads(self, x: Any, heads: int) -> Any:
+        return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
+
+    def rotate(self, x: Any, base: float) -> Any:
+        return self.mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=0)
+
+    def attention(self, query: Any, key: Any, value: Any, causal: bool = False) -> Any:
+        n, heads, length, width = query.shape
+        attend = self.mx.fast.scaled_dot_product_attention
+        parts = []
+        # In blocks of queries, so that on a CPU a long text's scores are not in memory all at once.
+        for start in range(0, length, BLOCK):
+            end = min(start + BLOCK, length)
+            seen = slice(0, end if causal else length)
+            mask = self._mask(start, end) if causal else self.mask[:, None, None, :]
+            part = attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], scale=width**-0.5, mask=mask)
+            parts.append(part)
+        attended = parts[0] if len(parts) == 1 else self.mx.concatenate(parts, axis=2)
+        return attended.transpose(0, 2, 1, 3).reshape(n, length, heads * width)
+
+    def _mask(self, start: int, end: int) -> Any:
+        """The causal mask of queries start..end over keys 0..end.
+
+        With padding on the right no token has padding before it. On the left, padding must be masked, too, but not from
+        itself: a row without any key would be NaN.
+        """
+        if self.tokens.attention_mask[:, 0].all():
+            return "causal"
+        mx = self.mx
+        query, key = mx.arange(start, end)[:, None], mx.arange(end)[None]
+        return (query >= key) & (self.mask[:, None, None, :end] | (query == key))
+
+    def pool(self, hidden: Any, pooling: str) -> Any:
+        mx = self.mx
+        if pooling == "cls":
+            return self.full(hidden[:, 0])
+        if pooling == "mean":
+            mask = self.mask[..., None]
+            return mx.where(mask, self.full(hidden), 0).sum(axis=1) / mask.sum(axis=1)
+        last = mx.argmax(self.mask * mx.arange(1, self.mask.shape[1] + 1), axis=1)
+        return self.full(hidden[mx.arange(hidden.shape[0]), last])
+
+    def normalize(self, x: Any) -> Any:
+        x = self.full(x)
+        return x / self.mx.maximum(self.mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
