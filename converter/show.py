@@ -25,8 +25,9 @@ def summary(manifest: Manifest, path: str) -> str:
             lines[-1] += f"mean pairwise cosine of the original {figures['reference_pairwise']:.3f}"
     if "heads" in manifest.parity:
         parity = manifest.parity
+        noun = "pairs" if manifest.task == "rerank" else "texts"
         lines.append(
-            f"  measured {parity['texts']} {'pairs' if 'score' in parity['heads'] else 'texts'} on {parity['runtime']} ({parity['device']}, {parity.get('kernels', '?')})"
+            f"  measured {parity['texts']} {noun} on {parity['runtime']} ({parity['device']}, {parity.get('kernels', '?')})"
         )
         if packed := parity.get("packed_kernels"):
             lines.append(f"  {'':8} packed kernels against these, {packed['texts']} texts: worst {packed['worst']:.5f}")

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ import click
 import shim
 from shim.console import run
 from shim.errors import UsageError
-from shim.model import Model, load
-from shim.text import check_texts
+from shim.model import Embeddings, load
+from shim.text import check_text
 
 BATCH = 64  # lines embedded at a time
+TEXT = 'a JSON string or {"text": "…"}'
+RANKING = '{"query": "…", "documents": ["…", …]}'
 
 
 def loading(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -32,7 +35,7 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.group(no_args_is_help=True)
 @click.version_option(shim.__version__, message="%(version)s")
 def main_group() -> None:
-    """Serve sealed embedding artifacts.
+    """Serve sealed embedding and reranking artifacts.
 
     Exit codes: 0 done; 1 an output is not finite; 2 wrong usage or input; 4 integrity check failed; 130 interrupted.
     """
@@ -58,49 +61,94 @@ def serve(paths: tuple[Path, ...], host: str, port: int, device: str, allow_unve
 @click.option("--task", help="The prompt to put before each text, such as retrieval.query.")
 @click.option("--instruction", help="An instruction in place of the task's, for a model that takes one.")
 @click.option("--dimensions", type=int, help="Cut the vectors to this many dimensions and normalise again.")
+@click.option("--heads", default="dense", show_default=True, help="Comma-separated: dense, and of bge-m3 sparse and colbert.")
 @loading
 def embed(
     path: Path,
     task: str | None,
     instruction: str | None,
     dimensions: int | None,
+    heads: str,
     device: str,
     allow_unverified: bool,
     min_parity: float | None,
 ) -> None:
-    """Embed JSON Lines on stdin, each a string or {"text": "…"}; write {"embedding", "tokens", "truncated"} lines in order."""
+    """Embed JSON Lines on stdin, each a string or {"text": "…"}; write {"embedding", "tokens", "truncated"} lines in order.
+
+    Further heads are written as "sparse", {"indices", "values"} of token ids and weights, and "colbert", a vector a token.
+    """
     model = load(path, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
+    call = partial(model.embed, task=task, instruction=instruction, dimensions=dimensions, heads=heads.split(","))
     texts: list[str] = []
     seen = 0
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        if not line.strip():
-            continue
-        texts.append(_text(line, number))
+    for number, value in _lines(TEXT):
+        texts.append(_text(value, number))
         if len(texts) == BATCH:
-            _embed(model, texts, task, instruction, dimensions)
+            _show(call(texts))
             seen, texts = seen + len(texts), []
     if texts:
-        _embed(model, texts, task, instruction, dimensions)
+        _show(call(texts))
     elif not seen:
         raise UsageError("stdin holds no lines; give one JSON string or object a line")
 
 
-def _text(line: bytes, number: int) -> str:
+def _show(out: Embeddings) -> None:
+    for row, vector in enumerate(out.dense):
+        shown: dict[str, Any] = {"embedding": vector.tolist(), "tokens": out.tokens[row], "truncated": out.truncated[row]}
+        if out.sparse is not None:
+            shown["sparse"] = {"indices": list(out.sparse[row]), "values": list(out.sparse[row].values())}
+        if out.colbert is not None:
+            shown["colbert"] = out.colbert[row].tolist()
+        click.echo(json.dumps(shown, allow_nan=False))
+
+
+@main_group.command()
+@click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
+@click.option("--instruction", help="What relevance means, for a model that takes an instruction.")
+@click.option("--top-n", type=click.IntRange(min=1), help="Show only this many of the best documents.")
+@loading
+def rerank(
+    path: Path, instruction: str | None, top_n: int | None, device: str, allow_unverified: bool, min_parity: float | None
+) -> None:
+    """Rank documents: JSON Lines on stdin, each {"query": "…", "documents": ["…", …]}.
+
+    For each line writes {"results": [{"index", "score", "logit", "tokens", "truncated"}, …]}, best first; score is a
+    probability.
+    """
+    model = load(path, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
+    number = 0
+    for number, value in _lines(RANKING):
+        if not isinstance(value, dict) or not {"query", "documents"} <= value.keys():
+            raise UsageError(f"line {number}: not {RANKING}")
+        try:
+            ranked = model.rerank(value["query"], value["documents"], top_n=top_n, instruction=instruction)
+        except UsageError as error:
+            raise UsageError(f"line {number}: {error}") from None
+        click.echo(json.dumps({"results": [asdict(item) for item in ranked]}, allow_nan=False))
+    if not number:
+        raise UsageError("stdin holds no lines; give one JSON object a line")
+
+
+def _lines(shape: str) -> Iterator[tuple[int, Any]]:
+    """The number and the JSON value of each line on stdin that is not blank; `shape` is what it should be."""
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        if line.strip():
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise UsageError(f"line {number}: not {shape} ({error})") from None
+            yield number, value
+
+
+def _text(value: object, number: int) -> str:
+    if isinstance(value, dict):
+        if "text" not in value:
+            raise UsageError(f"line {number}: not {TEXT}")
+        value = value["text"]
     try:
-        value = json.loads(line)
-        text = value["text"] if isinstance(value, dict) else value
-    except (ValueError, KeyError, RecursionError) as error:
-        raise UsageError(f'line {number}: not a JSON string or {{"text": "…"}} ({error})') from None
-    try:
-        return check_texts([text])[0]
+        return check_text(value, "the text")
     except UsageError as error:
-        raise UsageError(f"line {number}: {str(error).replace('text 0', 'the text')}") from None
-
-
-def _embed(model: Model, texts: list[str], task: str | None, instruction: str | None, dimensions: int | None) -> None:
-    out = model.embed(texts, task=task, instruction=instruction, dimensions=dimensions)
-    for vector, tokens, truncated in zip(out.dense, out.tokens, out.truncated, strict=True):
-        click.echo(json.dumps({"embedding": vector.tolist(), "tokens": tokens, "truncated": truncated}, allow_nan=False))
+        raise UsageError(f"line {number}: {error}") from None
 
 
 def main() -> None:
