@@ -74,6 +74,7 @@ def main_group() -> None:
 @corpus_option
 @click.option("--no-verify", is_flag=True, help="Leave the verdict `unverified`; shim then refuses the artifact by default.")
 @click.option("--force", is_flag=True, help="Replace an existing artifact.")
+@click.option("--accept-license", is_flag=True, help="Convert a model whose license forbids commercial use.")
 @json_option
 def convert_model(
     model: str,
@@ -85,6 +86,7 @@ def convert_model(
     corpus: Path | None,
     no_verify: bool,
     force: bool,
+    accept_license: bool,
     as_json: bool,
 ) -> int:
     request = pipeline.Request(
@@ -96,6 +98,7 @@ def convert_model(
         parity=parity,
         verified=not no_verify,
         force=force,
+        accept_license=accept_license,
         **({"corpus": corpus} if corpus else {}),
     )
     with StageProgress(quiet=as_json) as progress:

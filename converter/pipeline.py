@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,6 +44,7 @@ class Request:
     corpus: Path = corpus.VERIFICATION
     verified: bool = True
     force: bool = False
+    accept_license: bool = False
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -51,6 +53,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     Raises UsageError, SourceError or NotFiniteError; then nothing is left under the final name.
     """
     recipe, target = request.recipe, _target(request.target)
+    if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
+        raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
     bits = target.DEFAULT_BITS if request.bits is None else request.bits
     if bits not in target.BITS:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")

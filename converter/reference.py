@@ -116,13 +116,13 @@ def _score(
             logits[rows] = model(**batch).logits[:, 0].numpy()
         return {"scores": logits}
     tokenizer, model = _load(checkpoint, spec, "AutoModelForCausalLM")
-    yes, no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
+    answers = model.lm_head.weight[[tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no")]].detach().float()
     ids = [_templated(tokenizer, spec.prompts, *pair, spec.max_tokens) for pair in pairs]
     for rows, batch in _batches(ids, tokenizer, progress):
         last = batch["attention_mask"].sum(1) - 1
         hidden = model.model(**batch).last_hidden_state[range(len(rows)), last]
-        both = model.lm_head(hidden)
-        logits[rows] = (both[:, yes] - both[:, no]).numpy()
+        both = hidden @ answers.T
+        logits[rows] = (both[:, 0] - both[:, 1]).numpy()
     return {"scores": logits}
 
 
@@ -145,14 +145,39 @@ def _load(checkpoint: Checkpoint, spec: ModelSpec, auto: str) -> tuple[Any, Any]
     logging.disable_progress_bar()
     # For XLM-RoBERTa, transformers 5 rebuilds the tokenizer and loses rules of the published file: bge-m3's trailing spaces.
     fast = spec.architecture == "xlm_roberta"
+    stored = {tensor.type for name, tensor in checkpoint.tensors.items() if name not in checkpoint.heads}
+    dtype = {("BF16",): torch.bfloat16, ("F16",): torch.float16}.get(tuple(stored), torch.float32)
     tokenizers = transformers.PreTrainedTokenizerFast if fast else transformers.AutoTokenizer
     try:
         tokenizer = tokenizers.from_pretrained(checkpoint.directory, local_files_only=True)
-        model = getattr(transformers, auto).from_pretrained(checkpoint.directory, dtype=torch.float32, local_files_only=True)
+        model = getattr(transformers, auto).from_pretrained(checkpoint.directory, dtype=dtype, local_files_only=True)
     except Exception as error:  # transformers raises whatever its parsers do
         reason = str(error).strip().split("\n")[0]
         raise SourceError(f"{checkpoint.directory}: transformers cannot load it ({type(error).__name__}: {reason})") from None
+    if dtype is not torch.float32:
+        _widen(model)
     return tokenizer, model.eval()
+
+
+def _widen(model: Any) -> None:
+    """Compute in float32 with weights that stay in 16 bits: each module has its own in float32 only while it runs."""
+    import torch
+
+    def before(module: Any, _: Any) -> None:
+        module.narrow = {name: weight.data for name, weight in module.named_parameters(recurse=False)}
+        for weight in module.parameters(recurse=False):
+            weight.data = weight.data.float()
+
+    def after(module: Any, *_: Any) -> None:
+        for name, weight in module.named_parameters(recurse=False):
+            weight.data = module.narrow[name]
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            module.register_forward_hook(lambda _, __, rows: rows.float())
+        elif next(module.parameters(recurse=False), None) is not None:
+            module.register_forward_pre_hook(before)
+            module.register_forward_hook(after)
 
 
 def _batches(

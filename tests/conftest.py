@@ -1,14 +1,22 @@
+import dataclasses
+import functools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from checkpoints import write_bert, write_recipe
+
+from converter import pipeline, recipe
+from converter.recipe import Recipe
+from shim.artifact import Manifest
 
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -32,6 +40,42 @@ def run(*arguments: object, check: int | None = 0, **options: object) -> subproc
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
     assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+@functools.cache
+def standin(name: str) -> Path:
+    """The folder of a small trained checkpoint in the layout of the recipe's real one; made once, kept in the cache folder."""
+    command = [sys.executable, str(ROOT / "scripts/standin"), name, "--size", "tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip().splitlines()[-1])
+
+
+def standin_recipe(name: str) -> Recipe:
+    """The recipe with the width of its small checkpoint; everything else is as it is for the real one."""
+    config = json.loads((standin(name) / "config.json").read_text())
+    loaded = recipe.load(name)
+    width = config.get("hidden_size") or config["n_embd"]
+    return dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, dimensions=width))
+
+
+@functools.cache
+def _artifacts() -> Path:
+    return Path(tempfile.mkdtemp(prefix="sealport-tests-"))
+
+
+@functools.cache
+def made(name: str, target: str, bits: int) -> tuple[Path, Manifest]:
+    """The artifact of a small checkpoint, verified on the whole corpus."""
+    request = pipeline.Request(standin_recipe(name), target, bits, str(standin(name)), _artifacts())
+    return pipeline.convert(request, lambda *_: None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _remove_artifacts() -> Iterator[None]:
+    yield
+    if _artifacts.cache_info().currsize:
+        shutil.rmtree(_artifacts())
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 
 def vectors(directory: Path, texts: list[str], pooling: str, max_tokens: int = 128) -> np.ndarray:
@@ -19,3 +19,32 @@ def vectors(directory: Path, texts: list[str], pooling: str, max_tokens: int = 1
         pooled = {"cls": hidden[0], "mean": hidden.mean(0), "last": hidden[-1]}[pooling]
         rows.append((pooled / pooled.norm()).numpy())
     return np.array(rows)
+
+
+def yes_no(directory: Path, instruction: str, query: str, documents: list[str]) -> list[tuple[float, float]]:
+    """(softmax's share of "yes", yes - no) of each document alone, as the card of Qwen3-Reranker computes it."""
+    tokenizer = AutoTokenizer.from_pretrained(directory, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32).eval()
+    prefix = (
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct provided. "
+        'Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    )
+    suffix = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    before, after = (tokenizer.encode(part, add_special_tokens=False) for part in (prefix, suffix))
+    found = []
+    for document in documents:
+        pair = f"<Instruct>: {instruction}\n<Query>: {query}\n<Document>: {document}"
+        ids = before + tokenizer.encode(pair, add_special_tokens=False) + after
+        with torch.inference_mode():
+            logits = model(torch.tensor([ids])).logits[0, -1]
+        both = logits[[tokenizer.convert_tokens_to_ids("no"), tokenizer.convert_tokens_to_ids("yes")]]
+        found.append((float(both.softmax(0)[1]), float(both[1] - both[0])))
+    return found
+
+
+def logits(directory: Path, query: str, documents: list[str]) -> list[float]:
+    """The relevance logit of each document alone, as the card of bge-reranker-v2-m3 computes it."""
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return [float(model(**tokenizer(query, document, return_tensors="pt")).logits[0, 0]) for document in documents]
