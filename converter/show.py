@@ -30,7 +30,9 @@ def summary(manifest: Manifest, path: str) -> str:
             f"  measured {parity['texts']} {noun} on {parity['runtime']} ({parity['device']}, {parity.get('kernels', '?')})"
         )
         if packed := parity.get("packed_kernels"):
-            lines.append(f"  {'':8} packed kernels against these, {packed['texts']} texts: worst {packed['worst']:.5f}")
+            lines.append(
+                f"  {'':8} {packed['kernels']} kernels against these, {packed['texts']} {noun}: worst {packed['worst']:.5f}"
+            )
         lines += [f"  note     {note}" for note in parity.get("notes", [])]
     return "\n".join(lines)
 

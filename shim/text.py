@@ -124,7 +124,13 @@ class TextEncoder:
         self.pad_id = pad_id
 
     def encode(self, texts: Sequence[str], prompt: str = "") -> list[Encoded]:
-        """Token ids of prompt + text; each is cut on its right to max_tokens, special tokens kept."""
+        """Token ids of prompt + text; each is cut on its right to max_tokens, special tokens kept.
+
+        Raises UsageError for a prompt that leaves no room for a text.
+        """
+        if prompt:
+            self.tokenizer.no_truncation()
+            self._room(len(self.tokenizer.encode(prompt).ids), "tokens of the prompt")
         self.tokenizer.enable_truncation(self.max_tokens)
         encodings = self.tokenizer.encode_batch([prompt + text for text in texts])
         return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]

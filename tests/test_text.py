@@ -98,3 +98,11 @@ def test_a_broken_tokenizer_is_named(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text("{")
     with pytest.raises(IntegrityError, match="tokenizer.json: not a readable tokenizer"):
         TextEncoder(tmp_path, 8)
+
+
+def test_a_prompt_that_leaves_no_room_is_an_error() -> None:
+    """Else every text would be cut to nothing and all would get the same vector."""
+    encoder = TextEncoder(minilm(), 16)
+    with pytest.raises(UsageError, match="max_tokens 16 leaves no room beside 42 tokens of the prompt"):
+        encoder.encode(["cats", "quantum physics"], "very long instruction " * 13 + "ok")
+    assert encoder.encode(["cats"], "short: ")[0].ids != encoder.encode(["dogs"], "short: ")[0].ids

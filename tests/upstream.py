@@ -47,4 +47,5 @@ def logits(directory: Path, query: str, documents: list[str]) -> list[float]:
     tokenizer = AutoTokenizer.from_pretrained(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
-        return [float(model(**tokenizer(query, document, return_tensors="pt")).logits[0, 0]) for document in documents]
+        batches = [tokenizer([[query, document]], return_tensors="pt") for document in documents]
+        return [float(model(**batch).logits[0, 0]) for batch in batches]

@@ -59,8 +59,9 @@ def read_config(cls: Any, raw: dict[str, Any]) -> Any:
         kind = int if cls.__dataclass_fields__[name].type is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < MAX_VALUE:
             raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
-    if config.num_hidden_layers > MAX_LAYERS:
-        raise SourceError(f"config.json: num_hidden_layers {config.num_hidden_layers} is over {MAX_LAYERS}")
+    for name in ("num_hidden_layers", "n_layer"):
+        if getattr(config, name, 0) > MAX_LAYERS:
+            raise SourceError(f"config.json: {name} {getattr(config, name)} is over {MAX_LAYERS}")
     return config
 
 

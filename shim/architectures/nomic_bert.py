@@ -46,8 +46,6 @@ class Config:
             if raw.get(key, known) != known:
                 raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
         config = bert.read_config(cls, raw)
-        if config.n_layer > bert.MAX_LAYERS:
-            raise SourceError(f"config.json: n_layer {config.n_layer} is over {bert.MAX_LAYERS}")
         if config.n_embd % (2 * config.n_head):
             raise SourceError("config.json: n_embd is not a multiple of twice n_head")
         return config

@@ -24,8 +24,9 @@ DEVICES = ("auto", "cpu", "gpu")
 def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto", kernels: str = "auto") -> "MlxRuntime":
     """Load `*.safetensors` and `config.json` of an MLX artifact.
 
-    kernels: `quantized` multiplies with the packed weights; `float32` dequantizes them once, at load; `auto` is quantized
-    on a GPU and float32 on a CPU, where the packed kernels are hundreds of times slower.
+    kernels: `quantized` multiplies with the packed weights in float16; `packed` with the same in float32; `float32`
+    dequantizes them once, at load. `auto` is quantized on a GPU, and on a CPU float32, as there packed is a hundred times and
+    quantized thousands of times slower.
     Raises UsageError for a device that is not here or when mlx is not installed, IntegrityError for unreadable weights.
     """
     mx = _import_mlx()
@@ -87,6 +88,8 @@ class MlxRuntime:
                     self.weights[name] = self.weights[name].astype(mx.float32)
             self.weights = {n: w for n, w in self.weights.items() if not n.endswith((".scales", ".biases"))}
             self.quantization = {}
+        elif kernels == "packed":
+            self.weights = {n: w if w.dtype == mx.uint32 else w.astype(mx.float32) for n, w in self.weights.items()}
         self.weights |= {name: self.weights[name].astype(mx.float32) for name in heads}
         mx.eval(self.weights)
 

@@ -82,7 +82,10 @@ class OnnxOps(Recorder):
         normed = self.node("Div", wide, root)
         if self.dtype is not np.float32:
             normed = self.cast(normed, self.dtype)
-        return self._like(x, self.node("Mul", normed, self.tensor(f"{name}.weight")))
+        scaled = self.node("Mul", normed, self.tensor(f"{name}.weight"))
+        if x.name in self.sizes:
+            self.sizes[scaled.name] = self.sizes[x.name]
+        return scaled
 
     def gelu(self, x: ir.Value) -> ir.Value:
         return self.node("Gelu", x)
