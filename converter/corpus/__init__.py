@@ -9,6 +9,7 @@ from shim.text import check_texts
 
 VERIFICATION = Path(__file__).parent / "verification.jsonl"
 CALIBRATION = Path(__file__).parent / "calibration.jsonl"
+DOCUMENTS = Path(__file__).parent / "documents.jsonl"
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,23 @@ class Ranking:
 def rankings(texts: list[Text], documents: int = 10, queries: int = 30) -> list[Ranking]:
     """The queries among the texts, or where there are none the first texts, each with other texts as its documents.
 
-    A query's own translations (`id` but for the language at its end) are among them, as the most relevant that there is, and
-    every fifth query has a text of kind `long`. The others are taken in turn, so that together the queries see all of them.
+    A query of ours has its answers in all languages, and texts of related matter, as a reranker must tell those apart; every
+    fifth query has a text of kind `long`. The others are taken in turn, so that together the queries see all of them.
     """
     asked = [text for text in texts if text.kind == "query"][:queries] or texts[:queries]
     plain = [text for text in texts if text.kind not in ("query", "long")]
     long = [text for text in texts if text.kind == "long"]
+    own = read(DOCUMENTS)
     found = []
     for number, query in enumerate(asked):
         stem = query.id.rsplit(".", 1)[0]
-        chosen = [text for text in asked if text is not query and text.id.rsplit(".", 1)[0] == stem]
+        chosen = [text for text in own if text.id.split(".")[0] == stem]  # verification's; calibration's have no -q
+        chosen += [text for text in plain if f"{text.id.rsplit('.', 1)[0]}-q" == stem]
         if long and number % 5 == 0:
             chosen.append(long[number // 5 % len(long)])
-        others = [text for text in plain if text is not query] or [text for text in texts if text is not query]
+        others = [text for text in plain if text is not query and text not in chosen] or [
+            text for text in texts if text is not query
+        ]
         count = min(documents - len(chosen), len(others))
         chosen += [others[(number * count + place) % len(others)] for place in range(count)]
         found.append(Ranking(query, chosen or [query]))
