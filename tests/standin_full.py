@@ -19,7 +19,10 @@ Shapes = dict[str, tuple[int, ...]]
 
 def build(standin: Standin, hub: Path, directory: Path, progress: Callable[[str], None]) -> None:
     """Write a complete checkpoint into an empty directory: the files of `hub`, bge-m3's real heads among them, and weights."""
-    shutil.copytree(hub, directory, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    for path in (path for path in hub.rglob("*") if path.is_file()):
+        copy = directory / path.relative_to(hub)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
     shapes = parameters(standin, hub)
     size = sum(int(np.prod(shape)) for shape in shapes.values()) / 1e9
     progress(f"{standin.repo}: drawing {size:.2f} billion weights")

@@ -11,25 +11,29 @@ from sentence_transformers import SentenceTransformer
 from shim import load
 from shim.pooling import HEADS
 
-NAMES = [
+FAMILIES = (
     "bge-m3",
-    "user-bge-m3",
     "bge-reranker-v2-m3",
     "multilingual-e5-large",
-    "multilingual-e5-large-instruct",
     "qwen3-embedding-0.6b",
+    "qwen3-reranker-0.6b",
+    "nomic-embed-text-v1.5",
+)
+# The same weights as one above in another layout, or behind another prompt: two targets tell as much as four.
+SIBLINGS = (
+    "user-bge-m3",
+    "multilingual-e5-large-instruct",
     "qwen3-embedding-4b",
     "qwen3-embedding-8b",
-    "qwen3-reranker-0.6b",
     "qwen3-reranker-4b",
     "qwen3-reranker-8b",
-    "nomic-embed-text-v1.5",
-]
+)
+CASES = [(name, *case) for name in FAMILIES for case in (("mlx", 8), ("onnx", 8), ("onnx", 16), ("onnx", 32))]
+CASES += [(name, *case) for name in SIBLINGS for case in (("mlx", 8), ("onnx", 8))]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "bits"), [("mlx", 8), ("onnx", 8), ("onnx", 16), ("onnx", 32)])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("name", "target", "bits"), CASES)
 def test_every_head_of_every_artifact_passes_on_the_worst_text(name: str, target: str, bits: int) -> None:
     path, manifest = made(name, target, bits)
     heads = manifest.parity["heads"]
@@ -63,7 +67,7 @@ CARDS = {
 
 @pytest.mark.slow
 def test_over_http_vectors_are_those_of_sentence_transformers(serve: Callable[..., str]) -> None:
-    paths = [made(name, target, bits)[0] for name in CARDS for target, bits in (("onnx", 32), ("mlx", 8))]
+    paths = [made(name, target, bits)[0] for name in CARDS for target, bits in (("onnx", 8), ("mlx", 8))]
     client = openai.OpenAI(base_url=f"{serve(*paths)}/v1", api_key="none")
     texts = [
         "Which ferry goes to the island in winter?",
@@ -75,7 +79,7 @@ def test_over_http_vectors_are_those_of_sentence_transformers(serve: Callable[..
         theirs = SentenceTransformer(str(standin(name)), device="cpu")
         for task in (None, "retrieval.query", "retrieval.passage"):
             wanted = theirs.encode(texts, prompt=prompts.get(task or "", ""), normalize_embeddings=True)
-            for target, bits, least in (("onnx", 32, 0.99999), ("mlx", 8, 0.999)):
+            for target, bits, least in (("onnx", 8, 0.999), ("mlx", 8, 0.999)):
                 extra = {"task": task} if task else {}
                 answer = client.embeddings.create(model=f"{name}-{target}-{bits}bit", input=texts, extra_body=extra)
                 vectors = np.array([item.embedding for item in answer.data])
