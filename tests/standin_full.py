@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelF
 
 SHARD = 5 * 10**9  # bytes; the greatest size of a file of weights, as transformers cuts them
 BYTES = {"F32": 4, "BF16": 2, "I64": 8}
+SPARSE = 0.2  # what the sparse head gives to a state on average
 Shapes = dict[str, tuple[int, ...]]
 
 
@@ -28,10 +29,18 @@ def build(standin: Standin, hub: Path, directory: Path, progress: Callable[[str]
     progress(f"{standin.repo}: drawing {size:.2f} billion weights")
     if standin.repo == "BAAI/bge-m3":
         tensors = {name: torch.from_numpy(draw(name, shape)) for name, shape in shapes.items()}
+        # The real sparse head was trained on states for which most of its weights are positive, about 0.1 to 0.3.
+        head = torch.load(hub / "sparse_linear.pt", weights_only=True)
+        bias = tensors[max((name for name in tensors if name.endswith(".output.LayerNorm.bias")), key=_layer)]
+        bias += SPARSE * head["weight"][0].float() / head["weight"].float().square().sum()
         positions = torch.arange(standin.positions)[None]
         torch.save({"embeddings.position_ids": positions} | tensors, directory / "pytorch_model.bin")
         return
     write(directory, shapes, standin.type)
+
+
+def _layer(name: str) -> tuple[int, bool]:
+    return int(name.split(".")[2]), ".attention." not in name
 
 
 def parameters(standin: Standin, hub: Path) -> Shapes:
