@@ -146,7 +146,8 @@ def _load(checkpoint: Checkpoint, spec: ModelSpec, auto: str) -> tuple[Any, Any]
     # For XLM-RoBERTa, transformers 5 rebuilds the tokenizer and loses rules of the published file: bge-m3's trailing spaces.
     fast = spec.architecture == "xlm_roberta"
     stored = {tensor.type for name, tensor in checkpoint.tensors.items() if name not in checkpoint.heads}
-    dtype = {("BF16",): torch.bfloat16, ("F16",): torch.float16}.get(tuple(stored), torch.float32)
+    only = stored.pop() if len(stored) == 1 else ""
+    dtype = {"BF16": torch.bfloat16, "F16": torch.float16}.get(only, torch.float32)
     tokenizers = transformers.PreTrainedTokenizerFast if fast else transformers.AutoTokenizer
     try:
         tokenizer = tokenizers.from_pretrained(checkpoint.directory, local_files_only=True)
