@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 
 import shim
-from converter import corpus
+from converter import calibrate, corpus
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress, measure
-from converter.quantize.grid import Scheme
+from converter.quantize.grid import Codes, Scheme, round_to_nearest
 from converter.quantize.plan import uniform
 from converter.recipe import Recipe, Source
 from converter.source import open_source
@@ -27,6 +28,8 @@ from shim.architectures import architecture
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, SourceError, UsageError
 
+EFFORTS = ("fast", "balanced")
+CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 
@@ -42,6 +45,8 @@ class Request:
     out: Path = Path("artifacts")
     parity: float | None = None
     corpus: Path = corpus.VERIFICATION
+    calibration: Path | None = None  # texts to calibrate on, None for ours
+    effort: str | None = None  # one of EFFORTS; None for what the bits need
     verified: bool = True
     force: bool = False
     accept_license: bool = False
@@ -72,8 +77,20 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     layers = {key: shape for key, shape in shapes.items() if key not in checkpoint.heads}
     plan = uniform(layers, module.FULL_PRECISION, bits) if bits < 16 else {}
+    effort = request.effort or ("balanced" if bits < CALIBRATED_BELOW or request.calibration else "fast")
+    found: dict[str, Codes] = {}
+    if plan and effort == "balanced":
+        tokens = calibrate.prepare(checkpoint, recipe, _calibration(request.calibration, texts))
+        found = calibrate.quantize(checkpoint, recipe, plan, tokens, target.GRID, lambda *done: progress("quantize", *done))
+
+    def codes(name: str) -> Iterator[Codes]:
+        if name in found:
+            yield found[name]
+        else:
+            yield from (round_to_nearest(part, plan[name], target.GRID) for part in checkpoint.chunks(f"{name}.weight"))
+
     with staged(destination, request.force) as directory:
-        _write(request, checkpoint, plan, bits, directory, progress)
+        _write(request, checkpoint, plan, codes, bits, directory, progress)
         manifest = Manifest(
             schema=artifact.SCHEMA,
             name=name,
@@ -120,7 +137,13 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
 
 
 def _write(
-    request: Request, checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, progress: Progress
+    request: Request,
+    checkpoint: Checkpoint,
+    plan: dict[str, Scheme],
+    codes: Callable[[str], Iterator[Codes]],
+    bits: int,
+    directory: Path,
+    progress: Progress,
 ) -> None:
     count = 0
 
@@ -129,10 +152,17 @@ def _write(
         count += 1
         progress("convert", count, len(checkpoint.tensors))
 
-    _target(request.target).write(request.recipe, checkpoint, plan, bits, directory, done)
+    _target(request.target).write(request.recipe, checkpoint, plan, codes, bits, directory, done)
     for name in checkpoint.companions():
         (directory / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint.directory / name, directory / name)
+
+
+def _calibration(path: Path | None, judges: list[corpus.Text]) -> list[corpus.Text]:
+    """The texts to calibrate on, none of which may be one that judges."""
+    texts = corpus.read(path or corpus.CALIBRATION)
+    calibrate.check_texts(texts, judges)
+    return texts
 
 
 def _target(name: str) -> Any:

@@ -39,8 +39,9 @@ def test_outputs_are_those_of_each_batch_alone(name: str) -> None:
     settings = (module, config, POOLING.get(name, "mean"), ("dense",))
     seen = {}
 
-    def replace(layer: str, weight: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-        seen[layer] = (weight, found)
+    def replace(layer: str, weight: torch.Tensor, found: torch.Tensor | None) -> torch.Tensor:
+        if found is not None:
+            seen[layer] = (weight, found)
         return weight
 
     together = outputs(LockstepOps(weights.__getitem__, BATCHES, replace), *settings)["sentence_embedding"]
@@ -61,9 +62,9 @@ def test_a_layer_sees_what_the_replaced_layers_before_it_give() -> None:
     def run(factor: float) -> torch.Tensor:
         seen = {}
 
-        def replace(layer: str, weight: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+        def replace(layer: str, weight: torch.Tensor, found: torch.Tensor | None) -> torch.Tensor:
             seen[layer] = found
-            return weight * factor
+            return weight if found is None else weight * factor
 
         outputs(LockstepOps(weights.__getitem__, BATCHES, replace), module, config, "mean", ("dense",))
         return seen[last]
@@ -75,3 +76,9 @@ def test_padding_is_no_part_of_a_hessian() -> None:
     x = torch.tensor([[[1.0, 2.0], [3.0, 0.0], [100.0, 100.0]]])
     mask = torch.tensor([[True, True, False]])
     torch.testing.assert_close(hessian([x], [mask]), torch.tensor([[5.0, 1.0], [1.0, 2.0]]).double())
+
+
+def test_a_long_text_weighs_no_more_than_a_short_one() -> None:
+    short, long = torch.ones(1, 1, 2), 3 * torch.ones(1, 50, 2)
+    masks = [torch.ones(1, 1, dtype=torch.bool), torch.ones(1, 50, dtype=torch.bool)]
+    torch.testing.assert_close(hessian([short, long], masks), torch.full((2, 2), 5.0).double(), rtol=1e-6, atol=0)

@@ -14,15 +14,15 @@ from torch import Tensor
 from converter.quantize.torch_ops import TorchOps
 from shim.text import Tokens
 
-# Takes a linear layer's name, its weight (out, in) and its Hessian (in, in); returns the weight to go on with.
-Replace = Callable[[str, Tensor, Tensor], Tensor]
+# Takes a linear layer's name, its weight (out, in) and its Hessian (in, in), None for a table; gives the weight to go on with.
+Replace = Callable[[str, Tensor, Tensor | None], Tensor]
 
 
 class LockstepOps:
     """shim.architectures.Ops whose every value is a list, an entry for each batch.
 
     read: a tensor of the checkpoint by name, float32; called when its layer is reached, and not kept.
-    replace: called once for each linear layer. Its Hessian is the mean of x xᵀ over the tokens that are not padding.
+    replace: called once for each linear layer and each table.
     """
 
     def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens], replace: Replace):
@@ -56,6 +56,7 @@ class LockstepOps:
         return self._with_weights("head", name, x, bias)
 
     def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
+        self.weights[f"{name}.weight"] = self.replace(name, torch.from_numpy(self.read(f"{name}.weight")), None)
         return self._with_weights("embedding", name, ids)
 
     def layer_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
@@ -77,11 +78,15 @@ class LockstepOps:
 
 
 def hessian(inputs: list[Tensor], masks: list[Tensor]) -> Tensor:
-    """The mean of x xᵀ over all tokens, (width, width) float64; masks: true on tokens, false on padding."""
+    """The mean over the texts of their tokens' mean x xᵀ, (width, width) float64; masks: true on tokens, false on padding.
+
+    Every text weighs the same, because every text's own vector must be right: a lone word is a text, too.
+    """
     width = inputs[0].shape[-1]
     total, count = torch.zeros(width, width, dtype=torch.float64), 0
     for part, mask in zip(inputs, masks, strict=True):
-        rows = part[mask].float()
+        rows = part.float() * (mask / mask.sum(dim=1, keepdim=True)).sqrt()[..., None]
+        rows = rows.flatten(0, 1)
         total += (rows.T @ rows).double()
-        count += len(rows)
+        count += len(part)
     return total / count
