@@ -57,7 +57,7 @@ def main_group() -> None:
 @main_group.command("model", hidden=True)
 @click.argument("model")
 @click.option("--to", "target", type=click.Choice(sorted(pipeline.TARGETS)), required=True, help="The runtime to convert for.")
-@click.option("--bits", type=int, help="MLX: 2, 3, 4, 5, 6, 8, 16 (default 4); ONNX: 8, 16, 32 (default 8).")
+@click.option("--bits", type=int, help="MLX: 2, 3, 4, 5, 6, 8, 16 (default 4); ONNX: 4, 8, 16, 32 (default 8).")
 @source_option
 @click.option(
     "--out",
@@ -71,6 +71,17 @@ def main_group() -> None:
     type=click.FloatRange(0, 1, min_open=True),
     help="Cosine that the worst text must reach (default: the recipe's 0.999).",
 )
+@click.option(
+    "--effort",
+    type=click.Choice(pipeline.EFFORTS),
+    help="fast rounds to nearest; balanced calibrates (default under 8 bits).",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Texts to calibrate on instead of ours: JSON Lines or text, none of them a text that is measured on.",
+)
 @corpus_option
 @click.option("--no-verify", is_flag=True, help="Leave the verdict `unverified`; shim then refuses the artifact by default.")
 @click.option("--force", is_flag=True, help="Replace an existing artifact.")
@@ -83,6 +94,8 @@ def convert_model(
     source: str | None,
     out: Path,
     parity: float | None,
+    effort: str | None,
+    calibration: Path | None,
     corpus: Path | None,
     no_verify: bool,
     force: bool,
@@ -96,6 +109,8 @@ def convert_model(
         source=source,
         out=out,
         parity=parity,
+        effort=effort,
+        calibration=calibration,
         verified=not no_verify,
         force=force,
         accept_license=accept_license,

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import shutil
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ import shim
 from converter import corpus
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress, measure
-from converter.quantize.grid import Scheme
-from converter.quantize.plan import uniform
+from converter.quantize.grid import Codes, Scheme, round_to_nearest
+from converter.quantize.plan import GROUP_SIZES, uniform
 from converter.recipe import Recipe, Source
 from converter.source import open_source
 from converter.staging import check_destination, staged
@@ -27,6 +28,8 @@ from shim.architectures import architecture
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, SourceError, UsageError
 
+EFFORTS = ("fast", "balanced")
+CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 
@@ -42,6 +45,8 @@ class Request:
     out: Path = Path("artifacts")
     parity: float | None = None
     corpus: Path = corpus.VERIFICATION
+    calibration: Path | None = None  # texts to calibrate on, None for ours
+    effort: str | None = None  # one of EFFORTS; None for what the bits need
     verified: bool = True
     force: bool = False
     accept_license: bool = False
@@ -71,31 +76,69 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
         checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
     shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
     layers = {key: shape for key, shape in shapes.items() if key not in checkpoint.heads}
-    plan = uniform(layers, module.FULL_PRECISION, bits) if bits < 16 else {}
+    effort = request.effort or ("balanced" if bits < CALIBRATED_BELOW or request.calibration else "fast")
+    if request.calibration and effort == "fast":
+        raise UsageError("--effort fast calibrates on nothing; leave out --calibration, or take --effort balanced")
     with staged(destination, request.force) as directory:
-        _write(request, checkpoint, plan, bits, directory, progress)
-        manifest = Manifest(
-            schema=artifact.SCHEMA,
-            name=name,
-            recipe=recipe.name,
-            task=recipe.task,
-            target=request.target,
-            bits=bits,
-            source={**checkpoint.origin, "files": checkpoint.files},
-            model=recipe.model,
-            quantization=_quantization(plan, shapes, directory),
-            files=artifact.hash_files(directory),
-            parity={"verdict": "unverified", "target": goal},
-            tool={"version": shim.__version__, "packages": _packages()},
-            license=recipe.license,
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
-        )
-        artifact.write(directory, manifest)
-        if request.verified:
-            parity = measure(directory, manifest, checkpoint, texts, goal, progress)
-            manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(request.corpus)})
+        # Smaller groups where rounding in the usual ones falls short; with calibration, a second attempt would cost too much.
+        for sizes in (GROUP_SIZES, GROUP_SIZES[1:]):
+            plan = uniform(layers, module.FULL_PRECISION, bits, sizes) if bits < 16 else {}
+            _empty(directory)
+            _write(
+                request, checkpoint, plan, _codes(request, checkpoint, plan, effort, texts, progress), bits, directory, progress
+            )
+            manifest = Manifest(
+                schema=artifact.SCHEMA,
+                name=name,
+                recipe=recipe.name,
+                task=recipe.task,
+                target=request.target,
+                bits=bits,
+                source={**checkpoint.origin, "files": checkpoint.files},
+                model=recipe.model,
+                quantization=_quantization(plan, shapes, directory),
+                files=artifact.hash_files(directory),
+                parity={"verdict": "unverified", "target": goal},
+                tool={"version": shim.__version__, "packages": _packages()},
+                license=recipe.license,
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+            )
             artifact.write(directory, manifest)
+            if request.verified:
+                parity = measure(directory, manifest, checkpoint, texts, goal, progress)
+                manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(request.corpus)})
+                artifact.write(directory, manifest)
+            if manifest.verdict != "fail" or not plan or effort != "fast":
+                break
     return destination, manifest
+
+
+def _codes(
+    request: Request, checkpoint: Checkpoint, plan: dict[str, Scheme], effort: str, texts: list[corpus.Text], progress: Progress
+) -> Callable[[str], Iterator[Codes]]:
+    """The codes of each module of `plan`, in parts: those of a calibration, or rounded as they are asked for."""
+    grid = _target(request.target).GRID
+    found: dict[str, Codes] = {}
+    if plan and effort == "balanced":
+        from converter import calibrate  # imports torch
+
+        shown = corpus.read(request.calibration or corpus.CALIBRATION)
+        calibrate.check_texts(shown, texts)
+        tokens = calibrate.prepare(checkpoint, request.recipe, shown)
+        found = calibrate.quantize(checkpoint, request.recipe, plan, tokens, grid, lambda *done: progress("quantize", *done))
+
+    def codes(name: str) -> Iterator[Codes]:
+        if name in found:
+            yield found[name]
+        else:
+            yield from (round_to_nearest(part, plan[name], grid) for part in checkpoint.chunks(f"{name}.weight"))
+
+    return codes
+
+
+def _empty(directory: Path) -> None:
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def reverify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:
@@ -120,7 +163,13 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
 
 
 def _write(
-    request: Request, checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, progress: Progress
+    request: Request,
+    checkpoint: Checkpoint,
+    plan: dict[str, Scheme],
+    codes: Callable[[str], Iterator[Codes]],
+    bits: int,
+    directory: Path,
+    progress: Progress,
 ) -> None:
     count = 0
 
@@ -129,7 +178,7 @@ def _write(
         count += 1
         progress("convert", count, len(checkpoint.tensors))
 
-    _target(request.target).write(request.recipe, checkpoint, plan, bits, directory, done)
+    _target(request.target).write(request.recipe, checkpoint, plan, codes, bits, directory, done)
     for name in checkpoint.companions():
         (directory / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint.directory / name, directory / name)

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 LABELS = {
+    "quantize": "quantizing tensors",
     "convert": "writing tensors",
     "reference": "original, texts",
     "verify": "artifact, texts",

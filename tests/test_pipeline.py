@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import shim
 from converter import measure, pipeline, recipe, show
 from converter.inventory import inventory
 from converter.staging import staged
@@ -73,7 +74,7 @@ def test_the_manifest_says_where_the_original_came_from(tmp_path: Path, source: 
     from checkpoints import minilm
 
     given = str(minilm()) if source == "minilm" else source
-    request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 4, given, tmp_path, verified=False)
+    request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 8, given, tmp_path, verified=False)
     _, manifest = pipeline.convert(request, lambda *_: None)
     assert manifest.source["repo"] == repo
     assert manifest.source["revision"] == ("" if source == "minilm" else "0.1.0")
@@ -88,3 +89,28 @@ def test_a_license_that_forbids_commercial_use_must_be_accepted(tiny: Path, tmp_
         pipeline.convert(request, lambda *_: None)
     _, manifest = pipeline.convert(dataclasses.replace(request, accept_license=True), lambda *_: None)
     assert manifest.license == "cc-by-nc-4.0"
+
+
+def test_where_rounding_falls_short_smaller_groups_are_tried(
+    request_: pipeline.Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def failing(directory: Path, manifest: Any, *_: Any) -> dict[str, Any]:
+        sizes = {entry["group_size"] for entry in manifest.quantization["tensors"].values()}
+        tried.append(sizes)
+        worst = 0.99 if 64 in sizes else 0.9995
+        heads = {"dense": {"worst": worst}}
+        return {"verdict": "pass" if worst > 0.999 else "fail", "target": 0.999, "texts": 4, "heads": heads, "notes": []}
+
+    monkeypatch.setattr(pipeline, "measure", failing)
+    path, manifest = pipeline.convert(request_, lambda *_: None)
+    assert (tried, manifest.verdict) == ([{64}, {32}], "pass")
+    shim.load(path)
+    pipeline.convert(dataclasses.replace(request_, bits=4, force=True), lambda *_: None)
+    assert len(tried) == 3, "a calibrated conversion is tried once"
+
+
+def test_calibration_that_would_not_be_used_is_refused(request_: pipeline.Request, corpus_file: Path) -> None:
+    with pytest.raises(UsageError, match="--effort fast calibrates on nothing"):
+        pipeline.convert(dataclasses.replace(request_, effort="fast", calibration=corpus_file), lambda *_: None)

@@ -14,6 +14,18 @@ class Scheme:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """What a target stores of a group beside its codes.
+
+    dtype: of scales and offsets; codes are chosen for the rounded values. integer_zero: the zero point, -offset / scale, is a
+    code itself, as ONNX Runtime stores it; the span then includes zero. Otherwise the offset is any number, as in MLX.
+    """
+
+    dtype: type = np.float16
+    integer_zero: bool = False
+
+
+@dataclass(frozen=True)
 class Codes:
     """A quantized matrix (rows, columns): weight = codes * scales + offsets, the last two repeated over each group.
 
@@ -31,29 +43,34 @@ class Codes:
         grouped = self.codes.reshape(rows, -1, self.scheme.group_size).astype(np.float32)
         return (grouped * self.scales[..., None] + self.offsets[..., None]).reshape(rows, columns)
 
+    @classmethod
+    def join(cls, parts: "list[Codes]") -> "Codes":
+        """Parts of one matrix, in the order of their rows, as one."""
+        codes, scales, offsets = zip(*((part.codes, part.scales, part.offsets) for part in parts), strict=True)
+        return cls(np.concatenate(codes), np.concatenate(scales), np.concatenate(offsets), parts[0].scheme)
 
-def round_to_nearest(weight: np.ndarray, scheme: Scheme, dtype: type = np.float16, integer_zero: bool = False) -> Codes:
+
+def round_to_nearest(weight: np.ndarray, scheme: Scheme, grid: Grid) -> Codes:
     """Codes of a (rows, columns) float32 matrix whose columns are a multiple of the group size.
 
     The grid is the one of `mx.quantize`: it spans the group's least and greatest weight, is anchored at the one of larger
-    magnitude, and has zero on it. dtype: what scales and offsets are stored in; codes are chosen for the rounded values.
-    integer_zero: keep the zero point, -offset / scale, a code itself, as ONNX Runtime stores it; the span then includes zero.
+    magnitude, and has zero on it.
     """
     rows, columns = weight.shape
     grouped = weight.reshape(rows, columns // scheme.group_size, scheme.group_size)
     low, high = grouped.min(axis=2), grouped.max(axis=2)
-    if integer_zero:
+    if grid.integer_zero:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
     top = np.float32(2**scheme.bits - 1)
     span = np.maximum((high - low) / top, np.float32(1e-7))
     scales = np.where(np.abs(low) > np.abs(high), span, -span)
     anchor = np.where(np.abs(low) > np.abs(high), low, high)
     steps = np.round(anchor / scales)
-    scales = np.where(steps == 0, scales, anchor / np.where(steps == 0, 1, steps)).astype(dtype).astype(np.float32)
-    scales = np.where(scales == 0, np.float32(np.finfo(dtype).tiny), scales)
-    if integer_zero:
+    scales = np.where(steps == 0, scales, anchor / np.where(steps == 0, 1, steps)).astype(grid.dtype).astype(np.float32)
+    scales = np.where(scales == 0, np.float32(np.finfo(grid.dtype).tiny), scales)
+    if grid.integer_zero:
         offsets = steps.astype(np.float32) * scales
     else:
-        offsets = np.where(steps == 0, 0, anchor).astype(dtype).astype(np.float32)
+        offsets = np.where(steps == 0, 0, anchor).astype(grid.dtype).astype(np.float32)
     codes = np.round((grouped - offsets[..., None]) / scales[..., None])
     return Codes(np.clip(codes, 0, top).astype(np.uint8).reshape(rows, columns), scales, offsets, scheme)

@@ -7,21 +7,29 @@ from pathlib import Path
 import numpy as np
 
 from converter.checkpoint import Checkpoint
-from converter.quantize.grid import Scheme, round_to_nearest
+from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
 from converter.targets import safetensors
 from converter.targets.safetensors import Layout
 
 BITS = (2, 3, 4, 5, 6, 8, 16)
 DEFAULT_BITS = 4
+GRID = Grid(np.float16, integer_zero=False)
 APART = ("sparse_linear.", "colbert_linear.", "score.")
 
 
 def write(
-    recipe: Recipe, checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, done: Callable[[], None]
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    plan: dict[str, Scheme],
+    codes: Callable[[str], Iterator[Codes]],
+    bits: int,
+    directory: Path,
+    done: Callable[[], None],
 ) -> None:
-    """Write the weights into `directory`: quantized as `plan` says, the others in float16.
+    """Write the weights into `directory`: those of the plan as their codes, the others in float16.
 
+    codes: those of a module of the plan, in parts along its rows.
     Heads that other loaders do not know have a file each, named after their module. `done` is called after each tensor.
     """
     apart = {name: name.split(".")[0] for name in checkpoint.heads if name.startswith(APART)}
@@ -38,7 +46,7 @@ def write(
             if scheme is None:
                 yield from ((name, part) for part in checkpoint.chunks(name, np.float16))
             else:
-                yield from _quantized(checkpoint, name, scheme)
+                yield from _packed(name, codes(name.removesuffix(".weight")))
             done()
 
     safetensors.write(directory, layouts, tensors())
@@ -82,12 +90,11 @@ def _layout(name: str, shape: tuple[int, ...], scheme: Scheme | None) -> dict[st
     return {name: Layout("U32", (rows, columns * scheme.bits // 32)), f"{module}.scales": groups, f"{module}.biases": groups}
 
 
-def _quantized(checkpoint: Checkpoint, name: str, scheme: Scheme) -> Iterator[tuple[str, np.ndarray]]:
+def _packed(name: str, parts: Iterator[Codes]) -> Iterator[tuple[str, np.ndarray]]:
     module, scales, offsets = name.removesuffix(".weight"), [], []
-    for part in checkpoint.chunks(name):
-        codes = round_to_nearest(part, scheme)
-        scales.append(codes.scales.astype(np.float16))
-        offsets.append(codes.offsets.astype(np.float16))
-        yield name, pack(codes.codes, scheme.bits)
+    for part in parts:
+        scales.append(part.scales.astype(np.float16))
+        offsets.append(part.offsets.astype(np.float16))
+        yield name, pack(part.codes, part.scheme.bits)
     yield f"{module}.scales", np.concatenate(scales)
     yield f"{module}.biases", np.concatenate(offsets)

@@ -1,21 +1,22 @@
 """ONNX: `onnx/model.onnx`, an encoder graph of our own that sentence-transformers and optimum load, too."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 
 from converter.checkpoint import Checkpoint
-from converter.quantize.grid import Scheme
+from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
 from shim.pooling import outputs
 
-BITS = (8, 16, 32)
+BITS = (4, 8, 16, 32)
 DEFAULT_BITS = 8
+GRID = Grid(np.float32, integer_zero=True)
 IR_VERSION = 10
 LONG = 1024  # tokens beyond which a text's attention scores are too many to hold at once
 SHAPES = {
@@ -27,15 +28,22 @@ EXTERNAL_ABOVE = 1 << 28  # bytes of weights beyond which they lie in model.onnx
 
 
 def write(
-    recipe: Recipe, checkpoint: Checkpoint, plan: dict[str, Scheme], bits: int, directory: Path, done: Callable[[], None]
+    recipe: Recipe,
+    checkpoint: Checkpoint,
+    plan: dict[str, Scheme],
+    codes: Callable[[str], Iterator[Codes]],
+    bits: int,
+    directory: Path,
+    done: Callable[[], None],
 ) -> None:
     """Write the graph and `config.json` into `directory`.
 
-    Weights are stored as `plan` says, the others in float16 at 16 bits, else float32. `done` is called after each tensor.
+    Weights of the plan are stored as their codes, which come in parts along their rows, the others in float16 at 16 bits,
+    else float32. `done` is called after each tensor.
     """
     module = architecture(recipe.architecture)
     blocked = recipe.model.max_tokens > LONG
-    ops = OnnxOps(checkpoint, plan, np.float16 if bits == 16 else np.float32, blocked, done)
+    ops = OnnxOps(checkpoint, plan, codes, np.float16 if bits == 16 else np.float32, blocked, done)
     found = outputs(ops, module, module.Config.read(checkpoint.config), recipe.model.pooling, recipe.model.heads)
     model = graph(ops, found, recipe)
     (directory / "onnx").mkdir()

@@ -7,18 +7,28 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.checkpoint import Checkpoint
-from converter.quantize.grid import Codes, Scheme, round_to_nearest
+from converter.quantize.grid import Codes, Scheme
 
 
 class Recorder:
     """Every call appends nodes; weights become initializers that are read only when the file is written.
 
     dtype: what the graph computes in, float32 or float16; its outputs are float32 either way. blocked: attend block by block.
-    plan: {module: Scheme} of the weights that are stored as integers. done: called as each weight of the checkpoint is written.
+    plan: {module: Scheme} of the weights that are stored as integers; codes: what is stored of one, in parts along its rows.
+    done: called as each weight of the checkpoint is written.
     """
 
-    def __init__(self, checkpoint: Checkpoint, plan: dict[str, Scheme], dtype: type, blocked: bool, done: Callable[[], None]):
-        self.checkpoint, self.plan, self.dtype, self.blocked, self.done = checkpoint, plan, dtype, blocked, done
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        plan: dict[str, Scheme],
+        codes: Callable[[str], Iterator[Codes]],
+        dtype: type,
+        blocked: bool,
+        done: Callable[[], None],
+    ):
+        self.checkpoint, self.plan, self.codes = checkpoint, plan, codes
+        self.dtype, self.blocked, self.done = dtype, blocked, done
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.inputs: dict[str, ir.Value] = {}
@@ -88,26 +98,32 @@ class Recorder:
         return self.node("Shape", x, start=axis, end=axis + 1)
 
     def quantized(self, name: str, scheme: Scheme, shape: tuple[int, ...]) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """The codes (in `shape`), scales and zero points of the matrix `name`, quantized once, when the codes are written."""
+        """The codes (in `shape`), scales and zero points of the matrix `name`, made once, when the codes are written.
+
+        Of 4 bits, two lie in a byte, the first in its low half; each row's zero points begin a byte of their own.
+        """
         rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
         groups = (rows, columns // scheme.group_size)
         scales: list[np.ndarray] = []
         zeros: list[np.ndarray] = []
 
+        per_byte = 8 // scheme.bits
+        packed = (*shape[:-1], shape[-1] // per_byte)
+
         def codes() -> Iterator[np.ndarray]:
             scales.clear()
             zeros.clear()
-            for part in self.checkpoint.chunks(f"{name}.weight"):
-                found, scale, zero = unsigned(round_to_nearest(part, scheme, self.dtype, integer_zero=True))
+            for part in self.codes(name):
+                found, scale, zero = unsigned(part)
                 scales.append(scale.astype(self.dtype))
-                zeros.append(zero)
-                yield found
+                zeros.append(pack(zero, scheme.bits))
+                yield pack(found, scheme.bits)
             self.done()
 
         return (  # written in this order
-            self.weight(f"{name}.weight_quant", shape, np.uint8, codes),
+            self.weight(f"{name}.weight_quant", packed, np.uint8, codes),
             self.weight(f"{name}.weight_scales", groups, self.dtype, lambda: scales),
-            self.weight(f"{name}.weight_zero_points", groups, np.uint8, lambda: zeros),
+            self.weight(f"{name}.weight_zero_points", (rows, -(-groups[1] // per_byte)), np.uint8, lambda: zeros),
         )
 
 
@@ -125,6 +141,17 @@ class Streamed(ir.LazyTensor):
     def tofile(self, file: BinaryIO) -> None:
         for part in self.make():
             file.write(np.ascontiguousarray(part).data)
+
+
+def pack(codes: np.ndarray, bits: int) -> np.ndarray:
+    """(rows, n) codes of 8 bits as they are; of 4 bits two to a byte, (rows, ceil(n / 2)), the first in the low half.
+
+    What is left over of a last byte holds 8, as in ONNX Runtime's own packing.
+    """
+    if bits == 8:
+        return codes
+    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)), constant_values=8)
+    return even[:, ::2] | (even[:, 1::2] << 4)
 
 
 def unsigned(codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,0 +1,91 @@
+"""Calibration: the texts that show a quantizer what goes into each layer, and the codes that it makes of that."""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from converter import corpus
+from converter.checkpoint import Checkpoint
+from converter.corpus import Text
+from converter.quantize.gptq import gptq, searched
+from converter.quantize.grid import Codes, Grid, Scheme
+from converter.quantize.lockstep import LockstepOps
+from converter.recipe import Recipe
+from shim.architectures import architecture
+from shim.errors import UsageError
+from shim.model import batches
+from shim.pooling import outputs
+from shim.text import Encoded, TextEncoder, Tokens, prompt_for
+
+MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
+BATCH_TOKENS = 2048
+FEW = 2000  # tokens under which a layer has seen too little to be quantized on
+
+
+def check_texts(texts: list[Text], judges: list[Text]) -> None:
+    """Raise UsageError for a text that is also one of `judges`: who knows the exam proves nothing. Warn of one language."""
+    known = {text.text.strip() for text in judges}
+    shared = [text.id for text in texts if text.text.strip() in known]
+    if shared:
+        shown = ", ".join(shared[:3]) + (", …" if len(shared) > 3 else "")
+        raise UsageError(f"{len(shared)} calibration texts are verification texts, too ({shown}); they must not overlap")
+    languages = {text.lang for text in texts}
+    if len(languages) == 1 and languages != {"und"}:
+        warnings.warn(f"calibration texts are all in {languages.pop()}; other languages may come out worse", stacklevel=2)
+
+
+def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text]) -> list[Tokens]:
+    """The texts as batches of tokens, each behind its task's prompt; for a reranker, queries with documents.
+
+    Raises UsageError when they hold nothing but special tokens, and warns when they are few.
+    """
+    model = recipe.model
+    encoder = TextEncoder(checkpoint.directory, min(model.max_tokens, MAX_TOKENS))
+    found: list[Encoded] = []
+    if recipe.task == "rerank":
+        for ranking in corpus.rankings(texts):
+            found += encoder.pairs(ranking.query.text, [document.text for document in ranking.documents], model.prompts)
+    else:
+        for text in texts:
+            found += encoder.encode([text.text], prompt_for(model.prompts, text.task))
+    count = sum(len(item.ids) for item in found)
+    if count <= len(found) * encoder.tokenizer.num_special_tokens_to_add(False):
+        raise UsageError("the calibration texts hold no tokens")
+    if count < FEW:
+        warnings.warn(
+            f"only {count} calibration tokens; layers are quantized on little ({FEW} and more are better)", stacklevel=2
+        )
+    return [encoder.batch([found[row] for row in rows]) for rows in batches(found, BATCH_TOKENS)]
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    plan: dict[str, Scheme],
+    tokens: list[Tokens],
+    grid: Grid,
+    progress: Callable[[int, int], None],
+) -> dict[str, Codes]:
+    """{module: Codes} of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
+
+    Every layer is quantized on what the layers before it, already quantized, make of the calibration texts.
+    `progress` gets how many are done, and of how many.
+    """
+    module = architecture(recipe.architecture)
+    found: dict[str, Codes] = {}
+
+    def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+        if name not in plan:
+            return weight
+        found[name] = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
+        progress(len(found), len(plan))
+        return torch.from_numpy(found[name].dequantize())
+
+    with torch.inference_mode():
+        ops = LockstepOps(checkpoint.read, tokens, replace)
+        outputs(ops, module, module.Config.read(checkpoint.config), recipe.model.pooling, recipe.model.heads)
+        for name in plan.keys() - found.keys():  # carried along for other loaders; ours computes nothing with it
+            replace(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
+    return found

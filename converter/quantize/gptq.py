@@ -1,0 +1,124 @@
+"""GPTQ: round column by column, and let the columns still to come make up for each one's error.
+
+Source: Frantar et al. 2022, GPTQ: accurate post-training quantization for generative pre-trained transformers.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
+
+DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
+ROWS = 4096  # of a table that are searched at once
+BLOCK = 128  # columns whose errors are passed on together; no group is wider
+SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # parts of a group's span that the clip search tries
+
+
+def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, grid: Grid) -> Codes:
+    """Codes of a (rows, columns) float32 matrix that keep weight @ x, for x as the Hessian has them.
+
+    hessian: (columns, columns) float64, the mean of x xᵀ; a channel that is always zero, and a Hessian that is not finite, are
+    borne. A row that rounding to nearest serves better is rounded to nearest.
+    """
+    nearest = round_to_nearest(weight.numpy(), scheme, grid)
+    upper = _inverse_root(hessian)
+    if upper is None:
+        return nearest
+    rows, columns = weight.shape
+    size, left = scheme.group_size, weight.clone()
+    codes = torch.zeros(rows, columns)
+    scales, offsets = torch.zeros(rows, columns // size), torch.zeros(rows, columns // size)
+    importance = hessian.diagonal().float()
+    for start in range(0, columns, BLOCK):
+        end = min(start + BLOCK, columns)
+        block, errors, root = left[:, start:end], torch.zeros(rows, end - start), upper[start:end, start:end]
+        for column in range(end - start):
+            group, place = divmod(start + column, size)
+            if place == 0:
+                part = slice(start + column, start + column + size)
+                scales[:, group], offsets[:, group] = clip(left[:, part], importance[part], scheme, grid)
+            scale, offset = scales[:, group], offsets[:, group]
+            code = ((block[:, column] - offset) / scale).round_().clamp_(0, 2**scheme.bits - 1)
+            codes[:, start + column] = code
+            errors[:, column] = (block[:, column] - (code * scale + offset)) / root[column, column]
+            block[:, column + 1 :] -= errors[:, column, None] * root[column, column + 1 :]
+        left[:, end:] -= errors @ upper[start:end, end:]
+    found = Codes(codes.to(torch.uint8).numpy(), scales.numpy(), offsets.numpy(), scheme)
+    return _better_rows(weight, hessian, found, nearest)
+
+
+def objective(weight: Tensor, codes: Codes, hessian: Tensor) -> Tensor:
+    """What GPTQ lessens, for each row: the mean square of its error on the calibration inputs, (rows,) float64."""
+    error = (torch.from_numpy(codes.dequantize()) - weight).double()
+    return ((error @ hessian) * error).sum(dim=1)
+
+
+def searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
+    """Codes of a (rows, columns) float32 matrix by the clip search alone: for a table, whose rows are what goes on."""
+    return Codes.join([_searched(part, scheme, grid) for part in weight.split(ROWS)])
+
+
+def _searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
+    grouped = weight.reshape(-1, scheme.group_size)
+    scales, offsets = clip(grouped, torch.ones(scheme.group_size), scheme, grid)
+    codes = ((grouped - offsets[:, None]) / scales[:, None]).round_().clamp_(0, 2**scheme.bits - 1)
+    shape = (len(weight), -1)
+    parts = (codes.to(torch.uint8).reshape(weight.shape), scales.reshape(shape), offsets.reshape(shape))
+    return Codes(parts[0].numpy(), parts[1].numpy(), parts[2].numpy(), scheme)
+
+
+def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Scale and offset of each row of one group, (rows,), with the least weighted square error of those that are tried.
+
+    weight: (rows, group_size). importance: (group_size,) or (rows, group_size) weights of the errors.
+    Tried are spans from the whole one down to 0.6 of it, each end shrunk by itself.
+    """
+    low, high = weight.amin(dim=1), weight.amax(dim=1)
+    if grid.integer_zero:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+    least = torch.full_like(low, torch.inf)
+    scales, offsets = torch.ones_like(low), torch.zeros_like(low)
+    top = 2**scheme.bits - 1
+    for first, below in enumerate(SHRINK):
+        for above in SHRINK[max(0, first - 2) : first + 3]:
+            scale, offset = _span(low * below, high * above, top, grid)
+            codes = ((weight - offset[:, None]) / scale[:, None]).round_().clamp_(0, top)
+            error = codes.mul_(scale[:, None]).add_(offset[:, None]).sub_(weight).square_().mul_(importance).sum(dim=1)
+            better = error < least
+            least = torch.where(better, error, least)
+            scales, offsets = torch.where(better, scale, scales), torch.where(better, offset, offsets)
+    return scales, offsets
+
+
+def _span(low: Tensor, high: Tensor, top: int, grid: Grid) -> tuple[Tensor, Tensor]:
+    """The grid from low to high as it can be stored."""
+    kind = torch.float16 if grid.dtype is np.float16 else torch.float32
+    least = float(np.finfo(grid.dtype).tiny)
+    scale = ((high - low) / top).clamp(min=least).to(kind).float()
+    if grid.integer_zero:
+        return scale, (low / scale).round().clamp(-top, 0) * scale
+    return scale, low.to(kind).float()
+
+
+def _inverse_root(hessian: Tensor) -> Tensor | None:
+    """The upper Cholesky factor of the damped Hessian's inverse, float32; None where there is none."""
+    if not torch.isfinite(hessian).all() or not hessian.diagonal().max() > 0:
+        return None
+    damping = DAMPING * hessian.diagonal().mean()
+    for _ in range(4):
+        damped = hessian + damping * torch.eye(len(hessian), dtype=hessian.dtype)
+        lower, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
+            if not failed:
+                return upper.float()
+        damping = damping * 10
+    return None
+
+
+def _better_rows(weight: Tensor, hessian: Tensor, one: Codes, other: Codes) -> Codes:
+    chosen = (objective(weight, one, hessian) < objective(weight, other, hessian)).numpy()[:, None]
+    codes = np.where(chosen, one.codes, other.codes)
+    scales, offsets = np.where(chosen, one.scales, other.scales), np.where(chosen, one.offsets, other.offsets)
+    return Codes(codes, scales, offsets, one.scheme)

@@ -1,0 +1,92 @@
+"""All calibration batches through a model in step: every linear layer is seen once, with everything that will go into it.
+
+So a layer can be quantized on what the already quantized layers before it give, in a single pass, with one layer's weights and
+one layer's activations in memory.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.quantize.torch_ops import TorchOps
+from shim.text import Tokens
+
+# Takes a linear layer's name, its weight (out, in) and its Hessian (in, in), None for a table; gives the weight to go on with.
+Replace = Callable[[str, Tensor, Tensor | None], Tensor]
+
+
+class LockstepOps:
+    """shim.architectures.Ops whose every value is a list, an entry for each batch.
+
+    read: a tensor of the checkpoint by name, float32; called when its layer is reached, and not kept.
+    replace: called once for each linear layer and each table.
+    """
+
+    def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens], replace: Replace):
+        self.read, self.replace = read, replace
+        self.weights: dict[str, Tensor] = {}
+        self.batches = [TorchOps(self.weights, tokens) for tokens in batches]
+        self.seen: tuple[Any, Tensor] | None = None  # the last input and its Hessian: query, key and value share one
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The operation `name` of torch_ops on each batch; those with weights are below."""
+
+        def each(*arguments: Any, **named: Any) -> list[Any]:
+            return [
+                getattr(ops, name)(*(part[place] if isinstance(part, list) else part for part in arguments), **named)
+                for place, ops in enumerate(self.batches)
+            ]
+
+        return each
+
+    def split(self, x: list[Tensor], parts: int) -> list[list[Tensor]]:
+        return [list(part) for part in zip(*(piece.chunk(parts, dim=-1) for piece in x), strict=True)]
+
+    def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
+        if self.seen is None or self.seen[0] is not x:
+            self.seen = (x, hessian(x, [ops.mask for ops in self.batches]))
+        weight = torch.from_numpy(self.read(f"{name}.weight"))
+        self.weights[f"{name}.weight"] = self.replace(name, weight, self.seen[1])
+        return self._with_weights("linear", name, x, bias)
+
+    def head(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
+        return self._with_weights("head", name, x, bias)
+
+    def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
+        self.weights[f"{name}.weight"] = self.replace(name, torch.from_numpy(self.read(f"{name}.weight")), None)
+        return self._with_weights("embedding", name, ids)
+
+    def layer_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
+        return self._with_weights("layer_norm", name, x, eps)
+
+    def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
+        return self._with_weights("rms_norm", name, x, eps)
+
+    def _with_weights(self, kind: str, name: str, x: list[Tensor], *settings: Any) -> list[Tensor]:
+        needed = [f"{name}.weight"]
+        if kind == "layer_norm" or (kind in ("linear", "head") and settings[0]):
+            needed.append(f"{name}.bias")
+        for tensor in needed:
+            if tensor not in self.weights:
+                self.weights[tensor] = torch.from_numpy(self.read(tensor))
+        found = [getattr(ops, kind)(name, part, *settings) for ops, part in zip(self.batches, x, strict=True)]
+        self.weights.clear()
+        return found
+
+
+def hessian(inputs: list[Tensor], masks: list[Tensor]) -> Tensor:
+    """The mean over the texts of their tokens' mean x xᵀ, (width, width) float64; masks: true on tokens, false on padding.
+
+    Every text weighs the same, because every text's own vector must be right: a lone word is a text, too.
+    """
+    width = inputs[0].shape[-1]
+    total, count = torch.zeros(width, width, dtype=torch.float64), 0
+    for part, mask in zip(inputs, masks, strict=True):
+        rows = part.float() * (mask / mask.sum(dim=1, keepdim=True)).sqrt()[..., None]
+        rows = rows.flatten(0, 1)
+        total += (rows.T @ rows).double()
+        count += len(part)
+    return total / count

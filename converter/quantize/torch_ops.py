@@ -1,0 +1,103 @@
+"""shim.architectures.Ops that compute with torch, and so can be differentiated, watched, and run with other weights."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from shim.text import Tokens
+
+
+class TorchOps:
+    """shim.architectures.Ops for one batch, padded on the right. weights: the checkpoint's tensors by name, float32."""
+
+    def __init__(self, weights: Mapping[str, Tensor], tokens: Tokens):
+        self.weights, self.tokens = weights, tokens
+        self.mask = torch.from_numpy(tokens.attention_mask.astype(bool))
+
+    def input_ids(self) -> Tensor:
+        return torch.from_numpy(self.tokens.input_ids)
+
+    def token_type_ids(self) -> Tensor:
+        return torch.from_numpy(self.tokens.token_type_ids)
+
+    def positions(self, first: int = 0) -> Tensor:
+        return torch.arange(first, first + self.mask.shape[1])[None]
+
+    def index(self, value: int) -> Tensor:
+        return torch.tensor(value)
+
+    def embedding(self, name: str, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weights[f"{name}.weight"])
+
+    def linear(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
+        return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"] if bias else None)
+
+    def head(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
+        return TorchOps.linear(self, name, x, bias)
+
+    def full(self, x: Tensor) -> Tensor:
+        return x.float()
+
+    def layer_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
+
+    def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], eps)
+
+    def gelu(self, x: Tensor) -> Tensor:
+        return F.gelu(x)
+
+    def silu(self, x: Tensor) -> Tensor:
+        return F.silu(x)
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+    def relu(self, x: Tensor) -> Tensor:
+        return torch.relu(x)
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    def subtract(self, x: Tensor, y: Tensor) -> Tensor:
+        return x - y
+
+    def multiply(self, x: Tensor, y: Tensor) -> Tensor:
+        return x * y
+
+    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        return x.chunk(parts, dim=-1)
+
+    def column(self, x: Tensor, index: int) -> Tensor:
+        return x[..., index]
+
+    def split_heads(self, x: Tensor, heads: int) -> Tensor:
+        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+    def rotate(self, x: Tensor, base: float) -> Tensor:
+        length, size = x.shape[-2:]
+        speeds = base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+        angles = (torch.arange(length, dtype=torch.float64)[:, None] * speeds).to(x.dtype)
+        cos, sin = angles.cos(), angles.sin()
+        low, high = x.chunk(2, dim=-1)
+        return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
+
+    def attention(self, query: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
+        # Causal with padding on the right: no token has padding before it, and what padding itself sees is never used.
+        grouped = query.shape[1] != key.shape[1]
+        mask = None if causal else self.mask[:, None, None, :]
+        found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=grouped)
+        return found.transpose(1, 2).flatten(2)
+
+    def pool(self, hidden: Tensor, pooling: str) -> Tensor:
+        if pooling == "cls":
+            return hidden[:, 0].float()
+        if pooling == "mean":
+            weights = self.mask[..., None].float()
+            return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+        return hidden[torch.arange(len(hidden)), self.mask.sum(dim=1) - 1].float()
+
+    def normalize(self, x: Tensor) -> Tensor:
+        return F.normalize(x.float(), dim=-1, eps=1e-12)

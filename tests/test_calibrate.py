@@ -1,0 +1,94 @@
+"""Calibration: what it refuses, what it warns of, and what it is good for."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from checkpoints import write_bert, write_recipe
+
+from converter import calibrate, corpus, pipeline, recipe
+from converter.corpus import Text
+from converter.quantize.grid import Grid, Scheme, round_to_nearest
+from converter.source import open_source
+from shim.errors import UsageError
+
+PLAN = {"embeddings.word_embeddings": Scheme(4, 32), "encoder.layer.1.output.dense": Scheme(4, 64)}
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("small")
+    tiny = recipe.load(str(write_recipe(folder / "tiny.toml")))
+    return open_source(tiny, str(write_bert(folder / "checkpoint"))), tiny
+
+
+def texts(*given: str, lang: str = "en") -> list[Text]:
+    return [Text(str(number), lang, "sentence", text) for number, text in enumerate(given)]
+
+
+def test_our_own_texts_do_not_overlap() -> None:
+    calibrate.check_texts(corpus.read(corpus.CALIBRATION), corpus.read(corpus.VERIFICATION))
+
+
+def test_a_text_that_also_judges_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"1 calibration texts are verification texts, too \(1\)"):
+        calibrate.check_texts(texts("mine", " shared "), texts("shared", "theirs"))
+
+
+def test_the_command_refuses_overlap_and_leaves_nothing(tiny: Path, tmp_path: Path, corpus_file: Path, convert) -> None:
+    arguments = (tiny / "tiny.toml", "--to", "mlx", "--source", tiny / "checkpoint", "--out", tmp_path)
+    done = convert(*arguments, "--corpus", corpus_file, "--calibration", corpus_file, "--json", check=2)
+    assert "verification texts, too" in json.loads(done.stdout)["error"]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_text(content)
+    with pytest.raises(UsageError, match="holds no texts"):
+        corpus.read(path)
+
+
+def test_one_language_is_warned_of() -> None:
+    with pytest.warns(UserWarning, match="all in en"):
+        calibrate.check_texts(texts("a", "b"), [])
+
+
+@pytest.mark.parametrize("given", [("one",), ("one", "two", "three") * 5, ("x " * 300,)])
+def test_few_texts_are_warned_of_and_give_finite_codes(small, given: tuple[str, ...]) -> None:
+    checkpoint, tiny = small
+    with pytest.warns(UserWarning, match="calibration tokens"):
+        tokens = calibrate.prepare(checkpoint, tiny, texts(*given))
+    found = calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), lambda *_: None)
+    assert found.keys() == PLAN.keys()
+    for name, codes in found.items():
+        weight = checkpoint.read(f"{name}.weight")
+        nearest = round_to_nearest(weight, PLAN[name], Grid()).dequantize()
+        assert np.square(codes.dequantize() - weight).mean() < 4 * np.square(nearest - weight).mean()
+
+
+def test_texts_of_special_tokens_only_are_refused(small) -> None:
+    checkpoint, tiny = small
+    with pytest.raises(UsageError, match="hold no tokens"):
+        calibrate.prepare(checkpoint, tiny, texts("\u200b", " "))
+
+
+def test_queries_are_calibrated_behind_their_prompt(small) -> None:
+    checkpoint, tiny = small
+    model = replace(tiny.model, prompts={"retrieval.query": "find this: "})
+    prompted = replace(tiny, model=model)
+    query = [Text("1", "en", "query", "rivers")]
+    with pytest.warns(UserWarning, match="calibration tokens"):
+        with_prompt, without = (calibrate.prepare(checkpoint, one, query)[0] for one in (prompted, tiny))
+    assert with_prompt.input_ids.shape[1] > without.input_ids.shape[1]
+
+
+def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path) -> None:
+    found = {}
+    for effort in ("fast", "balanced"):
+        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 4, out=tmp_path / effort, effort=effort)
+        found[effort] = 1 - pipeline.convert(request, lambda *_: None)[1].parity["heads"]["dense"]["mean"]
+    assert found["balanced"] < found["fast"] / 3
