@@ -15,6 +15,7 @@ from standin_training import FAMILIES, Weights
 from tokenizers import Tokenizer
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+PLAIN = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}  # of an added token
 # transformers' names -> those of the real nomic-embed-text-v1.5; queries, keys and values are one matrix there.
 NOMIC_KEYS = (
     (r"^embeddings\.LayerNorm", "emb_ln"),
@@ -60,11 +61,8 @@ def _config(standin: Standin, **more: Any) -> dict[str, Any]:
     shape = dict(FAMILIES[standin.family].config)
     shape.pop("num_labels", None)
     shape.pop("rope_parameters", None)
-    return (
-        shape
-        | {"initializer_range": 0.02, "torch_dtype": str(TYPES[standin.type]).removeprefix("torch."), "use_cache": True}
-        | more
-    )
+    dtype = str(TYPES[standin.type]).removeprefix("torch.")
+    return shape | {"initializer_range": 0.02, "torch_dtype": dtype, "use_cache": True} | more
 
 
 def _modules(directory: Path, kinds: list[tuple[str, str]]) -> None:
@@ -109,8 +107,7 @@ def _write_xlm_roberta(standin: Standin, directory: Path, weights: Weights, toke
     tokenizer.save(str(directory / "tokenizer.json"))
     roles = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
     names = {f"{role}_token": token for role, token in roles.items()}
-    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
-    mask = {"content": "<mask>"} | plain | {"lstrip": True}
+    mask = {"content": "<mask>"} | PLAIN | {"lstrip": True}
     _json(directory / "special_tokens_map.json", names | {"mask_token": mask})
     more = {"clean_up_tokenization_spaces": True, "model_max_length": length, "tokenizer_class": "XLMRobertaTokenizer"}
     _json(directory / "tokenizer_config.json", names | more | {"mask_token": {"__type": "AddedToken"} | mask})
@@ -154,9 +151,8 @@ def _write_qwen3(standin: Standin, directory: Path, weights: Weights, tokenizer:
     _json(directory / "config.json", config | {"max_window_layers": config["num_hidden_layers"]})
     _json(directory / "generation_config.json", {"bos_token_id": ids["<|endoftext|>"], "eos_token_id": ids["<|endoftext|>"]})
     tokenizer.save(str(directory / "tokenizer.json"))
-    plain = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
     tokens = (*BPE_SPECIALS, *BPE_ADDED)
-    added = {str(ids[token]): {"content": token} | plain | {"special": token in BPE_SPECIALS} for token in tokens}
+    added = {str(ids[token]): {"content": token} | PLAIN | {"special": token in BPE_SPECIALS} for token in tokens}
     names = {"bos_token": None, "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "unk_token": None}
     more = dict.fromkeys(("add_bos_token", "add_prefix_space", "clean_up_tokenization_spaces", "split_special_tokens"), False)
     more |= {"added_tokens_decoder": added, "additional_special_tokens": list(BPE_SPECIALS[1:]), "model_max_length": 131072}

@@ -41,8 +41,11 @@ def train_unigram(texts: list[str]) -> Tokenizer:
         single="<s> $A </s>", pair="<s> $A </s> </s> $B:0 </s>:0", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
     found = json.loads(tokenizer.to_str())
-    vocabulary = found["model"]["vocab"]
-    vocabulary.append(["<mask>", 0.0])
+    first, pieces = found["model"]["vocab"][: len(specials)], found["model"]["vocab"][len(specials) :]
+    # The trainer lists rare characters in another order each time, with scores that fall by a hair from one to the next.
+    least = round(min(score for _, score in pieces), 3) + 0.05
+    pieces = sorted(([piece, max(round(score, 6), least)] for piece, score in pieces), key=lambda item: (-item[1], item[0]))
+    found["model"]["vocab"] = vocabulary = [*first, *pieces, ["<mask>", 0.0]]
     mask = found["added_tokens"][0] | {"id": len(vocabulary) - 1, "content": "<mask>", "lstrip": True}
     found["added_tokens"].append(mask)
     return unigram(Tokenizer.from_str(json.dumps(found)), "bge-m3")

@@ -119,10 +119,11 @@ def test_a_stream_beyond_float16_survives_in_a_float16_graph(tmp_path: Path, mon
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     given = []
     model = AutoModel.from_pretrained(directory, dtype=torch.float32)
-    model.layers[0].mlp.register_forward_hook(lambda _, __, output: given.append(output[0, :, 3]))
+    model.layers[0].mlp.down_proj.register_forward_pre_hook(lambda _, inputs: given.append(inputs[0][0]))
     model(torch.tensor([load(made(EMBEDDING, "onnx", 32)[0]).encoder.encode([TEXTS[1]])[0].ids]))
-    greatest = given[0][given[0].abs().argmax()]
-    weights["layers.0.mlp.down_proj.weight"][3] *= 30_000 / greatest.detach()  # in float16 itself, but not added to 60,000
+    inner = given[0][given[0].norm(dim=1).argmax()].detach()
+    # For that token the sum is 30,000: in the range of float16 itself, but not when it is added to 60,000.
+    weights["layers.0.mlp.down_proj.weight"][3] = 30_000 * inner / inner.square().sum()
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
     request = pipeline.Request(standin_recipe(EMBEDDING), "mlx", 16, str(directory), tmp_path / "out")
     path, manifest = pipeline.convert(request, lambda *_: None)
