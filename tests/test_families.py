@@ -76,7 +76,7 @@ def test_over_http_vectors_are_those_of_sentence_transformers(serve: Callable[..
         "timetable " * 600,
     ]
     for name, prompts in CARDS.items():
-        theirs = SentenceTransformer(str(standin(name)), device="cpu")
+        theirs = SentenceTransformer(str(standin(name)), device="cpu", model_kwargs={"dtype": "float32"})
         for task in (None, "retrieval.query", "retrieval.passage"):
             wanted = theirs.encode(texts, prompt=prompts.get(task or "", ""), normalize_embeddings=True)
             for target, bits, least in (("onnx", 8, 0.999), ("mlx", 8, 0.999)):
