@@ -142,7 +142,7 @@ def test_offline_the_cache_serves_and_its_commit_is_recorded(
     shutil.copytree(checkpoint, repo / f"snapshots/{COMMIT}")
     (repo / "refs").mkdir()
     (repo / "refs/main").write_text(COMMIT)
-    command = (at_commit(tmp_path, revision), "--to", "mlx", "--no-verify", "--out", tmp_path / "out")
+    command = (at_commit(tmp_path, revision), "--to", "mlx", "--effort", "fast", "--no-verify", "--out", tmp_path / "out")
     done = convert(*command, env=environment(tmp_path, HF_HUB_OFFLINE="1"))
     assert not [line for line in done.stderr.splitlines() if not line.startswith("writing tensors")]
     source = json.loads((tmp_path / "out/tiny-mlx-4bit/artifact.json").read_text())["source"]
