@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import shim
-from converter import corpus
+from converter import card, corpus
 from converter.attempts import Attempts, Goal, Quantized, rounded
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress, measure
@@ -105,6 +105,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 report = measure(directory, manifest, checkpoint, texts, parity, goal.on, progress)
                 manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": artifact.hash_file(request.corpus)})
                 artifact.write(directory, manifest)
+            (directory / "README.md").write_text(card.card(manifest, "curve" in made.record), encoding="utf-8")
             try:
                 made = attempts.send(manifest.parity if request.verified else None)
             except StopIteration:
@@ -168,6 +169,8 @@ def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int,
     if made.record:
         text = json.dumps(made.record, indent=1, allow_nan=False)
         (directory / "quantization.json").write_text(text + "\n", encoding="utf-8")
+    if "curve" in made.record:
+        (directory / card.PLOT).write_text(card.plot(made.record), encoding="utf-8")
     for name in checkpoint.companions():
         (directory / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint.directory / name, directory / name)

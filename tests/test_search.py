@@ -4,6 +4,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -127,3 +128,19 @@ def test_an_interrupted_run_goes_on_where_it_was(request_: Request, monkeypatch:
         for found in (resumed, again):
             assert (found.codes[name].dequantize() == fresh.codes[name].dequantize()).all()
             assert found.relative[name] == fresh.relative[name]
+
+
+def test_the_card_says_what_was_measured_and_shows_the_curve(request_: Request) -> None:
+    path, manifest = made(request_)
+    text = (path / "README.md").read_text()
+    front = text.split("---")[1]
+    assert "base_model" not in front, "a directory is no repository of the hub"
+    assert "license: mit" in front
+    assert f"| dense | {manifest.parity['heads']['dense']['worst']:.5f} |" in text
+    plot = ElementTree.parse(path / "quantization.svg").getroot()
+    record = json.loads((path / "quantization.json").read_text())
+    line = plot.find("{http://www.w3.org/2000/svg}polyline")
+    assert line is not None
+    assert len(line.attrib["points"].split()) == len(record["curve"])
+    (path / "README.md").write_text("of my own")
+    shim.load(path)
