@@ -33,7 +33,8 @@ class Quantized:
     record: dict[str, Any] = field(default_factory=dict)
 
 
-Attempts = Generator[Quantized, Parity | None, None]  # is sent the parity of what it gave, None when it was not measured
+# Is sent the parity of what it gave, None when that was not measured; returns whether it was left short of the goal.
+Attempts = Generator[Quantized, Parity | None, bool]
 
 
 def rounded(checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any) -> Attempts:
@@ -43,7 +44,8 @@ def rounded(checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any) -> 
         plan = uniform(layers(checkpoint), full, goal.bits, sizes) if goal.bits < 16 else {}
         parity = yield Quantized(plan, _rounding(checkpoint, plan, target.GRID), {"method": "rounded"} if plan else {})
         if parity is None or parity["verdict"] == "pass" or not plan:
-            return
+            return False
+    return True
 
 
 def layers(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

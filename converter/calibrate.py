@@ -15,8 +15,8 @@ from converter import corpus
 from converter.checkpoint import Checkpoint
 from converter.corpus import Text
 from converter.quantize import keep, sensitivity
-from converter.quantize.gptq import gptq, relative, searched
-from converter.quantize.grid import Codes, Grid, Scheme
+from converter.quantize.gptq import ROWS, gptq, relative, searched
+from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 from converter.quantize.lockstep import LockstepOps
 from converter.recipe import Recipe
 from shim.architectures import architecture
@@ -27,6 +27,7 @@ from shim.text import Encoded, TextEncoder, Tokens, prompt_for
 
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048
+METHODS = ("rounded", "gptq")
 FEW = 2000  # tokens under which a layer has seen too little to be quantized on
 
 
@@ -80,11 +81,12 @@ def quantize(
     plan: dict[str, Scheme],
     tokens: list[Tokens],
     grid: Grid,
+    method: str,
     progress: Callable[[int, int], None],
     others: Mapping[str, list[Scheme]] = MappingProxyType({}),
     kept: Path | None = None,
 ) -> Calibrated:
-    """Codes of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
+    """Codes of everything in the plan: `gptq` layer after layer and tables by a clip search, or `rounded` to nearest.
 
     Every layer is quantized on what the layers before it, already quantized, make of the calibration texts.
     `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
@@ -98,7 +100,10 @@ def quantize(
         schemes = list(others.get(name, []))
         codes, ratios = keep.load(kept, name, plan[name]) or (None, [])
         if codes is None:
-            codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
+            if method == "rounded":
+                codes = Codes.join([round_to_nearest(part.numpy(), plan[name], grid) for part in weight.split(ROWS)])
+            else:
+                codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
             ratios = list(relative(weight, hessian, schemes, plan[name], grid).values())
             keep.save(kept, name, codes, ratios)
         found[name], compared[name] = codes, dict(zip(schemes, ratios, strict=True))

@@ -30,6 +30,7 @@ from shim.errors import IntegrityError, SourceError, UsageError
 
 EFFORTS = ("fast", "balanced")
 CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
+RAISING = 8  # every so many calibration texts show what to raise where rounding everything alike fell short
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 
@@ -114,21 +115,27 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
 
 
 def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[corpus.Text], progress: Progress) -> Attempts:
+    """Rounding, where that is asked for or enough; else the search, which needs torch and texts to calibrate on."""
     recipe, target = request.recipe, _target(request.target)
     effort = request.effort or ("balanced" if goal.bits < CALIBRATED_BELOW or request.calibration or goal.size else "fast")
+    fast = effort == "fast" or goal.bits >= 16
     if goal.strict and goal.size:
         raise UsageError("--strict-bits fixes the size; leave it out, or --max-size")
-    if goal.bits >= 16 or effort == "fast":
-        for flag, given in (("--calibration", request.calibration), ("--max-size", goal.size)):
-            if given:
-                why = "--effort fast calibrates on nothing" if goal.bits < 16 else f"--bits {goal.bits} quantizes nothing"
-                raise UsageError(f"{why}; leave out {flag}, or take --effort balanced and fewer bits")
-        return rounded(checkpoint, recipe, goal, target)
-    from converter import calibrate, search  # imports torch
+    for flag, given in (("--calibration", request.calibration), ("--max-size", goal.size)):
+        if fast and given:
+            why = "--effort fast calibrates on nothing" if goal.bits < 16 else f"--bits {goal.bits} quantizes nothing"
+            raise UsageError(f"{why}; leave out {flag}, or take --effort balanced and fewer bits")
+    if fast:
+        short = yield from rounded(checkpoint, recipe, goal, target)
+        if goal.strict or not short:
+            return False
+    from converter import calibrate, search
 
     shown = corpus.read(request.calibration or corpus.CALIBRATION)
     calibrate.check_texts(shown, texts)
-    return search.calibrated(checkpoint, recipe, goal, target, calibrate.prepare(checkpoint, recipe, shown), progress)
+    tokens = calibrate.prepare(checkpoint, recipe, shown[::RAISING] if fast else shown)
+    method = "rounded" if fast else "gptq"
+    return (yield from search.calibrated(checkpoint, recipe, goal, target, tokens, progress, method))
 
 
 def _empty(directory: Path) -> None:

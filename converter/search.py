@@ -28,10 +28,11 @@ RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes a
 
 
 def calibrated(
-    checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any, tokens: list[Tokens], progress: Progress
+    checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any, tokens: list[Tokens], progress: Progress, method: str
 ) -> Attempts:
-    """GPTQ on the calibration tokens: at the lowest bits first, to see what each tensor costs, then as these costs allow.
+    """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
+    method: how codes are chosen, one of calibrate.METHODS.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
     tensors, full = layers(checkpoint), architecture(recipe.architecture).FULL_PRECISION
@@ -41,22 +42,22 @@ def calibrated(
     others = {} if goal.strict else {name: candidates(name, shape[1], widths) for name, shape in shapes.items()}
 
     def quantize(plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
-        key = [checkpoint.files, [(name, str(scheme)) for name, scheme in plan.items()], str(others), str(target.GRID)]
+        key = [checkpoint.files, [(name, str(scheme)) for name, scheme in plan.items()], str(others), str(target.GRID), method]
         digest = hashlib.sha256(json.dumps(key).encode())
         for batch in tokens:
             digest.update(batch.input_ids.tobytes())
         kept = cache.folder() / "quantize" / digest.hexdigest()
         shown = lambda *done: progress("quantize", *done)  # noqa: E731
-        found = calibrate.quantize(checkpoint, recipe, plan, tokens, target.GRID, shown, others, kept)
+        found = calibrate.quantize(checkpoint, recipe, plan, tokens, target.GRID, method, shown, others, kept)
         used.append(kept)
         return found
 
     used: list[Path] = []
     base = quantize(plan, others)
     if goal.strict:
-        yield Quantized(plan, _stored(base.codes), {"method": "calibrated"})
+        yield Quantized(plan, _stored(base.codes), {"method": method})
         _forget(used)
-        return
+        return False
     costs = calibrate.costs(checkpoint, recipe, base.codes, tokens, lambda *done: progress("sensitivity", *done))
     choices = _choices(plan, base, costs, shapes, others, target)
     rest = _rest(checkpoint, shapes, target)
@@ -73,7 +74,9 @@ def calibrated(
         if plan in tried:
             break
         tried.append(plan)
-        made = Quantized(plan, _stored(quantize(plan, {}).codes), _record(found, goal, shapes, 8 * target.stored((1, 1), None)))
+        made = Quantized(
+            plan, _stored(quantize(plan, {}).codes), _record(found, goal, method, shapes, 8 * target.stored((1, 1), None))
+        )
         parity = yield made
         if parity is None or goal.size is not None:
             best = None
@@ -87,6 +90,7 @@ def calibrated(
     if best and best[1] is not made:
         yield best[1]
     _forget(used)
+    return False
 
 
 def _choices(
@@ -108,7 +112,7 @@ def _choices(
     return found
 
 
-def _record(found: Allocation, goal: Goal, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
+def _record(found: Allocation, goal: Goal, method: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
     """What `quantization.json` says: of each tensor its bits, bytes and share of the error; the curve, and the chosen point.
 
     full: bits of a weight that is not quantized.
@@ -123,7 +127,7 @@ def _record(found: Allocation, goal: Goal, shapes: dict[str, tuple[int, ...]], f
     points = [found.curve[place] for place in sorted({*range(0, len(found.curve), -(-len(found.curve) // 40))})]
     curve = [{"bits_per_weight": 8 * point.size / count, "worst": point.worst, "mean": point.mean} for point in points]
     chosen = {"bits_per_weight": 8 * found.point.size / count, "worst": found.point.worst, "mean": found.point.mean}
-    return {"method": "calibrated", "parity_on": goal.on, "predicted": chosen, "curve": curve, "tensors": tensors}
+    return {"method": method, "parity_on": goal.on, "predicted": chosen, "curve": curve, "tensors": tensors}
 
 
 def _rest(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], target: Any) -> int:

@@ -62,7 +62,7 @@ def test_few_texts_are_warned_of_and_give_finite_codes(small, given: tuple[str, 
     checkpoint, tiny = small
     with pytest.warns(UserWarning, match="calibration tokens"):
         tokens = calibrate.prepare(checkpoint, tiny, texts(*given))
-    found = calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), lambda *_: None).codes
+    found = calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), "gptq", lambda *_: None).codes
     assert found.keys() == PLAN.keys()
     for name, codes in found.items():
         weight = checkpoint.read(f"{name}.weight")

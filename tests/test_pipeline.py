@@ -100,8 +100,9 @@ def test_where_rounding_falls_short_smaller_groups_are_tried(
         sizes = {entry["group_size"] for entry in manifest.quantization["tensors"].values()}
         tried.append(sizes)
         worst = 0.99 if 64 in sizes else 0.9995
-        heads = {"dense": {"worst": worst}}
-        return {"verdict": "pass" if worst > 0.999 else "fail", "target": 0.999, "texts": 4, "heads": heads, "notes": []}
+        heads = {"dense": {"worst": worst, "p01": worst, "mean": worst}}
+        verdict = "pass" if worst > 0.999 else "fail"
+        return {"verdict": verdict, "target": 0.999, "on": "worst", "texts": 4, "heads": heads, "notes": []}
 
     monkeypatch.setattr(pipeline, "measure", failing)
     path, manifest = pipeline.convert(request_, lambda *_: None)

@@ -56,6 +56,16 @@ def test_bits_are_raised_until_parity_holds_and_no_further(request_: Request, ta
 
 
 @pytest.mark.parametrize("target", ["mlx", "onnx"])
+def test_where_rounding_everything_alike_falls_short_some_stay_whole(request_: Request, target: str) -> None:
+    _, alike = made(request_, target=target, bits=8, strict_bits=True)
+    goal = 1 - (1 - alike.parity["heads"]["dense"]["worst"]) / 10
+    _, raised = made(request_, target=target, bits=8, parity=goal)
+    weights = {entry["bits"] for entry in raised.quantization["tensors"].values()}
+    assert (raised.verdict, weights) == ("pass", {8})
+    assert 0 < len(raised.quantization["tensors"]) < len(alike.quantization["tensors"])
+
+
+@pytest.mark.parametrize("target", ["mlx", "onnx"])
 def test_a_size_is_kept_and_more_of_it_comes_nearer(request_: Request, target: str) -> None:
     request_ = dataclasses.replace(request_, target=target)
     least = made(request_, strict_bits=True)[1].size
@@ -115,14 +125,16 @@ def test_an_interrupted_run_goes_on_where_it_was(request_: Request, monkeypatch:
             return real(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(calibrate, "gptq", counted)
-        return calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), lambda *_: None, others, tmp_path / "kept")
+        return calibrate.quantize(
+            checkpoint, request_.recipe, plan, tokens, Grid(), "gptq", lambda *_: None, others, tmp_path / "kept"
+        )
 
     with pytest.raises(KeyboardInterrupt):
         quantize(5)
     resumed, done = quantize(99), len(calls)
     again = quantize(0)
     monkeypatch.setattr(calibrate, "gptq", real)
-    fresh = calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), lambda *_: None, others)
+    fresh = calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), "gptq", lambda *_: None, others)
     assert done == len([name for name in plan if "embeddings" not in name and "pooler" not in name]) - 5
     for name in plan:
         for found in (resumed, again):
