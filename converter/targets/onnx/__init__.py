@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Grid, Scheme
+from converter.quantize.sites import Integers
 from converter.recipe import Recipe
+from converter.targets.onnx.int8 import IntegerOps
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
 from shim.pooling import outputs
@@ -41,10 +43,21 @@ def write(
     Weights of the plan are stored as their codes, which come in parts along their rows, the others in float16 at 16 bits,
     else float32. `done` is called after each tensor.
     """
-    module = architecture(recipe.architecture)
     blocked = recipe.model.max_tokens > LONG
-    ops = OnnxOps(checkpoint, plan, codes, np.float16 if bits == 16 else np.float32, blocked, done)
+    _save(OnnxOps(checkpoint, plan, codes, np.float16 if bits == 16 else np.float32, blocked, done), recipe, directory)
+
+
+def write_integers(
+    recipe: Recipe, checkpoint: Checkpoint, integers: Integers, directory: Path, done: Callable[[], None]
+) -> None:
+    """`write` for a graph whose products are in integers."""
+    _save(IntegerOps(checkpoint, integers, recipe.model.max_tokens > LONG, done), recipe, directory)
+
+
+def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
+    checkpoint, module = ops.checkpoint, architecture(recipe.architecture)
     found = outputs(ops, module, module.Config.read(checkpoint.config), recipe.model.pooling, recipe.model.heads)
+    ops.prune(list(found.values()))
     model = graph(ops, found, recipe)
     (directory / "onnx").mkdir()
     size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)
