@@ -1,6 +1,5 @@
 """Products in integers: how each layer's input is rounded, measured on calibration texts, and the weights that go with it."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from converter.checkpoint import Checkpoint
 from converter.quantize.activations import MODES, TIMES, Activation
-from converter.quantize.channel import per_channel
+from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
+from converter.quantize.lockstep import Replace
 from converter.quantize.sites import Input, Integers, Observer, RoundedOps, Site, layer
 from converter.quantize.smooth import Smoothing, search
 from converter.recipe import Recipe
@@ -20,8 +20,10 @@ from shim.architectures import architecture
 from shim.pooling import outputs
 from shim.text import Tokens
 
-SHARE = 0.35  # of what parity allows that rounded inputs may take; the rest is for weights, tables, and unlike texts
-PROBE = 2000  # tokens of the texts that suffer most, on which each way of rounding is measured
+SHARE = 0.45  # of what parity allows that layers may take of a text; the rest is for tables, and texts unlike calibration
+PROBE = 1200  # tokens of the texts that suffer most, on which each way of rounding is measured
+HALF = 0.5  # of rounding's error in weights that GPTQ leaves, about; what it leaves of the square is a quarter
+MEASURED = ("tensor", "token", "twice")
 TABLE_BITS = 7  # of a table that is a large part of the model
 LARGE = 0.02  # the part of all weights from which on a table is such a one
 GROUPS = (64, 32)  # weights that share a scale where products are in float32, and in tables
@@ -34,8 +36,8 @@ def quantize(
 ) -> Integers:
     """Codes and rounded inputs of every layer and table that takes them; goal: the cosine that the worst text must reach.
 
-    Each input is rounded in the fastest way that leaves the calibration texts within SHARE of what the goal allows, measured
-    with all other inputs exact: errors add up. `progress` gets how many steps are done, and of how many.
+    Each layer gets the fastest way that leaves the calibration texts within SHARE of what the goal allows, measured with all
+    others exact: errors add up. `progress` gets how many steps are done, and of how many.
     """
     module = architecture(recipe.architecture)
     config = module.Config.read(checkpoint.config)
@@ -48,7 +50,7 @@ def quantize(
         observer = Observer(checkpoint.read, tokens)
         exact = run(observer)
         sites = observer.sites
-        steps = 3 * len(sites) + sum(len(site.members) for site in sites)
+        steps = (1 + len(MEASURED)) * len(sites) + sum(len(site.members) for site in sites)
         choices = []
         for place, site in enumerate(sites):
             choices.append(_choices(checkpoint, site))
@@ -74,10 +76,10 @@ def quantize(
                 found[name] = gptq(weight, hessian, Scheme(8, group), GRID)
             else:
                 found[name] = per_channel(weight, hessian)
-            progress(min(3 * len(sites) + len(found), steps), steps)
+            progress(min((1 + len(MEASURED)) * len(sites) + len(found), steps), steps)
             return torch.from_numpy(found[name].dequantize())
 
-        final = _rounded(checkpoint.read, tokens, sites, entries, replace)
+        final = _rounded(checkpoint.read, tokens, sites, entries, replace, hessians=True)
         inputs = final.inputs
         run(final)
     return Integers(found, inputs, _tensors(checkpoint, sites, inputs, final.rows))
@@ -87,13 +89,11 @@ def _choices(checkpoint: Checkpoint, site: Site) -> dict[str, Input]:
     """The best Input of each mode for a site."""
     weight = torch.cat([torch.from_numpy(checkpoint.read(f"{name}.weight")) for name in site.members])
     found = {}
-    for mode in ("tensor", "token"):
+    for mode in MEASURED:
         smoothing, activation, _ = search(
             site.sample, site.low, site.high, weight, mode, bool(site.before[0]), site.before[0] == "layer_norm"
         )
         found[mode] = Input(site.members[0], site.before, smoothing, activation)
-    token = found["token"]
-    found["twice"] = dataclasses.replace(token, activation=dataclasses.replace(token.activation, mode="twice"))
     found["none"] = Input(site.members[0], site.before, Smoothing.identity(weight.shape[1]), Activation("none"))
     return found
 
@@ -144,15 +144,35 @@ def _costs(
     found = []
     for place, (site, choice) in enumerate(zip(sites, choices, strict=True)):
         costs = {mode: np.zeros(count) for mode in MODES}
-        for part, mode in enumerate(("tensor", "token")):
-            costs[mode] = loss(exact, run(_rounded(read, probes, [site], [choice[mode]])), masks)
-            progress(2 * place + part + 1)
+        for part, mode in enumerate(MEASURED):
+            costs[mode] = loss(exact, run(_rounded(read, probes, [site], [choice[mode]], _likely(site))), masks)
+            progress(len(MEASURED) * place + part + 1)
         found.append(costs)
     return found
 
 
+def _likely(site: Site) -> Replace:
+    """Weights of a site about as far from the true ones as they will be, before they are there."""
+
+    def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+        if name not in site.members:
+            return weight
+        return weight + HALF * (torch.from_numpy(nearest(weight).dequantize()) - weight)
+
+    return replace
+
+
+def _exactly(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+    return weight
+
+
 def _rounded(
-    read: Callable[[str], Any], tokens: list[Tokens], sites: list[Site], entries: list[Input], replace: Any = None
+    read: Callable[[str], Any],
+    tokens: list[Tokens],
+    sites: list[Site],
+    entries: list[Input],
+    replace: Replace = _exactly,
+    hessians: bool = False,
 ) -> RoundedOps:
     """The model with the inputs of these sites rounded, and its weights as they are, or as `replace` makes them."""
     inputs: dict[str, Input] = {}
@@ -161,7 +181,7 @@ def _rounded(
         inputs |= dict.fromkeys(site.members, entry)
         if site.before[0] == "linear":
             rows[site.before[1]] = entry.smoothing.scale
-    return RoundedOps(read, tokens, inputs, rows, replace or (lambda name, weight, hessian: weight), replace is not None)
+    return RoundedOps(read, tokens, inputs, rows, replace, hessians)
 
 
 def _masks(tokens: list[Tokens]) -> list[Tensor]:

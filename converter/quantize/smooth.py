@@ -12,6 +12,7 @@ from converter.quantize.activations import Activation, rounded, whole_range
 from converter.quantize.channel import nearest
 
 ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0)  # how much of the difficulty goes from inputs to weights
+ALPHAS_TWICE = (0.0, 0.25, 0.5)  # of inputs that are rounded so finely that they can take the weights' difficulty
 WIDEST = 1e4  # between the largest and the smallest factor: what calibration never showed must not be scaled to infinity
 QUANTILES = (0.01, 0.5)  # of the tokens' own ratios of least to greatest number, from which zero points are tried
 
@@ -95,7 +96,7 @@ def search(
     exact = x @ weight.T
     choices = [Smoothing.identity(x.shape[1])]
     for shifted in (False, True)[: scales + shifts]:
-        choices += [smoothing(low, high, weight, alpha, shifted) for alpha in ALPHAS]
+        choices += [smoothing(low, high, weight, alpha, shifted) for alpha in (ALPHAS_TWICE if mode == "twice" else ALPHAS)]
     best = None
     for found in choices:
         stored, expected = _nearest(weight, found), exact - found.bias(weight)

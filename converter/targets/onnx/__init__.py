@@ -3,18 +3,20 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
 from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Grid, Scheme
-from converter.quantize.sites import Integers
 from converter.recipe import Recipe
-from converter.targets.onnx.int8 import IntegerOps
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
 from shim.pooling import outputs
+
+if TYPE_CHECKING:  # it imports torch, which only calibration needs
+    from converter.quantize.sites import Integers
 
 BITS = (4, 8, 16, 32)
 DEFAULT_BITS = 8
@@ -48,9 +50,11 @@ def write(
 
 
 def write_integers(
-    recipe: Recipe, checkpoint: Checkpoint, integers: Integers, directory: Path, done: Callable[[], None]
+    recipe: Recipe, checkpoint: Checkpoint, integers: "Integers", directory: Path, done: Callable[[], None]
 ) -> None:
     """`write` for a graph whose products are in integers."""
+    from converter.targets.onnx.int8 import IntegerOps
+
     _save(IntegerOps(checkpoint, integers, recipe.model.max_tokens > LONG, done), recipe, directory)
 
 
