@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from converter.checkpoint import Checkpoint
-from converter.quantize.activations import MODES, TIMES, Activation
+from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
@@ -209,30 +209,6 @@ def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: 
             apart = [((1 - (a * b).double().sum(dim=-1)) * m).sum(dim=1) / m.sum(dim=1) for a, b, m in pairs]
             losses.append(torch.cat(apart))
     return torch.stack(losses).amax(dim=0).clamp_min(0).nan_to_num(1.0).numpy()
-
-
-def allocate(costs: list[dict[str, np.ndarray]], sizes: list[int], budget: float) -> list[str]:
-    """The mode of each site: the fastest one everywhere, then slower ones where time buys most, until no text is over.
-
-    costs: for each site, {mode: (texts,) its part of 1 - cosine}; sizes: what the site's products take, any unit.
-    """
-    modes = ["tensor"] * len(costs)
-    total = sum((cost["tensor"] for cost in costs), np.zeros(1))
-    while total.max() > budget:
-        best, move = 0.0, None
-        over = np.maximum(total - budget, 0).sum()
-        for site, cost in enumerate(costs):
-            for mode in MODES[MODES.index(modes[site]) + 1 :]:
-                gain = over - np.maximum(total - cost[modes[site]] + cost[mode] - budget, 0).sum()
-                rate = gain / ((TIMES[mode] - TIMES[modes[site]]) * sizes[site])
-                if rate > best:
-                    best, move = rate, (site, mode)
-        if move is None:
-            break
-        site, mode = move
-        total = total - costs[site][modes[site]] + costs[site][mode]
-        modes[site] = mode
-    return modes
 
 
 def _table(shape: tuple[int, ...], total: int) -> Scheme | None:

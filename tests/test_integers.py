@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from converter import calibrate, corpus, integers, recipe
 from converter.checkpoint import Checkpoint
-from converter.quantize.activations import MODES, Activation
+from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import objective
 from converter.quantize.sites import Input, Integers, RoundedOps
@@ -153,10 +153,10 @@ def test_slower_rounding_is_chosen_where_it_buys_most() -> None:
         return {mode: np.array([value, value / 2]) for mode, value in values.items()}
 
     costs = [cost(1.0, 0.9), cost(8.0, 0.5), cost(0.2, 0.1)]
-    assert integers.allocate(costs, [10, 10, 10], 10.0) == ["tensor"] * 3
-    assert integers.allocate(costs, [10, 10, 10], 2.0) == ["tensor", "token", "tensor"]
-    assert integers.allocate(costs, [10, 10, 10], 0.0) == ["twice"] * 3
-    assert integers.allocate([cost(1.0, 0.0), cost(1.0, 0.0)], [10, 1], 1.0) == ["tensor", "token"]
+    assert allocate(costs, [10, 10, 10], 10.0) == ["tensor"] * 3
+    assert allocate(costs, [10, 10, 10], 2.0) == ["tensor", "token", "tensor"]
+    assert allocate(costs, [10, 10, 10], 0.0) == ["twice"] * 3
+    assert allocate([cost(1.0, 0.0), cost(1.0, 0.0)], [10, 1], 1.0) == ["tensor", "token"]
 
 
 def test_the_loss_is_the_worst_head() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,3 +54,27 @@ def whole_range(low: float, high: float) -> Activation:
     low, high = min(low, 0.0), max(high, 0.0)
     scale = max((high - low) / TOP, LEAST)
     return Activation("tensor", int(min(max(round(-low / scale), 0), TOP)), scale)
+
+
+def allocate(costs: list[dict[str, np.ndarray]], sizes: list[int], budget: float) -> list[str]:
+    """The mode of each site: the fastest one everywhere, then slower ones where time buys most, until no text is over.
+
+    costs: for each site, {mode: (texts,) its part of 1 - cosine}; sizes: what the site's products take, any unit.
+    """
+    modes = ["tensor"] * len(costs)
+    total = sum((cost["tensor"] for cost in costs), np.zeros(1))
+    while total.max() > budget:
+        best, move = 0.0, None
+        over = np.maximum(total - budget, 0).sum()
+        for site, cost in enumerate(costs):
+            for mode in MODES[MODES.index(modes[site]) + 1 :]:
+                gain = over - np.maximum(total - cost[modes[site]] + cost[mode] - budget, 0).sum()
+                rate = gain / ((TIMES[mode] - TIMES[modes[site]]) * sizes[site])
+                if rate > best:
+                    best, move = rate, (site, mode)
+        if move is None:
+            break
+        site, mode = move
+        total = total - costs[site][modes[site]] + costs[site][mode]
+        modes[site] = mode
+    return modes
