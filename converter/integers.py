@@ -20,7 +20,7 @@ from shim.architectures import architecture
 from shim.pooling import outputs
 from shim.text import Tokens
 
-SHARE = 0.45  # of what parity allows that layers may take of a text; the rest is for tables, and texts unlike calibration
+SHARE = 0.4  # of what parity allows that layers may take of a text; the rest is for tables, and texts unlike calibration
 PROBE = 1200  # tokens of the texts that suffer most, on which each way of rounding is measured
 HALF = 0.5  # of rounding's error in weights that GPTQ leaves, about; what it leaves of the square is a quarter
 MEASURED = ("tensor", "token", "twice")
