@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
 from converter.quantize.plan import GROUP_SIZES, uniform
 from converter.recipe import Recipe
 from shim.architectures import architecture
+
+if TYPE_CHECKING:  # it imports torch
+    from converter.quantize.sites import Integers
 
 Parity = dict[str, Any]
 
@@ -26,11 +29,15 @@ class Goal:
 
 @dataclass(frozen=True)
 class Quantized:
-    """One attempt: the scheme of every quantized module, its codes in parts along its rows, and how it was decided."""
+    """One attempt: the scheme of every quantized module, its codes in parts along its rows, and how it was decided.
+
+    integers: what an ONNX graph whose products are in integers is made of, instead of the plan and the codes.
+    """
 
     plan: dict[str, Scheme]
     codes: Callable[[str], Iterator[Codes]]
     record: dict[str, Any] = field(default_factory=dict)
+    integers: "Integers | None" = None
 
 
 # Is sent the parity of what it gave, None when that was not measured; returns whether it was left short of the goal.

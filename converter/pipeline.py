@@ -19,7 +19,6 @@ from converter import card, corpus
 from converter.attempts import Attempts, Goal, Quantized, rounded
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress, measure
-from converter.quantize.grid import Scheme
 from converter.recipe import Recipe, Source
 from converter.source import open_source
 from converter.staging import check_destination, staged
@@ -94,7 +93,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 bits=bits,
                 source={**checkpoint.origin, "files": checkpoint.files},
                 model=recipe.model,
-                quantization=_quantization(made.plan, checkpoint, directory),
+                quantization=_quantization(made, checkpoint, directory),
                 files=artifact.hash_files(directory),
                 parity={"verdict": "unverified", "target": parity, "on": goal.on},
                 tool={"version": shim.__version__, "packages": _packages()},
@@ -134,6 +133,10 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     shown = corpus.read(request.calibration or corpus.CALIBRATION)
     calibrate.check_texts(shown, texts)
     tokens = calibrate.prepare(checkpoint, recipe, shown[::RAISING] if fast else shown)
+    if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
+        short = yield from search.in_integers(checkpoint, recipe, goal, tokens, progress)
+        if not short:
+            return False
     method = "rounded" if fast else "gptq"
     return (yield from search.calibrated(checkpoint, recipe, goal, target, tokens, progress, method))
 
@@ -172,7 +175,11 @@ def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int,
         count += 1
         progress("convert", count, len(checkpoint.tensors))
 
-    _target(request.target).write(request.recipe, checkpoint, made.plan, made.codes, bits, directory, done)
+    target = _target(request.target)
+    if made.integers is not None:
+        target.write_integers(request.recipe, checkpoint, made.integers, directory, done)
+    else:
+        target.write(request.recipe, checkpoint, made.plan, made.codes, bits, directory, done)
     if made.record:
         text = json.dumps(made.record, indent=1, allow_nan=False)
         (directory / "quantization.json").write_text(text + "\n", encoding="utf-8")
@@ -187,12 +194,14 @@ def _target(name: str) -> Any:
     return importlib.import_module(f"converter.targets.{name}")
 
 
-def _quantization(plan: dict[str, Scheme], checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
+def _quantization(made: Quantized, checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
     weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
     count = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values())
     return {
         "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
-        "tensors": {name: dataclasses.asdict(scheme) for name, scheme in plan.items()},
+        "tensors": {name: dataclasses.asdict(scheme) for name, scheme in made.plan.items()}
+        if made.integers is None
+        else made.integers.describe(),
     }
 
 

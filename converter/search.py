@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from converter import cache, calibrate
+from converter import cache, calibrate, integers
 from converter.attempts import Attempts, Goal, Quantized, layers
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress
@@ -91,6 +91,13 @@ def calibrated(
         yield best[1]
     _forget(used)
     return False
+
+
+def in_integers(checkpoint: Checkpoint, recipe: Recipe, goal: Goal, tokens: list[Tokens], progress: Progress) -> Attempts:
+    """An ONNX graph whose products are in integers, with inputs in 8 bits, too: one attempt."""
+    found = integers.quantize(checkpoint, recipe, tokens, goal.parity, lambda *done: progress("quantize", *done))
+    parity = yield Quantized(found.plan, _stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
+    return parity is not None and parity["verdict"] != "pass"
 
 
 def _choices(

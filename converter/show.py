@@ -4,6 +4,14 @@ from typing import Any
 
 from shim.artifact import Manifest
 
+# How the input of a layer is rounded where products are in integers.
+INPUTS = {
+    "tensor": "8 bits, one scale",
+    "token": "8 bits, a scale a token",
+    "twice": "2 x 8 bits, a scale a token",
+    "none": "float32",
+}
+
 
 def summary(manifest: Manifest, path: str) -> str:
     """Name and verdict, then where it is, how large, and how near to the original."""
@@ -60,7 +68,9 @@ def tensors(manifest: Manifest, record: dict[str, Any]) -> str:
     for name, entry in (known or rows).items():
         group = f"group {entry['group_size']:3}" if "group_size" in entry else " " * 9
         line = f"  {name:{width}}  {entry['bits']:2} bits  {group}"
-        if name in known:
+        if "input" in entry:
+            line += f"  input {INPUTS[entry['input']]}"
+        if "share_of_error" in entry:
             whole = sum(other["bytes"] for other in known.values())
             line += f"  {entry['bytes'] / whole:6.1%} of size  {entry['share_of_error']:6.1%} of error"
         lines.append(line)

@@ -9,7 +9,7 @@ from checkpoints import bert_config, write_bert, write_recipe
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits
 
 from converter import calibrate, corpus, pipeline, recipe
-from converter.quantize.grid import Scheme
+from converter.quantize.grid import Scheme, round_to_nearest
 from converter.quantize.torch_ops import TorchOps
 from converter.source import open_source
 from converter.targets.onnx import GRID
@@ -37,18 +37,21 @@ def test_two_codes_lie_in_a_byte_as_onnxruntime_packs_them(blocks: int) -> None:
     np.testing.assert_array_equal(pack(zeros, 4), points.reshape(rows, -1))
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize(("bits", "effort"), [(4, "balanced"), (8, "fast")])
 @pytest.mark.parametrize("width", [64, 96])  # one block a row, and three, whose zero points end in half a byte
-def test_the_kernels_read_what_was_meant(tmp_path: Path, bits: int, width: int) -> None:
+def test_the_kernels_read_what_was_meant(tmp_path: Path, bits: int, effort: str, width: int) -> None:
     directory = write_bert(tmp_path / "checkpoint", bert_config(hidden_size=width, intermediate_size=2 * width))
     tiny = recipe.load(str(write_recipe(tmp_path / "tiny.toml", dimensions=width)))
-    request = pipeline.Request(tiny, "onnx", bits, str(directory), tmp_path / "out", verified=False, effort="balanced")
+    request = pipeline.Request(tiny, "onnx", bits, str(directory), tmp_path / "out", verified=False, effort=effort)
     path, manifest = pipeline.convert(request, lambda *_: None)
     model = load(path, allow_unverified=True)
     checkpoint = open_source(tiny, str(directory)).without(bert.OPTIONAL)
     plan = {name: Scheme(**entry) for name, entry in manifest.quantization["tensors"].items()}
-    tokens = calibrate.prepare(checkpoint, tiny, corpus.read(corpus.CALIBRATION))
-    codes = calibrate.quantize(checkpoint, tiny, plan, tokens, GRID, lambda *_: None)
+    if effort == "fast":
+        codes = {name: round_to_nearest(checkpoint.read(f"{name}.weight"), scheme, GRID) for name, scheme in plan.items()}
+    else:
+        tokens = calibrate.prepare(checkpoint, tiny, corpus.read(corpus.CALIBRATION))
+        codes = calibrate.quantize(checkpoint, tiny, plan, tokens, GRID, "gptq", lambda *_: None).codes
     weights = {name: torch.from_numpy(checkpoint.read(name)) for name in checkpoint.tensors}
     meant = weights | {f"{name}.weight": torch.from_numpy(found.dequantize()) for name, found in codes.items()}
     batch = model.encoder.batch(model.encoder.encode(TEXTS))

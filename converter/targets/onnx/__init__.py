@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
@@ -13,6 +14,9 @@ from converter.recipe import Recipe
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
 from shim.pooling import outputs
+
+if TYPE_CHECKING:  # it imports torch, which only calibration needs
+    from converter.quantize.sites import Integers
 
 BITS = (4, 8, 16, 32)
 DEFAULT_BITS = 8
@@ -50,10 +54,23 @@ def write(
     Weights of the plan are stored as their codes, which come in parts along their rows, the others in float16 at 16 bits,
     else float32. `done` is called after each tensor.
     """
-    module = architecture(recipe.architecture)
     blocked = recipe.model.max_tokens > LONG
-    ops = OnnxOps(checkpoint, plan, codes, np.float16 if bits == 16 else np.float32, blocked, done)
+    _save(OnnxOps(checkpoint, plan, codes, np.float16 if bits == 16 else np.float32, blocked, done), recipe, directory)
+
+
+def write_integers(
+    recipe: Recipe, checkpoint: Checkpoint, integers: "Integers", directory: Path, done: Callable[[], None]
+) -> None:
+    """`write` for a graph whose products are in integers."""
+    from converter.targets.onnx.int8 import IntegerOps
+
+    _save(IntegerOps(checkpoint, integers, recipe.model.max_tokens > LONG, done), recipe, directory)
+
+
+def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
+    checkpoint, module = ops.checkpoint, architecture(recipe.architecture)
     found = outputs(ops, module, module.Config.read(checkpoint.config), recipe.model.pooling, recipe.model.heads)
+    ops.prune(list(found.values()))
     model = graph(ops, found, recipe)
     (directory / "onnx").mkdir()
     size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)

@@ -97,6 +97,19 @@ class Recorder:
         """The size of one axis of x, (1,)."""
         return self.node("Shape", x, start=axis, end=axis + 1)
 
+    def prune(self, results: list[ir.Value]) -> None:
+        """Drop the nodes and weights that no result needs: of a norm, say, whose every taker has one of its own."""
+        needed, kept = {value.name for value in results}, []
+        for node in reversed(self.nodes):
+            if any(value.name in needed for value in node.outputs):
+                kept.append(node)
+                bodies = [value.as_graph() for value in node.attributes.values() if value.type == ir.AttributeType.GRAPH]
+                takers = [node, *(inner for body in bodies for inner in body)]
+                needed |= {value.name for taker in takers for value in taker.inputs if value is not None}
+                needed |= {value.name for body in bodies for value in body.outputs}
+        self.nodes = kept[::-1]
+        self.initializers = {name: value for name, value in self.initializers.items() if name in needed}
+
     def quantized(self, name: str, scheme: Scheme, shape: tuple[int, ...]) -> tuple[ir.Value, ir.Value, ir.Value]:
         """The codes (in `shape`), scales and zero points of the matrix `name`, made once, when the codes are written.
 

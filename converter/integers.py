@@ -1,0 +1,239 @@
+"""Products in integers: how each layer's input is rounded, measured on calibration texts, and the weights that go with it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.checkpoint import Checkpoint
+from converter.quantize.activations import MODES, Activation, allocate
+from converter.quantize.channel import nearest, per_channel
+from converter.quantize.gptq import gptq, searched
+from converter.quantize.grid import Codes, Grid, Scheme
+from converter.quantize.lockstep import Replace
+from converter.quantize.sites import Input, Integers, Observer, RoundedOps, Site, layer
+from converter.quantize.smooth import Smoothing, search
+from converter.recipe import Recipe
+from shim.architectures import architecture
+from shim.pooling import outputs
+from shim.text import Tokens
+
+SHARE = 0.4  # of what parity allows that layers may take of a text; the rest is for tables, and texts unlike calibration
+PROBE = 1200  # tokens of the texts that suffer most, on which each way of rounding is measured
+HALF = 0.5  # of rounding's error in weights that GPTQ leaves, about; what it leaves of the square is a quarter
+MEASURED = ("tensor", "token", "twice")
+TABLE_BITS = 7  # of a table that is a large part of the model
+LARGE = 0.02  # the part of all weights from which on a table is such a one
+GROUPS = (64, 32)  # weights that share a scale where products are in float32, and in tables
+TABLE = Grid(np.float16, integer_zero=True)
+GRID = Grid(np.float32, integer_zero=True)
+
+
+def quantize(
+    checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], goal: float, progress: Callable[[int, int], None]
+) -> Integers:
+    """Codes and rounded inputs of every layer and table that takes them; goal: the cosine that the worst text must reach.
+
+    Each layer gets the fastest way that leaves the calibration texts within SHARE of what the goal allows, measured with all
+    others exact: errors add up. `progress` gets how many steps are done, and of how many.
+    """
+    module = architecture(recipe.architecture)
+    config = module.Config.read(checkpoint.config)
+
+    def run(ops: Any) -> dict[str, list[Tensor]]:
+        found: dict[str, list[Tensor]] = outputs(ops, module, config, recipe.model.pooling, recipe.model.heads)
+        return found
+
+    with torch.inference_mode():
+        observer = Observer(checkpoint.read, tokens)
+        exact = run(observer)
+        sites = observer.sites
+        steps = (1 + len(MEASURED)) * len(sites) + sum(len(site.members) for site in sites)
+        choices = []
+        for place, site in enumerate(sites):
+            choices.append(_choices(checkpoint, site))
+            progress(place + 1, steps)
+        harmed = run(_rounded(checkpoint.read, tokens, sites, [choice["token"] for choice in choices]))
+        probes = _probes(tokens, loss(exact, harmed, _masks(tokens)), PROBE)
+        costs = _costs(checkpoint, run, sites, choices, probes, lambda done: progress(len(sites) + done, steps))
+        modes = allocate(costs, [site.size for site in sites], SHARE * (1 - goal))
+        entries = [choice[mode] for choice, mode in zip(choices, modes, strict=True)]
+        found: dict[str, Codes] = {}
+        total = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values())
+        tables = {name: scheme for name, shape in observer.tables.items() if (scheme := _table(shape, total))}
+
+        def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+            if hessian is None:
+                if name not in tables:
+                    return weight
+                found[name] = searched(weight, tables[name], TABLE if tables[name].bits == TABLE_BITS else GRID)
+            elif inputs[name].activation.mode == "none":
+                group = next((size for size in GROUPS if weight.shape[1] % size == 0), None)
+                if group is None:
+                    return weight
+                found[name] = gptq(weight, hessian, Scheme(8, group), GRID)
+            else:
+                found[name] = per_channel(weight, hessian)
+            progress(min((1 + len(MEASURED)) * len(sites) + len(found), steps), steps)
+            return torch.from_numpy(found[name].dequantize())
+
+        final = _rounded(checkpoint.read, tokens, sites, entries, replace, hessians=True)
+        inputs = final.inputs
+        run(final)
+    return Integers(found, inputs, _tensors(checkpoint, sites, inputs, final.rows))
+
+
+def _choices(checkpoint: Checkpoint, site: Site) -> dict[str, Input]:
+    """The best Input of each mode for a site."""
+    weight = torch.cat([torch.from_numpy(checkpoint.read(f"{name}.weight")) for name in site.members])
+    found = {}
+    for mode in MEASURED:
+        smoothing, activation, _ = search(
+            site.sample, site.low, site.high, weight, mode, bool(site.before[0]), site.before[0] == "layer_norm"
+        )
+        found[mode] = Input(site.members[0], site.before, smoothing, activation)
+    found["none"] = Input(site.members[0], site.before, Smoothing.identity(weight.shape[1]), Activation("none"))
+    return found
+
+
+def _probes(tokens: list[Tokens], losses: np.ndarray, limit: int) -> list[Tokens]:
+    """The texts with the greatest losses, as many as have `limit` tokens together, in batches as they were.
+
+    losses: (texts,) in the order of the batches. At least one text is taken.
+    """
+    lengths = np.concatenate([batch.attention_mask.sum(axis=1) for batch in tokens])
+    order = np.argsort(-losses, kind="stable")
+    chosen = np.zeros(len(order), bool)
+    chosen[order[np.cumsum(lengths[order]) <= limit]] = True
+    chosen[order[0]] = True
+    found, first = [], 0
+    for batch in tokens:
+        rows = np.flatnonzero(chosen[first : first + len(batch.input_ids)])
+        first += len(batch.input_ids)
+        if len(rows):
+            length = int(batch.attention_mask[rows].sum(axis=1).max())
+            parts = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
+            found.append(Tokens(*(part[rows, :length] for part in parts)))
+    return found
+
+
+def _costs(
+    checkpoint: Checkpoint,
+    run: Callable[[Any], dict[str, list[Tensor]]],
+    sites: list[Site],
+    choices: list[dict[str, Input]],
+    probes: list[Tokens],
+    progress: Callable[[int], None],
+) -> list[dict[str, np.ndarray]]:
+    """For each site and mode, what it alone takes from each text's cosine, (texts,) float64."""
+    masks = _masks(probes)
+    kept: dict[str, np.ndarray] = {}
+
+    def read(name: str) -> np.ndarray:  # small tensors once, large ones again and again, never all in memory
+        if name in kept:
+            return kept[name]
+        array = checkpoint.read(name)
+        if array.size <= 1 << 21:
+            kept[name] = array
+        return array
+
+    exact = run(_rounded(read, probes, [], []))
+    count = len(loss(exact, exact, masks))
+    found = []
+    for place, (site, choice) in enumerate(zip(sites, choices, strict=True)):
+        costs = {mode: np.zeros(count) for mode in MODES}
+        for part, mode in enumerate(MEASURED):
+            costs[mode] = loss(exact, run(_rounded(read, probes, [site], [choice[mode]], _likely(site))), masks)
+            progress(len(MEASURED) * place + part + 1)
+        found.append(costs)
+    return found
+
+
+def _likely(site: Site) -> Replace:
+    """Weights of a site about as far from the true ones as they will be, before they are there."""
+
+    def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+        if name not in site.members:
+            return weight
+        return weight + HALF * (torch.from_numpy(nearest(weight).dequantize()) - weight)
+
+    return replace
+
+
+def _exactly(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+    return weight
+
+
+def _rounded(
+    read: Callable[[str], Any],
+    tokens: list[Tokens],
+    sites: list[Site],
+    entries: list[Input],
+    replace: Replace = _exactly,
+    hessians: bool = False,
+) -> RoundedOps:
+    """The model with the inputs of these sites rounded, and its weights as they are, or as `replace` makes them."""
+    inputs: dict[str, Input] = {}
+    rows = {}
+    for site, entry in zip(sites, entries, strict=True):
+        inputs |= dict.fromkeys(site.members, entry)
+        if site.before[0] == "linear":
+            rows[site.before[1]] = entry.smoothing.scale
+    return RoundedOps(read, tokens, inputs, rows, replace, hessians)
+
+
+def _masks(tokens: list[Tokens]) -> list[Tensor]:
+    return [torch.from_numpy(batch.attention_mask.astype(bool)) for batch in tokens]
+
+
+def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: list[Tensor]) -> np.ndarray:
+    """1 - cosine of each text's outputs, (texts,) float64, the worst of its heads; see `converter.verify` for the heads.
+
+    A reranker's texts have one logit each, whose square error counts against the logits' variance: half of the quotient is
+    what 1 - cosine of centred logits comes to.
+    """
+    losses = []
+    for name, parts in exact.items():
+        pairs = list(zip(parts, found[name], masks, strict=True))
+        if name == "score":
+            one, other = (torch.cat([pair[side] for pair in pairs]).double() for side in (0, 1))
+            error = (one - one.mean()) - (other - other.mean())
+            losses.append(error.square() / (2 * one.var(correction=0)).clamp_min(1e-12))
+        elif name == "sentence_embedding":
+            losses.append(torch.cat([1 - torch.cosine_similarity(a.double(), b.double(), dim=-1) for a, b, _ in pairs]))
+        elif name == "sparse_weights":
+            losses.append(torch.cat([1 - torch.cosine_similarity((a * m).double(), (b * m).double()) for a, b, m in pairs]))
+        elif name == "colbert_vecs":
+            apart = [((1 - (a * b).double().sum(dim=-1)) * m).sum(dim=1) / m.sum(dim=1) for a, b, m in pairs]
+            losses.append(torch.cat(apart))
+    return torch.stack(losses).amax(dim=0).clamp_min(0).nan_to_num(1.0).numpy()
+
+
+def _table(shape: tuple[int, ...], total: int) -> Scheme | None:
+    group = next((size for size in GROUPS if shape[1] % size == 0), None)
+    if group is None or shape[0] < 16:
+        return None
+    return Scheme(TABLE_BITS if shape[0] * shape[1] > LARGE * total else 8, group)
+
+
+def _tensors(
+    checkpoint: Checkpoint, sites: list[Site], inputs: dict[str, Input], rows: dict[str, Tensor]
+) -> dict[str, np.ndarray]:
+    """See Integers.tensors."""
+    found = {}
+    for site in sites:
+        entry, (kind, norm) = inputs[site.members[0]], site.before
+        if kind.endswith("norm") and not entry.smoothing.is_identity:
+            bias = torch.from_numpy(checkpoint.read(f"{norm}.bias")) if kind == "layer_norm" else None
+            parts = entry.smoothing.norm(torch.from_numpy(checkpoint.read(f"{norm}.weight")), bias)
+            for name, part in zip(("weight", "bias"), parts, strict=True):
+                if part is not None:
+                    found[f"{site.members[0]}.norm.{name}"] = part.numpy()
+        for name in site.members:
+            biased = f"{name}.bias" in checkpoint.tensors
+            shift = layer(checkpoint.read, name, entry, rows.get(name), biased)[1]
+            if shift is not None:
+                found[f"{name}.bias"] = shift.numpy()
+    return found

@@ -1,0 +1,70 @@
+"""8-bit weights with one symmetric scale for each row: what integer matrix products take."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.quantize.gptq import BLOCK, SHRINK, _inverse_root, objective
+from converter.quantize.grid import Codes, Scheme
+
+ZERO = 128  # what stands for 0 in Codes, whose codes are unsigned
+TOP = 127  # -128 is not used, so that a row may be turned over
+
+
+def nearest(weight: Tensor) -> Codes:
+    """Codes of a (rows, columns) float32 matrix, each row's scale from its largest weight."""
+    return _codes(weight, _scales(weight, 1.0))
+
+
+def per_channel(weight: Tensor, hessian: Tensor) -> Codes:
+    """Codes of a (rows, columns) float32 matrix that keep weight @ x, for x as the Hessian has them: GPTQ, a scale a row.
+
+    hessian: (columns, columns) float64, the mean of x xᵀ. Columns are taken from the most important on, so that the errors of
+    those are made up for by all others. A row that rounding to nearest serves better is rounded to nearest.
+    """
+    plain = nearest(weight)
+    order = torch.argsort(hessian.diagonal().nan_to_num(), descending=True, stable=True)
+    upper = _inverse_root(hessian[order][:, order])
+    if upper is None:
+        return plain
+    scales = _searched(weight, hessian.diagonal().float())
+    left = weight[:, order].clone()
+    codes = torch.zeros_like(left)
+    for start in range(0, left.shape[1], BLOCK):
+        end = min(start + BLOCK, left.shape[1])
+        block, root = left[:, start:end], upper[start:end, start:end]
+        errors = torch.zeros_like(block)
+        for column in range(end - start):
+            code = (block[:, column] / scales).round_().clamp_(-TOP, TOP)
+            codes[:, start + column] = code
+            errors[:, column] = (block[:, column] - code * scales) / root[column, column]
+            block[:, column + 1 :] -= errors[:, column, None] * root[column, column + 1 :]
+        left[:, end:] -= errors @ upper[start:end, end:]
+    found = _made(codes[:, torch.argsort(order)], scales)
+    better = (objective(weight, found, hessian) < objective(weight, plain, hessian)).numpy()[:, None]
+    chosen = np.where(better, found.codes, plain.codes), np.where(better, found.scales, plain.scales)
+    return Codes(*chosen, np.where(better, found.offsets, plain.offsets), found.scheme)
+
+
+def _searched(weight: Tensor, importance: Tensor) -> Tensor:
+    """The scale of each row, (rows,), with the least weighted square error of those that are tried."""
+    least, scales = torch.full((len(weight),), torch.inf), _scales(weight, 1.0)
+    for part in SHRINK:
+        scale = _scales(weight, part)
+        error = (weight / scale[:, None]).round_().clamp_(-TOP, TOP).mul_(scale[:, None]).sub_(weight).square_()
+        total = error @ importance
+        scales, least = torch.where(total < least, scale, scales), torch.minimum(total, least)
+    return scales
+
+
+def _scales(weight: Tensor, part: float) -> Tensor:
+    return (weight.abs().amax(dim=1) * (part / TOP)).clamp_min(float(np.finfo(np.float32).tiny))
+
+
+def _codes(weight: Tensor, scales: Tensor) -> Codes:
+    return _made((weight / scales[:, None]).round_().clamp_(-TOP, TOP), scales)
+
+
+def _made(codes: Tensor, scales: Tensor) -> Codes:
+    unsigned = (codes + ZERO).to(torch.uint8).numpy()
+    return Codes(unsigned, scales[:, None].numpy(), -ZERO * scales[:, None].numpy(), Scheme(8, codes.shape[1]))

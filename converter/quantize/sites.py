@@ -1,0 +1,164 @@
+"""Where a model's inputs are rounded: the linear layers that share an input, what comes before, and what goes in."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.quantize.activations import Activation, rounded
+from converter.quantize.grid import Codes, Scheme
+from converter.quantize.lockstep import LockstepOps, Replace, hessian
+from converter.quantize.smooth import Smoothing
+
+SAMPLE = 256  # tokens of an input that are kept
+
+
+@dataclass
+class Site:
+    """One input, named after the first linear layer that takes it.
+
+    members: those layers. before: what gives the input and can bear a Smoothing, `layer_norm`, `rms_norm` or `linear` (which
+    is multiplied with something else), and its name; two empty strings where nothing can. size: weights of all members.
+    low, high: (width,) the channels' range; sample: rows of the input, no padding.
+    """
+
+    members: list[str]
+    before: tuple[str, str]
+    size: int = 0
+    low: Tensor = field(default_factory=lambda: torch.empty(0))
+    high: Tensor = field(default_factory=lambda: torch.empty(0))
+    sample: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class Observer(LockstepOps):
+    """Runs the model as it is and collects `sites`, and the names of `tables` with their shapes."""
+
+    def __init__(self, read: Callable[[str], Any], batches: list[Any]):
+        super().__init__(read, batches, lambda name, weight, hessian: weight)
+        self.sites: list[Site] = []
+        self.tables: dict[str, tuple[int, ...]] = {}
+        self.taken: Any = None
+        self.came: list[tuple[Any, tuple[str, str]]] = []  # the latest values that could be of use, and where they came from
+
+    def _from(self, value: Any, kind: str, name: str) -> Any:
+        self.came = [*self.came[-3:], (value, (kind, name))]
+        return value
+
+    def _origin(self, value: Any) -> tuple[str, str]:
+        return next((origin for known, origin in self.came if known is value), ("", ""))
+
+    def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
+        if self.taken is not x:
+            self.taken = x
+            kind, before = self._origin(x)
+            rows = torch.cat([part[ops.mask] for part, ops in zip(x, self.batches, strict=True)])
+            picked = torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()
+            spans = rows.amin(dim=0), rows.amax(dim=0)
+            self.sites.append(Site([], ("", "") if kind == "product" else (kind, before), 0, *spans, rows[picked]))
+        self.sites[-1].members.append(name)
+        found = self._with_weights("linear", name, x, bias)
+        self.sites[-1].size += x[0].shape[-1] * found[0].shape[-1]
+        return self._from(found, "product", name)
+
+    def multiply(self, x: list[Tensor], y: list[Tensor]) -> list[Tensor]:
+        found = [one * other for one, other in zip(x, y, strict=True)]
+        origins = [name for kind, name in map(self._origin, (x, y)) if kind == "product"]
+        return self._from(found, "linear", origins[0]) if origins else found
+
+    def layer_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
+        return self._from(super().layer_norm(name, x, eps), "layer_norm", name)
+
+    def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
+        return self._from(super().rms_norm(name, x, eps), "rms_norm", name)
+
+    def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
+        weight = self.weights[f"{name}.weight"] = torch.from_numpy(self.read(f"{name}.weight"))
+        self.tables[name] = tuple(weight.shape)
+        return self._with_weights("embedding", name, ids)
+
+
+@dataclass(frozen=True)
+class Input:
+    """How a layer gets its input: the site's first member, which names what is shared, the smoothing and the rounding."""
+
+    site: str
+    before: tuple[str, str]
+    smoothing: Smoothing
+    activation: Activation
+
+
+@dataclass(frozen=True)
+class Integers:
+    """What a graph of integer products is made of.
+
+    codes: {module: Codes} of every quantized layer and table. inputs: {layer: Input}. tensors: vectors that differ from the
+    checkpoint's, by its names, and those of the norms before a site, by the site's: `SITE.norm.weight`, `SITE.norm.bias`.
+    """
+
+    codes: dict[str, Codes]
+    inputs: dict[str, Input]
+    tensors: dict[str, np.ndarray]
+
+    @property
+    def plan(self) -> dict[str, Scheme]:
+        return {name: codes.scheme for name, codes in self.codes.items()}
+
+    def describe(self) -> dict[str, dict[str, Any]]:
+        """{module: bits, group size, and for a layer how its input is rounded}, for the manifest."""
+        return {
+            name: asdict(codes.scheme) | ({"input": self.inputs[name].activation.mode} if name in self.inputs else {})
+            for name, codes in self.codes.items()
+        }
+
+
+class RoundedOps(LockstepOps):
+    """Runs the model with rounded inputs.
+
+    inputs: {layer: Input}; layers that are not in it get theirs as it is. rows: {layer: (rows,) what its output is divided by},
+    for the layer that takes it. replace: see LockstepOps; `hessians` false calls it with None for layers, too.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[str], Any],
+        batches: list[Any],
+        inputs: dict[str, Input],
+        rows: dict[str, Tensor],
+        replace: Replace,
+        hessians: bool,
+    ):
+        super().__init__(read, batches, replace)
+        self.inputs, self.rows, self.hessians = inputs, rows, hessians
+        self.taken: tuple[Any, list[Tensor]] | None = None
+
+    def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
+        entry = self.inputs.get(name)
+        if self.taken is None or self.taken[0] is not x:
+            self.taken = (x, x if entry is None else [rounded(entry.smoothing.input(part), entry.activation) for part in x])
+        inputs = self.taken[1]
+        weight, shift = layer(self.read, name, entry, self.rows.get(name), bias)
+        if self.hessians and (self.seen is None or self.seen[0] is not inputs):
+            self.seen = (inputs, hessian(inputs, [ops.mask for ops in self.batches]))
+        self.weights[f"{name}.weight"] = self.replace(name, weight, self.seen[1] if self.hessians and self.seen else None)
+        if shift is not None:
+            self.weights[f"{name}.bias"] = shift
+        return self._with_weights("linear", name, inputs, shift is not None)
+
+
+def layer(
+    read: Callable[[str], Any], name: str, entry: Input | None, rows: Tensor | None, bias: bool
+) -> tuple[Tensor, Tensor | None]:
+    """The weight (out, in) and the bias of a layer for its smoothed input, and with its output divided by `rows`."""
+    weight = torch.from_numpy(read(f"{name}.weight"))
+    shift = torch.from_numpy(read(f"{name}.bias")) if bias else None
+    if rows is not None:
+        weight, shift = weight / rows[:, None], None if shift is None else shift / rows
+    if entry is not None and not entry.smoothing.is_identity:
+        if entry.smoothing.shift.any():
+            moved = entry.smoothing.bias(weight)
+            shift = moved if shift is None else shift + moved
+        weight = entry.smoothing.weight(weight)
+    return weight, shift

@@ -1,0 +1,120 @@
+"""SmoothQuant: divide the channels of an input, multiply the columns of the weights, and both are easier to round.
+
+Sources: Xiao et al. 2023, SmoothQuant, equation 4; the shift of each channel: Wei et al. 2023, Outlier Suppression+, section 4.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from converter.quantize.activations import Activation, rounded, whole_range
+from converter.quantize.channel import nearest
+
+ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0)  # how much of the difficulty goes from inputs to weights
+ALPHAS_TWICE = (0.0, 0.25, 0.5)  # of inputs that are rounded so finely that they can take the weights' difficulty
+WIDEST = 1e4  # between the largest and the smallest factor: what calibration never showed must not be scaled to infinity
+QUANTILES = (0.01, 0.5)  # of the tokens' own ratios of least to greatest number, from which zero points are tried
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """An input x becomes (x - shift) / scale, a weight its columns times scale, a bias itself plus weight @ shift.
+
+    shift, scale: (width,) float32; scales are positive.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    @classmethod
+    def identity(cls, width: int) -> "Smoothing":
+        """The one that changes nothing."""
+        return cls(torch.zeros(width), torch.ones(width))
+
+    @property
+    def is_identity(self) -> bool:
+        return not self.shift.any() and bool((self.scale == 1).all())
+
+    def input(self, x: Tensor) -> Tensor:
+        """(…, width) the input as it is rounded."""
+        return x if self.is_identity else (x - self.shift) / self.scale
+
+    def norm(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The scale and shift of a norm that gives `input` by itself; a norm without a bias bears no shift."""
+        return weight / self.scale, None if bias is None else (bias - self.shift) / self.scale
+
+    def weight(self, weight: Tensor) -> Tensor:
+        """(rows, width) the matrix for `input`."""
+        return weight * self.scale
+
+    def bias(self, weight: Tensor) -> Tensor:
+        """(rows,) what the shift has taken from the product with the matrix as it was."""
+        return (weight.double() @ self.shift.double()).float()
+
+
+def smoothing(low: Tensor, high: Tensor, weights: Tensor, alpha: float, shifted: bool) -> Smoothing:
+    """Factors max|x|ᵅ / max|w|¹⁻ᵅ of each channel, their geometric mean 1; with `shifted`, around the middle of its range.
+
+    low, high: (width,) the channels' least and greatest number in calibration; weights: (rows, width) of all matrices that x
+    goes into. A channel that is dead, or whose numbers are not finite, gets the factor 1 and no shift.
+    """
+    sound = torch.isfinite(low) & torch.isfinite(high) & torch.isfinite(weights).all(dim=0)
+    low, high = (torch.where(sound, end, 0.0) for end in (low, high))
+    shift = (low + high) / 2 if shifted else torch.zeros_like(low)
+    reach = torch.maximum(high - shift, shift - low)
+    largest = torch.where(sound, weights.abs().amax(dim=0), 0.0)
+    alive = (reach > 0) & (largest > 0)
+    factors = torch.where(alive, reach, 1.0).log() * alpha - torch.where(alive, largest, 1.0).log() * (1 - alpha)
+    middle = factors[alive].mean() if alive.any() else 0.0
+    reaching = torch.log(torch.tensor(WIDEST)) / 2
+    scale = torch.where(alive, (factors - middle).clamp(-reaching, reaching).exp(), 1.0)
+    return Smoothing(torch.where(alive, shift, 0.0), scale)
+
+
+def objective(x: Tensor, weight: Tensor, found: Smoothing, activation: Activation) -> float:
+    """The mean square error of the product in integers, for x (tokens, width) and a matrix (rows, width)."""
+    return _error(x, found, activation, _nearest(weight, found), x @ weight.T - found.bias(weight))
+
+
+def _nearest(weight: Tensor, found: Smoothing) -> Tensor:
+    return torch.from_numpy(nearest(found.weight(weight)).dequantize())
+
+
+def _error(x: Tensor, found: Smoothing, activation: Activation, weight: Tensor, expected: Tensor) -> float:
+    return float((rounded(found.input(x), activation) @ weight.T - expected).square().mean())
+
+
+def search(
+    x: Tensor, low: Tensor, high: Tensor, weight: Tensor, mode: str, scales: bool, shifts: bool
+) -> tuple[Smoothing, Activation, float]:
+    """The smoothing and the zero point with the least objective of those that are tried, none at all being the first.
+
+    x: (tokens, width) a sample of the input; low, high: (width,) its channels' range in all of calibration; weight: (rows,
+    width) of all matrices that it goes into. scales, shifts: whether what comes before bears scaled and shifted channels.
+    """
+    exact = x @ weight.T
+    choices = [Smoothing.identity(x.shape[1])]
+    for shifted in (False, True)[: scales + shifts]:
+        choices += [smoothing(low, high, weight, alpha, shifted) for alpha in (ALPHAS_TWICE if mode == "twice" else ALPHAS)]
+    best = None
+    for found in choices:
+        stored, expected = _nearest(weight, found), exact - found.bias(weight)
+        for activation in activations(found, x, low, high, mode):
+            error = _error(x, found, activation, stored, expected)
+            if best is None or error < best[2]:
+                best = found, activation, error
+    assert best is not None
+    return best
+
+
+def activations(found: Smoothing, x: Tensor, low: Tensor, high: Tensor, mode: str) -> list[Activation]:
+    """What to try for a smoothed input: the whole range for `tensor`, else a few zero points, the symmetric one first."""
+    if mode == "tensor":
+        ends = [found.input(end) for end in (low, high)]
+        return [whole_range(float(ends[0].nan_to_num().min()), float(ends[1].nan_to_num().max()))]
+    smooth = found.input(x)
+    least, most = smooth.amin(dim=1).clamp(max=0), smooth.amax(dim=1).clamp(min=0)
+    shares = (-least / (most - least).clamp_min(1e-20)).nan_to_num()
+    tried = {128} | {int(min(max(round(255 * float(torch.quantile(shares, at))), 1), 254)) for at in QUANTILES}
+    return [Activation(mode, zero) for zero in sorted(tried, key=lambda zero: (zero != 128, zero))]

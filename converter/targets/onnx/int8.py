@@ -1,0 +1,189 @@
+"""Graphs whose matrix products are in integers: u8 inputs times s8 weights, and tables of any bits in standard operators."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.checkpoint import Checkpoint
+from converter.quantize.activations import LEAST, TOP
+from converter.quantize.channel import ZERO
+from converter.quantize.sites import Input, Integers
+from converter.targets.onnx.ops import CONTRIB, OnnxOps
+from converter.targets.onnx.recorder import unsigned
+
+
+class IntegerOps(OnnxOps):
+    """OnnxOps whose layers take their inputs as `integers` has them rounded."""
+
+    def __init__(self, checkpoint: Checkpoint, integers: Integers, blocked: bool, done: Callable[[], None]):
+        super().__init__(checkpoint, integers.plan, lambda name: iter([integers.codes[name]]), np.float32, blocked, done)
+        self.found, self.layer_inputs, self.tensors = integers.codes, integers.inputs, integers.tensors
+        self.norms: dict[str, tuple[str, ir.Value, float]] = {}  # what each norm's output was made of
+
+    def tensor(self, name: str, transpose: bool = False, dtype: type | None = None) -> ir.Value:
+        if name not in self.tensors:
+            return super().tensor(name, transpose, dtype)
+        return self.weight(name, self.tensors[name].shape, np.float32, lambda: [self.tensors[name]])
+
+    def layer_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
+        found = super().layer_norm(name, x, eps)
+        self.norms[found.name] = ("layer_norm", x, eps)
+        return found
+
+    def rms_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
+        found = super().rms_norm(name, x, eps)
+        self.norms[found.name] = ("rms_norm", x, eps)
+        return found
+
+    def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
+        entry = self.layer_inputs.get(name)
+        if entry is None or entry.activation.mode == "none":
+            return super().linear(name, x, bias)
+        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
+        shift = self.tensor(f"{name}.bias") if f"{name}.bias" in self.tensors or bias else None
+        weight = self.weight(f"{name}.weight_quant", (columns, rows), np.int8, lambda: self._signed(name))
+        scales = self.weight(f"{name}.weight_scales", (rows,), np.float32, lambda: [self.found[name].scales[:, 0]])
+        if entry.activation.mode == "tensor":
+            (codes, scale, zero), _ = self._rounded(entry, x, columns)
+            product = self._product(codes, weight, scale, scales, zero, shift, name=name)
+        else:
+            parts, scale = self._rounded(entry, x, columns)
+            codes, factor, zero = parts[:3]
+            product = self._product(codes, weight, factor, scales, zero, None, name=name)
+            if entry.activation.mode == "twice":
+                codes, factor, zero = parts[3:]
+                product = self.node("Add", product, self._product(codes, weight, factor, scales, zero, None))
+            product = self.node("Mul", product, scale)
+            if shift is not None:
+                product = self.node("Add", product, shift)
+            product = self.node("Reshape", product, self._rank3(rows))
+        self.sizes[product.name] = (rows,)
+        return product
+
+    def _signed(self, name: str) -> Iterator[np.ndarray]:
+        yield (self.found[name].codes.T.astype(np.int16) - ZERO).astype(np.int8)
+        self.done()
+
+    def _product(
+        self,
+        codes: ir.Value,
+        weight: ir.Value,
+        scale: ir.Value,
+        scales: ir.Value,
+        zero: ir.Value,
+        shift: ir.Value | None,
+        name: str = "",
+    ) -> ir.Value:
+        return self.node("MatMulIntegerToFloat", codes, weight, scale, scales, zero, None, shift, domain=CONTRIB, name=name)
+
+    def _rounded(self, entry: Input, x: ir.Value, columns: int) -> tuple[tuple[ir.Value, ...], ir.Value | None]:
+        """(codes, scale, zero) of the smoothed input, of `twice` six, and the scale of each token where it has its own.
+
+        With those, codes are (tokens, columns), the scales (tokens, 1); made once for all layers of a site.
+        """
+        key = ("rounded", entry.site)
+        if key not in self.made:
+            self.made[key] = self._round(entry, self._smoothed(entry, x), columns)
+        return self.made[key]
+
+    def _smoothed(self, entry: Input, x: ir.Value) -> ir.Value:
+        """The input less its shift and divided by its scale, which the norm before it does: a second one, for this site."""
+        name = f"{entry.site}.norm"
+        if f"{name}.weight" not in self.tensors:
+            return x  # as it was, or scaled by the layer before
+        kind, before, eps = self.norms[x.name]
+        return super().layer_norm(name, before, eps) if kind == "layer_norm" else super().rms_norm(name, before, eps)
+
+    def _round(self, entry: Input, x: ir.Value, columns: int) -> tuple[tuple[ir.Value, ...], ir.Value | None]:
+        zero = self.constant(entry.activation.zero, np.uint8)
+        if entry.activation.mode == "tensor":
+            scale = self.constant(entry.activation.scale, np.float32)
+            return (self.node("QuantizeLinear", x, scale, zero), scale, zero), None
+        flat = self.node("Reshape", x, self.constant([-1, columns]))
+        one, axis = self.constant(1, np.float32), self.constant([-1])
+        ends = [self.node(kind, flat, axis, keepdims=1) for kind in ("ReduceMax", "ReduceMin")]
+        parts = (1 / (TOP - entry.activation.zero), -1 / entry.activation.zero)
+        scales = [self.node("Mul", end, self.constant(part, np.float32)) for end, part in zip(ends, parts, strict=True)]
+        scale = self.node("Max", *scales, self.constant(LEAST, np.float32))
+        codes = self._by_token(flat, scale, zero)
+        if entry.activation.mode == "token":
+            return (codes, one, zero), scale
+        row, points = self._per_token(scale, zero)
+        left = self.node("Sub", flat, self.node("DequantizeLinear", codes, row, points, axis=0))
+        part, middle = self.constant(1 / (TOP + 1), np.float32), self.constant(128, np.uint8)
+        return (codes, one, zero, self._by_token(left, self.node("Mul", scale, part), middle), part, middle), scale
+
+    def _per_token(self, scale: ir.Value, zero: ir.Value) -> tuple[ir.Value, ir.Value]:
+        row = self.node("Squeeze", scale, self.constant([1]))
+        return row, self.node("Expand", zero, self.node("Shape", row))
+
+    def _by_token(self, x: ir.Value, scale: ir.Value, zero: ir.Value) -> ir.Value:
+        return self.node("QuantizeLinear", x, *self._per_token(scale, zero), axis=0)
+
+    def _rank3(self, width: int) -> ir.Value:
+        """The shape (n, length, width) of what layers give."""
+        key = ("shape", width)
+        if key not in self.made:
+            self.made[key] = self.node("Concat", self.node("Shape", self.input("input_ids")), self.constant([width]), axis=0)
+        return self.made[key]
+
+    def embedding(self, name: str, ids: ir.Value) -> ir.Value:
+        scheme = self.plan.get(name)
+        if scheme is None or scheme.bits in (4, 8):
+            return super().embedding(name, ids)
+        codes, scales, zeros = unsigned(self.found[name])
+        rows, columns = codes.shape
+        groups = columns // scheme.group_size
+
+        def stored() -> Iterator[np.ndarray]:
+            yield planes(codes, scheme.bits)
+            self.done()
+
+        table = self.weight(f"{name}.weight_quant", (rows, columns * scheme.bits // 8), np.uint8, stored)
+        packed = self.node("Gather", table, ids)
+        whole, start, below = None, 0, 0
+        for width in plane_widths(scheme.bits):
+            end = start + columns * width // 8
+            part = self._unpacked(self.slice(packed, start, end, -1), width, below)
+            whole = part if whole is None else self.node("BitwiseOr", whole, part)
+            start, below = end, below + width
+        assert whole is not None
+        shape = self.node("Shape", ids)
+        split, flat = (self.constant(axes) for axes in ([groups, scheme.group_size], [columns]))
+        grouped = self.node("Reshape", self.cast(whole, np.float32), self.node("Concat", shape, split, axis=0))
+        steps = self.weight(f"{name}.weight_scales", (rows, groups), np.float16, lambda: [scales.astype(np.float16)])
+        points = self.weight(f"{name}.weight_zero_points", (rows, groups), np.uint8, lambda: [zeros])
+        step, point = (
+            self.node("Unsqueeze", self.cast(self.node("Gather", part, ids), np.float32), self.constant([-1]))
+            for part in (steps, points)
+        )
+        found = self.node("Mul", self.node("Sub", grouped, point), step)
+        return self.node("Reshape", found, self.node("Concat", shape, flat, axis=0))
+
+    def _unpacked(self, packed: ir.Value, width: int, below: int) -> ir.Value:
+        """The codes' bits of one plane, `below` bits up, from its bytes."""
+        parts = []
+        for shift in range(0, 8, width):
+            part = self.node("BitShift", packed, self.constant(shift, np.uint8), direction="RIGHT") if shift else packed
+            parts.append(self.node("BitwiseAnd", part, self.constant(2**width - 1, np.uint8)))
+        whole = self.node("Concat", *parts, axis=-1)
+        return self.node("BitShift", whole, self.constant(below, np.uint8), direction="LEFT") if below else whole
+
+
+def plane_widths(bits: int) -> list[int]:
+    """The widths of the planes that codes of 1 to 7 bits are stored in, lowest bits first."""
+    return [width for width in (4, 2, 1) if bits & width]
+
+
+def planes(codes: np.ndarray, bits: int) -> np.ndarray:
+    """(rows, columns) codes of `bits` bits, columns a multiple of 8, as (rows, columns * bits / 8) bytes.
+
+    Plane after plane: of one of 2 bits, a byte holds those of a column of each quarter of the row, the first quarter's lowest.
+    """
+    found, below = [], 0
+    for width in plane_widths(bits):
+        parts = np.split((codes >> below) & (2**width - 1), 8 // width, axis=1)
+        found.append(sum(part << (place * width) for place, part in enumerate(parts)))
+        below += width
+    return np.concatenate(found, axis=1).astype(np.uint8)

@@ -1,0 +1,104 @@
+"""Smoothing: the function stays, the calibration objective never gets worse, and nothing breaks on useless channels."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from converter.quantize.activations import Activation, rounded
+from converter.quantize.smooth import ALPHAS, Smoothing, activations, objective, search, smoothing
+
+MODES = ("tensor", "token")
+
+
+def problem(seed: int, tokens: int = 64, width: int = 48, rows: int = 24) -> tuple[Tensor, Tensor]:
+    """Inputs with a mean and two channels that are far larger than the others, and a matrix."""
+    make = torch.Generator().manual_seed(seed)
+    x = torch.randn(tokens, width, generator=make) + torch.randn(width, generator=make)
+    x[:, :2] *= 40
+    return x, torch.randn(rows, width, generator=make) * 0.05
+
+
+def made(x: Tensor, weight: Tensor, alpha: float, shifted: bool) -> Smoothing:
+    return smoothing(x.amin(dim=0), x.amax(dim=0), weight, alpha, shifted)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 10**6), alpha=st.sampled_from(ALPHAS), shifted=st.booleans())
+def test_the_function_stays_what_it_was(seed: int, alpha: float, shifted: bool) -> None:
+    x, weight = problem(seed)
+    found = made(x, weight, alpha, shifted)
+    expected = (x.double() @ weight.double().T).numpy()
+    product = found.input(x) @ found.weight(weight).T + found.bias(weight)
+    np.testing.assert_allclose(product.numpy(), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), shifted=st.booleans())
+def test_a_norm_takes_the_smoothing_in(seed: int, shifted: bool) -> None:
+    make = torch.Generator().manual_seed(seed)
+    hidden, gain, bias = (torch.randn(*shape, generator=make) for shape in ((30, 48), (48,), (48,)))
+    normed = torch.nn.functional.layer_norm(hidden, (48,), gain, bias)
+    found = made(normed, problem(seed)[1], 0.8, shifted)
+    folded = torch.nn.functional.layer_norm(hidden, (48,), *found.norm(gain, bias))
+    torch.testing.assert_close(folded, found.input(normed), rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), mode=st.sampled_from(MODES), scales=st.booleans())
+def test_the_search_is_never_worse_than_no_smoothing(seed: int, mode: str, scales: bool) -> None:
+    x, weight = problem(seed)
+    low, high = x.amin(dim=0), x.amax(dim=0)
+    found, activation, error = search(x, low, high, weight, mode, scales, scales)
+    plain = Smoothing.identity(x.shape[1])
+    assert error == pytest.approx(objective(x, weight, found, activation), rel=1e-3)
+    assert error <= min(objective(x, weight, plain, one) for one in activations(plain, x, low, high, mode)) * (1 + 1e-6)
+    assert found.is_identity or scales
+
+
+def test_it_is_much_better_where_channels_differ() -> None:
+    x, weight = problem(0)
+    found, _, error = search(x, x.amin(dim=0), x.amax(dim=0), weight, "token", True, True)
+    assert not found.is_identity
+    assert error < objective(x, weight, Smoothing.identity(48), Activation("token")) / 4
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0.0])
+@pytest.mark.parametrize("mode", MODES)
+def test_useless_channels_get_no_factor(value: float, mode: str) -> None:
+    x, weight = problem(1)
+    low, high = x.amin(dim=0), x.amax(dim=0)
+    low[5], high[5] = value, value
+    weight[:, 7] = 0
+    found = smoothing(low, high, weight, 0.8, shifted=True)
+    for channel in (5, 7):
+        assert (found.scale[channel], found.shift[channel]) == (1, 0)
+    assert torch.isfinite(found.scale).all()
+    assert torch.isfinite(found.shift).all()
+    assert (found.scale > 0).all()
+    x[:, 5] = 0
+    chosen = search(x, low, high, weight, mode, True, True)
+    assert np.isfinite(chosen[2])
+    assert torch.isfinite(chosen[0].scale).all()
+
+
+def test_channels_that_calibration_hardly_showed_are_not_scaled_without_end() -> None:
+    low, high = -torch.ones(8), torch.ones(8)
+    low[0], high[0] = -1e-30, 1e-30
+    found = smoothing(low, high, torch.ones(3, 8), 1.0, shifted=False)
+    assert found.scale.max() / found.scale.min() <= 1.0001e4
+
+
+@pytest.mark.parametrize("mode", ["token", "twice"])
+@pytest.mark.parametrize("zero", [1, 20, 128, 254])
+def test_rounding_errs_by_half_a_step_of_each_tokens_own(mode: str, zero: int) -> None:
+    x = torch.randn(50, 32, generator=torch.Generator().manual_seed(2)) * torch.logspace(-20, 20, 50)[:, None]
+    step = torch.maximum(x.amax(dim=1) / (255 - zero), -x.amin(dim=1) / zero)
+    error = (rounded(x, Activation(mode, zero)) - x).abs().amax(dim=1)
+    bound = step * (0.501 if mode == "token" else 0.51 / 128)
+    assert (error <= bound).all()
+    assert (rounded(torch.zeros(2, 32), Activation(mode, zero)) == 0).all()
+    alone = torch.cat([rounded(row[None], Activation(mode, zero)) for row in x])
+    assert torch.equal(alone, rounded(x, Activation(mode, zero)))
