@@ -1,15 +1,21 @@
 """Calibration: the texts that show a quantizer what goes into each layer, and the codes that it makes of that."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from converter import corpus
 from converter.checkpoint import Checkpoint
 from converter.corpus import Text
-from converter.quantize.gptq import gptq, searched
+from converter.quantize import keep, sensitivity
+from converter.quantize.gptq import gptq, relative, searched
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.lockstep import LockstepOps
 from converter.recipe import Recipe
@@ -60,6 +66,14 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text]) -> list[T
     return [encoder.batch([found[row] for row in rows]) for rows in batches(found, BATCH_TOKENS)]
 
 
+@dataclass(frozen=True)
+class Calibrated:
+    """codes: of each module of a plan. relative: what other schemes would cost of that, {module: {Scheme: ratio}}."""
+
+    codes: dict[str, Codes]
+    relative: dict[str, dict[Scheme, float]]
+
+
 def quantize(
     checkpoint: Checkpoint,
     recipe: Recipe,
@@ -67,25 +81,50 @@ def quantize(
     tokens: list[Tokens],
     grid: Grid,
     progress: Callable[[int, int], None],
-) -> dict[str, Codes]:
-    """{module: Codes} of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
+    others: Mapping[str, list[Scheme]] = MappingProxyType({}),
+    kept: Path | None = None,
+) -> Calibrated:
+    """Codes of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
 
     Every layer is quantized on what the layers before it, already quantized, make of the calibration texts.
-    `progress` gets how many are done, and of how many.
+    `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
+    kept: a folder for the codes of each module, from which a run that was interrupted takes what it had done.
     """
-    module = architecture(recipe.architecture)
-    found: dict[str, Codes] = {}
+    found, compared = {}, {}
 
     def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
         if name not in plan:
             return weight
-        found[name] = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
+        schemes = list(others.get(name, []))
+        codes, ratios = keep.load(kept, name, plan[name]) or (None, [])
+        if codes is None:
+            codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
+            ratios = list(relative(weight, hessian, schemes, plan[name], grid).values())
+            keep.save(kept, name, codes, ratios)
+        found[name], compared[name] = codes, dict(zip(schemes, ratios, strict=True))
         progress(len(found), len(plan))
-        return torch.from_numpy(found[name].dequantize())
+        return torch.from_numpy(codes.dequantize())
 
     with torch.inference_mode():
-        ops = LockstepOps(checkpoint.read, tokens, replace)
-        outputs(ops, module, module.Config.read(checkpoint.config), recipe.model.pooling, recipe.model.heads)
+        _run(checkpoint, recipe)(LockstepOps(checkpoint.read, tokens, replace))
         for name in plan.keys() - found.keys():  # carried along for other loaders; ours computes nothing with it
             replace(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
-    return found
+    return Calibrated(found, compared)
+
+
+def costs(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    codes: dict[str, Codes],
+    tokens: list[Tokens],
+    progress: Callable[[int, int], None],
+) -> dict[str, np.ndarray]:
+    """{module: (rows,) 1 - cosine} of each module alone, see quantize/sensitivity.py."""
+    return sensitivity.costs(_run(checkpoint, recipe), checkpoint.read, codes, tokens, progress)
+
+
+def _run(checkpoint: Checkpoint, recipe: Recipe) -> Callable[[Any], dict[str, Any]]:
+    """The model's outputs, by the operations that it is given."""
+    module = architecture(recipe.architecture)
+    config = module.Config.read(checkpoint.config)
+    return lambda ops: outputs(ops, module, config, recipe.model.pooling, recipe.model.heads)

@@ -1,5 +1,6 @@
 """The `convert` command; progress on stderr is progress.py's, errors and exit codes are shim/console.py's."""
 
+import re
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from converter.progress import StageProgress
 from shim import artifact
 from shim.artifact import Manifest
 from shim.console import run, show_json
+
+RECORD = "quantization.json"
 
 
 class ConvertGroup(click.Group):
@@ -30,6 +33,18 @@ class ConvertGroup(click.Group):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.commands["model"].format_options(ctx, formatter)
         self.format_commands(ctx, formatter)
+
+
+class Size(click.ParamType):
+    """A number of bytes: 400MB, 1.5GB, 800kB, 1GiB."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", str(value).strip().lower())
+        if not found or not float(found[1]):
+            self.fail(f"{value!r} is not a size such as 400MB or 1.5GB", param, ctx)
+        return int(float(found[1]) * (1024 if found[3] else 1000) ** "_kmg".index(found[2] or "_"))
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
@@ -82,6 +97,16 @@ def main_group() -> None:
     metavar="FILE",
     help="Texts to calibrate on instead of ours: JSON Lines or text, none of them a text that is measured on.",
 )
+@click.option("--strict-bits", is_flag=True, help="Raise no tensor above --bits, whatever the parity.")
+@click.option(
+    "--max-size", type=Size(), metavar="400MB", help="Best parity under this size of the whole artifact, from --bits (4) on."
+)
+@click.option(
+    "--parity-on",
+    type=click.Choice(("worst", "mean")),
+    default="worst",
+    help="What must reach the parity: the worst text (default), or the mean of all; shim then wants --min-parity.",
+)
 @corpus_option
 @click.option("--no-verify", is_flag=True, help="Leave the verdict `unverified`; shim then refuses the artifact by default.")
 @click.option("--force", is_flag=True, help="Replace an existing artifact.")
@@ -96,6 +121,9 @@ def convert_model(
     parity: float | None,
     effort: str | None,
     calibration: Path | None,
+    strict_bits: bool,
+    max_size: int | None,
+    parity_on: str,
     corpus: Path | None,
     no_verify: bool,
     force: bool,
@@ -111,6 +139,9 @@ def convert_model(
         parity=parity,
         effort=effort,
         calibration=calibration,
+        strict_bits=strict_bits,
+        max_size=max_size,
+        parity_on=parity_on,
         verified=not no_verify,
         force=force,
         accept_license=accept_license,
@@ -137,15 +168,18 @@ def verify(path: Path, source: str | None, corpus: Path | None, as_json: bool) -
 @path_argument
 @json_option
 def inspect(path: Path, as_json: bool) -> None:
-    """Check an artifact's files and show its parity, its size, and the bits of each tensor."""
+    """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
+    record = artifact.read_object(path / RECORD) if RECORD in manifest.files else {}
     if as_json:
-        show_json(facts(manifest, path))
-    else:
-        click.echo(show.summary(manifest, str(path)))
-        if manifest.quantization["tensors"]:
-            click.echo(show.tensors(manifest))
+        show_json({**facts(manifest, path), "search": record})
+        return
+    click.echo(show.summary(manifest, str(path)))
+    if manifest.quantization["tensors"]:
+        click.echo(show.tensors(manifest, record))
+    if "curve" in record:
+        click.echo(show.curve(record))
 
 
 @main_group.command("list")

@@ -18,14 +18,24 @@ PROBES = 2  # texts that also go through MLX's packed kernels when a CPU verifie
 
 
 def measure(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], goal: float, progress: Progress
+    directory: Path,
+    manifest: Manifest,
+    checkpoint: Checkpoint,
+    texts: list[corpus.Text],
+    goal: float,
+    on: str,
+    progress: Progress,
 ) -> dict[str, Any]:
-    """The parity report of an artifact against its original, both embedding the texts under each text's own task."""
+    """The parity report of an artifact against its original, both embedding the texts under each text's own task.
+
+    on: the figure that must reach the goal, `worst` text or `mean` of all, of every head.
+    """
     prove = _rerank if manifest.task == "rerank" else _embed
     model, heads, count = prove(directory, manifest, checkpoint, texts, progress)
     report: dict[str, Any] = {
-        "verdict": verify.verdict(heads, goal),
+        "verdict": verify.verdict(heads, goal, on),
         "target": goal,
+        "on": on,
         "texts": count,
         "runtime": model.runtime.name,
         "device": model.runtime.device,

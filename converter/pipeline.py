@@ -3,11 +3,11 @@
 import dataclasses
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import re
 import shutil
-from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 import shim
-from converter import corpus
+from converter import card, corpus
+from converter.attempts import Attempts, Goal, Quantized, rounded
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress, measure
-from converter.quantize.grid import Codes, Scheme, round_to_nearest
-from converter.quantize.plan import GROUP_SIZES, uniform
+from converter.quantize.grid import Scheme
 from converter.recipe import Recipe, Source
 from converter.source import open_source
 from converter.staging import check_destination, staged
@@ -47,6 +47,9 @@ class Request:
     corpus: Path = corpus.VERIFICATION
     calibration: Path | None = None  # texts to calibrate on, None for ours
     effort: str | None = None  # one of EFFORTS; None for what the bits need
+    parity_on: str = "worst"  # or "mean"
+    strict_bits: bool = False
+    max_size: int | None = None  # bytes of the whole artifact
     verified: bool = True
     force: bool = False
     accept_license: bool = False
@@ -60,13 +63,13 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     recipe, target = request.recipe, _target(request.target)
     if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
         raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
-    bits = target.DEFAULT_BITS if request.bits is None else request.bits
+    bits = request.bits or (4 if request.max_size else target.DEFAULT_BITS)
     if bits not in target.BITS:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
-    goal = recipe.parity.cosine if request.parity is None else request.parity
+    parity = recipe.parity.cosine if request.parity is None else request.parity
     name = f"{recipe.name}-{request.target}-{bits}bit"
-    if not 0 < goal <= 1:
-        raise UsageError(f"parity must be over 0 and at most 1, not {goal}")
+    if not 0 < parity <= 1:
+        raise UsageError(f"parity must be over 0 and at most 1, not {parity}")
     destination = request.out / name
     check_destination(destination, request.force)
     texts = corpus.read(request.corpus)
@@ -74,19 +77,13 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     module = architecture(recipe.architecture)
     if request.target == "onnx":
         checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
-    shapes = {key: tensor.shape for key, tensor in checkpoint.tensors.items()}
-    layers = {key: shape for key, shape in shapes.items() if key not in checkpoint.heads}
-    effort = request.effort or ("balanced" if bits < CALIBRATED_BELOW or request.calibration else "fast")
-    if request.calibration and effort == "fast":
-        raise UsageError("--effort fast calibrates on nothing; leave out --calibration, or take --effort balanced")
+    goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
+    attempts = _attempts(request, checkpoint, goal, texts, progress)
     with staged(destination, request.force) as directory:
-        # Smaller groups where rounding in the usual ones falls short; with calibration, a second attempt would cost too much.
-        for sizes in (GROUP_SIZES, GROUP_SIZES[1:]):
-            plan = uniform(layers, module.FULL_PRECISION, bits, sizes) if bits < 16 else {}
+        made: Quantized | None = next(attempts)
+        while made is not None:
             _empty(directory)
-            _write(
-                request, checkpoint, plan, _codes(request, checkpoint, plan, effort, texts, progress), bits, directory, progress
-            )
+            _write(request, checkpoint, made, bits, directory, progress)
             manifest = Manifest(
                 schema=artifact.SCHEMA,
                 name=name,
@@ -96,44 +93,42 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 bits=bits,
                 source={**checkpoint.origin, "files": checkpoint.files},
                 model=recipe.model,
-                quantization=_quantization(plan, shapes, directory),
+                quantization=_quantization(made.plan, checkpoint, directory),
                 files=artifact.hash_files(directory),
-                parity={"verdict": "unverified", "target": goal},
+                parity={"verdict": "unverified", "target": parity, "on": goal.on},
                 tool={"version": shim.__version__, "packages": _packages()},
                 license=recipe.license,
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
             )
             artifact.write(directory, manifest)
             if request.verified:
-                parity = measure(directory, manifest, checkpoint, texts, goal, progress)
-                manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(request.corpus)})
+                report = measure(directory, manifest, checkpoint, texts, parity, goal.on, progress)
+                manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": artifact.hash_file(request.corpus)})
                 artifact.write(directory, manifest)
-            if manifest.verdict != "fail" or not plan or effort != "fast":
-                break
+            (directory / "README.md").write_text(card.card(manifest, "curve" in made.record), encoding="utf-8")
+            try:
+                made = attempts.send(manifest.parity if request.verified else None)
+            except StopIteration:
+                made = None
     return destination, manifest
 
 
-def _codes(
-    request: Request, checkpoint: Checkpoint, plan: dict[str, Scheme], effort: str, texts: list[corpus.Text], progress: Progress
-) -> Callable[[str], Iterator[Codes]]:
-    """The codes of each module of `plan`, in parts: those of a calibration, or rounded as they are asked for."""
-    grid = _target(request.target).GRID
-    found: dict[str, Codes] = {}
-    if plan and effort == "balanced":
-        from converter import calibrate  # imports torch
+def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[corpus.Text], progress: Progress) -> Attempts:
+    recipe, target = request.recipe, _target(request.target)
+    effort = request.effort or ("balanced" if goal.bits < CALIBRATED_BELOW or request.calibration or goal.size else "fast")
+    if goal.strict and goal.size:
+        raise UsageError("--strict-bits fixes the size; leave it out, or --max-size")
+    if goal.bits >= 16 or effort == "fast":
+        for flag, given in (("--calibration", request.calibration), ("--max-size", goal.size)):
+            if given:
+                why = "--effort fast calibrates on nothing" if goal.bits < 16 else f"--bits {goal.bits} quantizes nothing"
+                raise UsageError(f"{why}; leave out {flag}, or take --effort balanced and fewer bits")
+        return rounded(checkpoint, recipe, goal, target)
+    from converter import calibrate, search  # imports torch
 
-        shown = corpus.read(request.calibration or corpus.CALIBRATION)
-        calibrate.check_texts(shown, texts)
-        tokens = calibrate.prepare(checkpoint, request.recipe, shown)
-        found = calibrate.quantize(checkpoint, request.recipe, plan, tokens, grid, lambda *done: progress("quantize", *done))
-
-    def codes(name: str) -> Iterator[Codes]:
-        if name in found:
-            yield found[name]
-        else:
-            yield from (round_to_nearest(part, plan[name], grid) for part in checkpoint.chunks(f"{name}.weight"))
-
-    return codes
+    shown = corpus.read(request.calibration or corpus.CALIBRATION)
+    calibrate.check_texts(shown, texts)
+    return search.calibrated(checkpoint, recipe, goal, target, calibrate.prepare(checkpoint, recipe, shown), progress)
 
 
 def _empty(directory: Path) -> None:
@@ -153,24 +148,16 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
         raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
     if corpus_file is None and not os.access(directory, os.W_OK):
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
-    goal = float(manifest.parity.get("target", artifact.PARITY_TARGET))
+    goal, on = float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst")
     path = corpus_file or corpus.VERIFICATION
-    parity = measure(directory, manifest, checkpoint, corpus.read(path), goal, progress)
+    parity = measure(directory, manifest, checkpoint, corpus.read(path), goal, on, progress)
     manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(path)})
     if corpus_file is None:
         artifact.write(directory, manifest)
     return manifest
 
 
-def _write(
-    request: Request,
-    checkpoint: Checkpoint,
-    plan: dict[str, Scheme],
-    codes: Callable[[str], Iterator[Codes]],
-    bits: int,
-    directory: Path,
-    progress: Progress,
-) -> None:
+def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int, directory: Path, progress: Progress) -> None:
     count = 0
 
     def done() -> None:
@@ -178,7 +165,12 @@ def _write(
         count += 1
         progress("convert", count, len(checkpoint.tensors))
 
-    _target(request.target).write(request.recipe, checkpoint, plan, codes, bits, directory, done)
+    _target(request.target).write(request.recipe, checkpoint, made.plan, made.codes, bits, directory, done)
+    if made.record:
+        text = json.dumps(made.record, indent=1, allow_nan=False)
+        (directory / "quantization.json").write_text(text + "\n", encoding="utf-8")
+    if "curve" in made.record:
+        (directory / card.PLOT).write_text(card.plot(made.record), encoding="utf-8")
     for name in checkpoint.companions():
         (directory / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(checkpoint.directory / name, directory / name)
@@ -188,9 +180,9 @@ def _target(name: str) -> Any:
     return importlib.import_module(f"converter.targets.{name}")
 
 
-def _quantization(plan: dict[str, Scheme], shapes: dict[str, tuple[int, ...]], directory: Path) -> dict[str, Any]:
+def _quantization(plan: dict[str, Scheme], checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
     weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
-    count = sum(int(np.prod(shape)) for shape in shapes.values())
+    count = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values())
     return {
         "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
         "tensors": {name: dataclasses.asdict(scheme) for name, scheme in plan.items()},

@@ -49,11 +49,35 @@ def shortfall(manifest: Manifest) -> str:
     return f"{manifest.name} failed: {what}; kept, marked fail"
 
 
-def tensors(manifest: Manifest) -> str:
-    """A table of the quantized tensors: name, bits, group size."""
-    rows = manifest.quantization["tensors"]
-    width = max((len(name) for name in rows), default=0)
-    return "\n".join(f"  {name:{width}}  {entry['bits']:2} bits  group {entry['group_size']}" for name, entry in rows.items())
+def tensors(manifest: Manifest, record: dict[str, Any]) -> str:
+    """A table of the quantized tensors: name, bits, group size, and where the search recorded them, shares of size and error.
+
+    record: what the artifact's `quantization.json` holds, which may be nothing.
+    """
+    rows, known = manifest.quantization["tensors"], record.get("tensors", {})
+    width = max((len(name) for name in rows | known), default=0)
+    lines = []
+    for name, entry in (known or rows).items():
+        group = f"group {entry['group_size']:3}" if "group_size" in entry else " " * 9
+        line = f"  {name:{width}}  {entry['bits']:2} bits  {group}"
+        if name in known:
+            whole = sum(other["bytes"] for other in known.values())
+            line += f"  {entry['bytes'] / whole:6.1%} of size  {entry['share_of_error']:6.1%} of error"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def curve(record: dict[str, Any], points: int = 12) -> str:
+    """How parity grows with size as the search predicted it, a line a point; the chosen one has an arrow."""
+    chosen, every = record["predicted"], record["curve"]
+    shown = every[:: -(-len(every) // points)]
+    rows = sorted([*(point for point in shown if point != chosen), chosen], key=lambda point: float(point["bits_per_weight"]))
+    lines = [
+        f"  {point['bits_per_weight']:6.2f} bits per weight  worst {1 - point['worst']:.5f}  mean {1 - point['mean']:.5f}"
+        + ("  <- chosen" if point == chosen else "")
+        for point in rows
+    ]
+    return "\n".join(["  predicted, quantized tensors only", *lines])
 
 
 def listing(found: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import typing
 from dataclasses import asdict, dataclass, field, fields
@@ -109,11 +110,14 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
         float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
         if parity["verdict"] not in VERDICTS:
             raise IntegrityError(f"{path}: verdict {parity['verdict']!r} unknown ({', '.join(VERDICTS)})")
+        on = parity.get("on", "worst")
+        if on not in ("worst", "mean"):
+            raise IntegrityError(f"{path}: parity on {on!r} unknown (worst, mean)")
         if parity["verdict"] != "unverified":
-            worst = min(float(head["worst"]) for head in parity["heads"].values())
+            worst = min(float(head[on]) for head in parity["heads"].values())
             unmeasured = set(manifest.model.heads) - set(parity["heads"])
             if parity["verdict"] == "pass" and (unmeasured or not worst >= float(parity["target"])):
-                raise IntegrityError(f"{path}: verdict pass contradicts its own figures (worst {worst:.6f})")
+                raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({on} {worst:.6f})")
         for name, entry in manifest.files.items():
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise IntegrityError(f"{path}: file {name} lies outside the artifact")
@@ -180,6 +184,8 @@ def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
             f"{manifest.name}: verdict is {manifest.verdict}, not pass; allow_unverified=True (--allow-unverified) loads it"
         )
     target, wanted = float(manifest.parity["target"]), PARITY_TARGET if min_parity is None else min_parity
+    if manifest.parity.get("on") == "mean":  # what it promises of every text is its worst one's cosine, rounded down
+        target = math.floor(1e4 * min(float(head["worst"]) for head in manifest.parity["heads"].values())) / 1e4
     if not target >= wanted:
         raise IntegrityError(
             f"{manifest.name}: sealed at parity {target:g}, under {wanted:g}; "

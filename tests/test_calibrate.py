@@ -62,7 +62,7 @@ def test_few_texts_are_warned_of_and_give_finite_codes(small, given: tuple[str, 
     checkpoint, tiny = small
     with pytest.warns(UserWarning, match="calibration tokens"):
         tokens = calibrate.prepare(checkpoint, tiny, texts(*given))
-    found = calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), lambda *_: None)
+    found = calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), lambda *_: None).codes
     assert found.keys() == PLAN.keys()
     for name, codes in found.items():
         weight = checkpoint.read(f"{name}.weight")
@@ -89,6 +89,7 @@ def test_queries_are_calibrated_behind_their_prompt(small) -> None:
 def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path) -> None:
     found = {}
     for effort in ("fast", "balanced"):
-        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 4, out=tmp_path / effort, effort=effort)
+        out = tmp_path / effort
+        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 4, out=out, effort=effort, strict_bits=True)
         found[effort] = 1 - pipeline.convert(request, lambda *_: None)[1].parity["heads"]["dense"]["mean"]
     assert found["balanced"] < found["fast"] / 3

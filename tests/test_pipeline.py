@@ -107,8 +107,8 @@ def test_where_rounding_falls_short_smaller_groups_are_tried(
     path, manifest = pipeline.convert(request_, lambda *_: None)
     assert (tried, manifest.verdict) == ([{64}, {32}], "pass")
     shim.load(path)
-    pipeline.convert(dataclasses.replace(request_, bits=4, force=True), lambda *_: None)
-    assert len(tried) == 3, "a calibrated conversion is tried once"
+    _, manifest = pipeline.convert(dataclasses.replace(request_, strict_bits=True, force=True), lambda *_: None)
+    assert (tried[2:], manifest.verdict) == ([{64}], "fail")
 
 
 def test_calibration_that_would_not_be_used_is_refused(request_: pipeline.Request, corpus_file: Path) -> None:

@@ -11,6 +11,7 @@ from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
 ROWS = 4096  # of a table that are searched at once
+SAMPLE = 1024  # rows of a matrix that tell what another scheme would cost
 BLOCK = 128  # columns whose errors are passed on together; no group is wider
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # parts of a group's span that the clip search tries
 
@@ -66,6 +67,23 @@ def _searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
     shape = (len(weight), -1)
     parts = (codes.to(torch.uint8).reshape(weight.shape), scales.reshape(shape), offsets.reshape(shape))
     return Codes(parts[0].numpy(), parts[1].numpy(), parts[2].numpy(), scheme)
+
+
+def relative(weight: Tensor, hessian: Tensor | None, schemes: list[Scheme], base: Scheme, grid: Grid) -> dict[Scheme, float]:
+    """What each scheme costs of what `base` does, both rounded to nearest: the ratio of their objectives on some of the rows.
+
+    hessian: None for a table, whose rows go on as they are.
+    """
+    part = weight[:: -(-len(weight) // SAMPLE)].contiguous()
+
+    def cost(scheme: Scheme) -> float:
+        codes = round_to_nearest(part.numpy(), scheme, grid)
+        if hessian is not None and torch.isfinite(hessian).all():
+            return float(objective(part, codes, hessian).sum())
+        return float((torch.from_numpy(codes.dequantize()) - part).double().square().sum())
+
+    whole = cost(base)
+    return {scheme: cost(scheme) / whole if whole > 0 else 0.0 for scheme in schemes}
 
 
 def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tuple[Tensor, Tensor]:

@@ -66,15 +66,18 @@ class LockstepOps:
         return self._with_weights("rms_norm", name, x, eps)
 
     def _with_weights(self, kind: str, name: str, x: list[Tensor], *settings: Any) -> list[Tensor]:
-        needed = [f"{name}.weight"]
-        if kind == "layer_norm" or (kind in ("linear", "head") and settings[0]):
-            needed.append(f"{name}.bias")
-        for tensor in needed:
+        for tensor in tensors_of(kind, name, *settings):
             if tensor not in self.weights:
                 self.weights[tensor] = torch.from_numpy(self.read(tensor))
         found = [getattr(ops, kind)(name, part, *settings) for ops, part in zip(self.batches, x, strict=True)]
         self.weights.clear()
         return found
+
+
+def tensors_of(kind: str, name: str, *settings: Any) -> list[str]:
+    """The names of the tensors that the operation `kind` of the module `name` needs; settings: what follows its input."""
+    bias = kind == "layer_norm" or (kind in ("linear", "head") and settings[0])
+    return [f"{name}.weight", f"{name}.bias"] if bias else [f"{name}.weight"]
 
 
 def hessian(inputs: list[Tensor], masks: list[Tensor]) -> Tensor:

@@ -18,6 +18,12 @@ GRID = Grid(np.float16, integer_zero=False)
 APART = ("sparse_linear.", "colbert_linear.", "score.")
 
 
+def stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    """Bytes of a (rows, columns) weight: its codes, and a scale and an offset in float16 for each group."""
+    count = shape[0] * shape[1]
+    return 2 * count if scheme is None else count * scheme.bits // 8 + 4 * count // scheme.group_size
+
+
 def write(
     recipe: Recipe,
     checkpoint: Checkpoint,

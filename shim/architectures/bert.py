@@ -12,8 +12,8 @@ KEYS = ((r"^bert\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
 DROPPED = (r"^embeddings\.position_ids$", r"^cls\.")
 # Carried along where the checkpoint has it, as mlx-embeddings wants it; an embedding does not use it.
 OPTIONAL = (r"^pooler\.",)
-# Tables too small to be worth quantizing: under one weight in a hundred.
-FULL_PRECISION = (r"\.position_embeddings\.", r"\.token_type_embeddings\.")
+# Two rows: not worth quantizing.
+FULL_PRECISION = (r"\.token_type_embeddings\.",)
 ROWS = ()
 MAX_LAYERS = 1000  # beyond any real model: a wrong number must not fill the memory with names
 MAX_VALUE = 1e9

@@ -27,6 +27,15 @@ SHAPES = {
 EXTERNAL_ABOVE = 1 << 28  # bytes of weights beyond which they lie in model.onnx_data, written as a stream and memory-mapped
 
 
+def stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
+    """Bytes of a (rows, columns) weight in a float32 graph: codes, and of each group a scale in float32 and a zero point."""
+    rows, columns = shape
+    if scheme is None:
+        return 4 * rows * columns
+    groups = columns // scheme.group_size
+    return rows * (columns * scheme.bits // 8 + 4 * groups + -(-groups * scheme.bits // 8))
+
+
 def write(
     recipe: Recipe,
     checkpoint: Checkpoint,

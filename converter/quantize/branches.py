@@ -1,0 +1,82 @@
+"""A model and many variants of it, each with one weight changed, in a single pass over the weights.
+
+Every variant is a lane beside the clean one. A lane begins at the layer whose weight it has changed; before that it would be
+the clean lane, and is not computed.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.quantize.lockstep import tensors_of
+from converter.quantize.torch_ops import TorchOps
+from shim.text import Tokens
+
+CLEAN = ""
+Lanes = dict[str, list[Tensor]]  # the clean lane and those that differ from it, an entry for each batch
+# Takes a linear layer's or table's name and its weight; gives the weight of the variant named after it, None for no variant.
+Change = Callable[[str, Tensor], Tensor | None]
+
+
+class BranchOps:
+    """shim.architectures.Ops whose every value is Lanes. read: a tensor of the checkpoint by name, float32; not kept."""
+
+    def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens], change: Change):
+        self.read, self.change = read, change
+        self.weights: dict[str, Tensor] = {}
+        self.batches = [TorchOps(self.weights, tokens) for tokens in batches]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        """The operation `name` of torch_ops on each lane and batch; those with weights are below."""
+
+        def each(*arguments: Any, **named: Any) -> Lanes:
+            lanes = {CLEAN} | {lane for part in arguments if isinstance(part, dict) for lane in part}
+            return {
+                lane: [
+                    getattr(ops, name)(*(_entry(part, lane, place) for part in arguments), **named)
+                    for place, ops in enumerate(self.batches)
+                ]
+                for lane in lanes
+            }
+
+        return each
+
+    def split(self, x: Lanes, parts: int) -> list[Lanes]:
+        pieces = {lane: [tensor.chunk(parts, dim=-1) for tensor in value] for lane, value in x.items()}
+        return [{lane: [piece[number] for piece in value] for lane, value in pieces.items()} for number in range(parts)]
+
+    def linear(self, name: str, x: Lanes, bias: bool = True) -> Lanes:
+        return self._with_weights("linear", name, x, bias)
+
+    def head(self, name: str, x: Lanes, bias: bool = True) -> Lanes:
+        return self._with_weights("head", name, x, bias)
+
+    def embedding(self, name: str, ids: Lanes) -> Lanes:
+        return self._with_weights("embedding", name, ids)
+
+    def layer_norm(self, name: str, x: Lanes, eps: float) -> Lanes:
+        return self._with_weights("layer_norm", name, x, eps)
+
+    def rms_norm(self, name: str, x: Lanes, eps: float) -> Lanes:
+        return self._with_weights("rms_norm", name, x, eps)
+
+    def _with_weights(self, kind: str, name: str, x: Lanes, *settings: Any) -> Lanes:
+        def run(value: list[Tensor]) -> list[Tensor]:
+            return [getattr(ops, kind)(name, part, *settings) for ops, part in zip(self.batches, value, strict=True)]
+
+        for tensor in tensors_of(kind, name, *settings):
+            self.weights[tensor] = torch.from_numpy(self.read(tensor))
+        found = {lane: run(value) for lane, value in x.items()}
+        changed = self.change(name, self.weights[f"{name}.weight"]) if kind in ("linear", "embedding") else None
+        if changed is not None:
+            self.weights[f"{name}.weight"] = changed
+            found[name] = run(x[CLEAN])
+        self.weights.clear()
+        return found
+
+
+def _entry(part: Any, lane: str, place: int) -> Any:
+    return part[lane if lane in part else CLEAN][place] if isinstance(part, dict) else part

@@ -1,0 +1,94 @@
+"""What each quantized tensor costs by itself: 1 - cosine of every text when that tensor alone is changed.
+
+Errors of separate tensors are nearly uncorrelated, so that their costs add up to the cost of all together.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from converter.quantize.branches import CLEAN, BranchOps, Lanes
+from converter.quantize.grid import Codes
+from shim.text import Tokens
+
+WORK = 1e13  # floating-point operations spent on the variants: a minute or two of two cores
+TOKENS = (256, 6000)  # fewest and most that are looked at
+MEMORY = 1.2e9  # bytes of the lanes' activations
+
+
+def costs(
+    run: Callable[[BranchOps], dict[str, Lanes]],
+    read: Callable[[str], np.ndarray],
+    codes: dict[str, Codes],
+    batches: list[Tokens],
+    progress: Callable[[int, int], None],
+) -> dict[str, np.ndarray]:
+    """{module: (rows,) float64 costs} of each module in `codes`; a row is a text under a head, or for a reranker a pair.
+
+    run: the model's outputs (shim.pooling.outputs) by the operations it is given. read: a tensor by name, float32.
+    As many of the batches are used as WORK allows; several passes are made where all variants at once would not fit MEMORY.
+    """
+    matrices = [found.codes.shape for name, found in codes.items() if "embed" not in name]
+    work = len(codes) * sum(rows * columns for rows, columns in matrices)
+    chosen, count = _some(batches, int(np.clip(WORK / max(work, 1), *TOKENS)))
+    widest = max((max(shape) for shape in matrices), default=1)
+    together = max(1, int(MEMORY / (8 * count * widest)))
+    names = list(codes)
+    found: dict[str, np.ndarray] = {}
+    with torch.inference_mode():
+        for start in range(0, len(names), together):
+            part = set(names[start : start + together])
+
+            def change(name: str, weight: Tensor, part: set[str] = part) -> Tensor | None:
+                return torch.from_numpy(codes[name].dequantize()) if name in part else None
+
+            ops = BranchOps(read, chosen, change)
+            given = run(ops)
+            found |= {lane: _rows(given, lane, ops) for lane in part}
+            progress(min(start + together, len(names)), len(names))
+    return found
+
+
+def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
+    """Batches of all lengths with about that many tokens together, and how many, padding included."""
+    total = sum(batch.input_ids.size for batch in batches)
+    step = max(1, round(total / tokens))
+    chosen = batches[step // 2 :: step] or batches[:1]
+    if step > len(batches):  # even one batch is more than enough: some of its texts
+        keep = max(1, round(len(chosen[0].input_ids) * tokens / chosen[0].input_ids.size))
+        part = chosen[0]
+        chosen = [Tokens(part.input_ids[:keep], part.attention_mask[:keep], part.token_type_ids[:keep])]
+    return chosen, sum(batch.input_ids.size for batch in chosen)
+
+
+def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps) -> np.ndarray:
+    if "logits" in given:
+        one, other = (_all(given["logits"], name)[:, 0] for name in (CLEAN, lane))
+        return ((one - other).square() / (2 * one.var().clamp(min=1e-12))).numpy()
+    one, other = (_all(given["sentence_embedding"], name) for name in (CLEAN, lane))
+    rows = [(one - other).square().sum(dim=1) / 2]  # of unit vectors, this is 1 - cosine
+    for name in ("sparse_weights", "colbert_vecs"):
+        if name in given:
+            pairs = zip(_of(given[name], CLEAN), _of(given[name], lane), ops.batches, strict=True)
+            rows.append(torch.cat([_per_text(name, a.double(), b.double(), batch.mask) for a, b, batch in pairs]))
+    return torch.cat(rows).numpy()
+
+
+def _per_text(name: str, one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """(n,) of a head that gives (n, length) weights or (n, length, d) unit vectors."""
+    if name == "colbert_vecs":
+        each = (one - other).square().sum(dim=2) / 2 * mask
+        return each.sum(dim=1) / mask.sum(dim=1)
+    return 1 - torch.cosine_similarity(one * mask, other * mask, dim=1).where(
+        (one * mask).any(dim=1), torch.tensor(1.0).double()
+    )
+
+
+def _of(value: Lanes, lane: str) -> list[Tensor]:
+    return value.get(lane, value[CLEAN])
+
+
+def _all(value: Lanes, lane: str) -> Tensor:
+    return torch.cat(_of(value, lane)).double()

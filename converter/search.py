@@ -1,0 +1,143 @@
+"""The search for the fewest bits: what to store of each tensor, tried, measured, and put right by what was measured."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter import cache, calibrate
+from converter.attempts import Attempts, Goal, Quantized, layers
+from converter.checkpoint import Checkpoint
+from converter.measure import Progress
+from converter.quantize.allocate import Allocation, Choice, allocate
+from converter.quantize.grid import Codes, Scheme
+from converter.quantize.plan import candidates, uniform
+from converter.recipe import Recipe
+from shim.architectures import architecture
+from shim.errors import UsageError
+from shim.text import Tokens
+
+ATTEMPTS = 4  # artifacts that are made and measured at most
+SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
+NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
+RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
+
+
+def calibrated(
+    checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any, tokens: list[Tokens], progress: Progress
+) -> Attempts:
+    """GPTQ on the calibration tokens: at the lowest bits first, to see what each tensor costs, then as these costs allow.
+
+    Raises UsageError where even the lowest bits are over the size that is asked for.
+    """
+    tensors, full = layers(checkpoint), architecture(recipe.architecture).FULL_PRECISION
+    plan = uniform(tensors, full, goal.bits)
+    widths = tuple(bits for bits in target.BITS if goal.bits <= bits < 16)
+    shapes = {name: tensors[f"{name}.weight"] for name in plan}
+    others = {} if goal.strict else {name: candidates(name, shape[1], widths) for name, shape in shapes.items()}
+
+    def quantize(plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
+        key = [checkpoint.files, [(name, str(scheme)) for name, scheme in plan.items()], str(others), str(target.GRID)]
+        digest = hashlib.sha256(json.dumps(key).encode())
+        for batch in tokens:
+            digest.update(batch.input_ids.tobytes())
+        kept = cache.folder() / "quantize" / digest.hexdigest()
+        shown = lambda *done: progress("quantize", *done)  # noqa: E731
+        found = calibrate.quantize(checkpoint, recipe, plan, tokens, target.GRID, shown, others, kept)
+        used.append(kept)
+        return found
+
+    used: list[Path] = []
+    base = quantize(plan, others)
+    if goal.strict:
+        yield Quantized(plan, _stored(base.codes), {"method": "calibrated"})
+        _forget(used)
+        return
+    costs = calibrate.costs(checkpoint, recipe, base.codes, tokens, lambda *done: progress("sensitivity", *done))
+    choices = _choices(plan, base, costs, shapes, others, target)
+    rest = _rest(checkpoint, shapes, target)
+    limit = np.inf if goal.size is None else goal.size - rest
+    allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
+    best: tuple[int, Quantized] | None = None
+    tried: list[dict[str, Scheme]] = []
+    for _ in range(ATTEMPTS):
+        found = allocate(choices, aim, goal.on, limit)
+        if found.point.size > limit:
+            least = rest + found.point.size
+            raise UsageError(f"--max-size: at {goal.bits} bits it comes to {least / 1e6:.1f} MB; fewer --bits make it smaller")
+        plan = {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
+        if plan in tried:
+            break
+        tried.append(plan)
+        made = Quantized(plan, _stored(quantize(plan, {}).codes), _record(found, goal, shapes, 8 * target.stored((1, 1), None)))
+        parity = yield made
+        if parity is None or goal.size is not None:
+            best = None
+            break
+        error = 1 - min(head[goal.on] for head in parity["heads"].values())
+        if parity["verdict"] == "pass" and (best is None or found.point.size < best[0]):
+            best = (found.point.size, made)
+        if parity["verdict"] == "pass" and error >= NEAR * allowed:
+            break
+        aim = SPARE * allowed * getattr(found.point, goal.on) / max(error, 1e-12)
+    if best and best[1] is not made:
+        yield best[1]
+    _forget(used)
+
+
+def _choices(
+    plan: dict[str, Scheme],
+    base: calibrate.Calibrated,
+    costs: dict[str, np.ndarray],
+    shapes: dict[str, tuple[int, ...]],
+    others: dict[str, list[Scheme]],
+    target: Any,
+) -> dict[str, list[Choice]]:
+    """Every way to store each module; its costs are those of the base, times what its objective is of the base's."""
+    found = {}
+    for name in plan:
+        given = [
+            Choice(scheme, target.stored(shapes[name], scheme), costs[name] * base.relative[name][scheme])
+            for scheme in others[name]
+        ]
+        found[name] = [*given, Choice(None, target.stored(shapes[name], None), np.zeros_like(costs[name]))]
+    return found
+
+
+def _record(found: Allocation, goal: Goal, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
+    """What `quantization.json` says: of each tensor its bits, bytes and share of the error; the curve, and the chosen point.
+
+    full: bits of a weight that is not quantized.
+    """
+    error = sum(choice.costs.mean() for choice in found.chosen.values())
+    tensors = {}
+    for name, choice in found.chosen.items():
+        scheme = {"bits": choice.scheme.bits, "group_size": choice.scheme.group_size} if choice.scheme else {"bits": full}
+        mean = float(choice.costs.mean())
+        tensors[name] = {**scheme, "bytes": choice.size, "cost": mean, "share_of_error": mean / error if error else 0.0}
+    count = sum(rows * columns for rows, columns in shapes.values())
+    points = [found.curve[place] for place in sorted({*range(0, len(found.curve), -(-len(found.curve) // 40))})]
+    curve = [{"bits_per_weight": 8 * point.size / count, "worst": point.worst, "mean": point.mean} for point in points]
+    chosen = {"bits_per_weight": 8 * found.point.size / count, "worst": found.point.worst, "mean": found.point.mean}
+    return {"method": "calibrated", "parity_on": goal.on, "predicted": chosen, "curve": curve, "tensors": tensors}
+
+
+def _rest(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], target: Any) -> int:
+    """Bytes of what the plan does not decide: tensors of full precision, the tokenizer and other files."""
+    quantized = {f"{name}.weight" for name in shapes}
+    left = sum(int(np.prod(tensor.shape)) for key, tensor in checkpoint.tensors.items() if key not in quantized)
+    files = sum((checkpoint.directory / name).stat().st_size for name in checkpoint.companions())
+    return left * target.stored((1, 1), None) + files + RESERVED[0] + RESERVED[1] * len(shapes)
+
+
+def _stored(codes: dict[str, Codes]) -> Callable[[str], Iterator[Codes]]:
+    return lambda name: iter([codes[name]])
+
+
+def _forget(folders: list[Path]) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)

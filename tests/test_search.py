@@ -1,0 +1,146 @@
+"""The search for the fewest bits, on a small model: it raises what it must, keeps to a size, and says what it did."""
+
+import dataclasses
+import json
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+import shim
+from converter import calibrate, pipeline, recipe
+from converter.quantize.grid import Grid
+from converter.quantize.plan import candidates, uniform
+from converter.source import open_source
+from shim.artifact import Manifest
+from shim.errors import IntegrityError, UsageError
+
+Request = pipeline.Request
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    warnings.filterwarnings("ignore", message="the mlx runtime is on a CPU")
+
+
+@pytest.fixture
+def request_(tiny: Path, tmp_path: Path, corpus_file: Path) -> Request:
+    loaded = recipe.load(str(tiny / "tiny.toml"))
+    return Request(loaded, "mlx", 4, str(tiny / "checkpoint"), tmp_path / "out", corpus=corpus_file)
+
+
+def made(request: Request, **changes: object) -> tuple[Path, Manifest]:
+    return pipeline.convert(dataclasses.replace(request, force=True, **changes), lambda *_: None)  # type: ignore[arg-type]
+
+
+def bits(manifest: Manifest) -> set[int]:
+    return {entry["bits"] for name, entry in manifest.quantization["tensors"].items() if "position" not in name}
+
+
+@pytest.mark.parametrize("target", ["mlx", "onnx"])
+def test_bits_are_raised_until_parity_holds_and_no_further(request_: Request, target: str) -> None:
+    _, strict = made(request_, target=target, strict_bits=True)
+    path, raised = made(request_, target=target)
+    _, eight = made(request_, target=target, bits=8)
+    assert (strict.verdict, bits(strict)) == ("fail", {4})
+    assert (raised.verdict, eight.verdict) == ("pass", "pass")
+    assert min(bits(raised)) >= 4
+    assert strict.quantization["bits_per_weight"] < raised.quantization["bits_per_weight"]
+    assert raised.quantization["bits_per_weight"] < eight.quantization["bits_per_weight"]
+    record = json.loads((path / "quantization.json").read_text())
+    stored = {name: entry["bits"] for name, entry in raised.quantization["tensors"].items()}
+    assert {name: entry["bits"] for name, entry in record["tensors"].items() if name in stored} == stored
+    assert sum(entry["share_of_error"] for entry in record["tensors"].values()) == pytest.approx(1)
+    shim.load(path)
+
+
+@pytest.mark.parametrize("target", ["mlx", "onnx"])
+def test_a_size_is_kept_and_more_of_it_comes_nearer(request_: Request, target: str) -> None:
+    request_ = dataclasses.replace(request_, target=target)
+    least = made(request_, strict_bits=True)[1].size
+    worst = []
+    for size in (least + 100_000, least + 1_600_000):
+        _, manifest = made(request_, max_size=size)
+        assert manifest.size <= size
+        worst.append(manifest.parity["heads"]["dense"]["worst"])
+    assert worst[0] < worst[1]
+
+
+def test_a_size_that_cannot_be_had_is_refused_and_nothing_is_left(request_: Request) -> None:
+    with pytest.raises(UsageError, match=r"--max-size: at 4 bits it comes to \d+\.\d MB"):
+        made(request_, max_size=1000)
+    assert not list(request_.out.iterdir())
+
+
+def test_an_artifact_that_passes_on_the_mean_says_so_and_must_be_asked_for(request_: Request) -> None:
+    path, manifest = made(request_, parity_on="mean", parity=0.98)
+    figures = manifest.parity["heads"]["dense"]
+    assert (manifest.verdict, manifest.parity["on"]) == ("pass", "mean")
+    assert figures["worst"] < 0.98 <= figures["mean"]
+    with pytest.raises(IntegrityError, match=r"sealed at parity 0\.9\d+, under 0\.98; min_parity="):
+        shim.load(path, min_parity=0.98)
+    shim.load(path, min_parity=0.9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"effort": "fast", "max_size": 10**9}, "--effort fast calibrates on nothing; leave out --max-size"),
+        ({"bits": 16, "max_size": 10**9}, "--bits 16 quantizes nothing; leave out --max-size"),
+        ({"strict_bits": True, "max_size": 10**9}, "--strict-bits"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(request_: Request, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        made(request_, **changes)
+
+
+def test_an_interrupted_run_goes_on_where_it_was(request_: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    checkpoint = open_source(request_.recipe, request_.source)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    plan = uniform(shapes, (), 4)
+    others = {name: candidates(name, shapes[f"{name}.weight"][1], (4, 8)) for name in plan}
+    with pytest.warns(UserWarning, match="calibration tokens"):
+        tokens = calibrate.prepare(checkpoint, request_.recipe, [calibrate.Text("1", "en", "sentence", "some words of ours")])
+    real, calls = calibrate.gptq, []
+
+    def quantize(last: int) -> calibrate.Calibrated:
+        calls.clear()
+
+        def counted(*arguments: object) -> object:
+            calls.append(arguments)
+            if len(calls) > last:
+                raise KeyboardInterrupt
+            return real(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(calibrate, "gptq", counted)
+        return calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), lambda *_: None, others, tmp_path / "kept")
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize(5)
+    resumed, done = quantize(99), len(calls)
+    again = quantize(0)
+    monkeypatch.setattr(calibrate, "gptq", real)
+    fresh = calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), lambda *_: None, others)
+    assert done == len([name for name in plan if "embeddings" not in name and "pooler" not in name]) - 5
+    for name in plan:
+        for found in (resumed, again):
+            assert (found.codes[name].dequantize() == fresh.codes[name].dequantize()).all()
+            assert found.relative[name] == fresh.relative[name]
+
+
+def test_the_card_says_what_was_measured_and_shows_the_curve(request_: Request) -> None:
+    path, manifest = made(request_)
+    text = (path / "README.md").read_text()
+    front = text.split("---")[1]
+    assert "base_model" not in front, "a directory is no repository of the hub"
+    assert "license: mit" in front
+    assert f"| dense | {manifest.parity['heads']['dense']['worst']:.5f} |" in text
+    plot = ElementTree.parse(path / "quantization.svg").getroot()
+    record = json.loads((path / "quantization.json").read_text())
+    line = plot.find("{http://www.w3.org/2000/svg}polyline")
+    assert line is not None
+    assert len(line.attrib["points"].split()) == len(record["curve"])
+    (path / "README.md").write_text("of my own")
+    shim.load(path)

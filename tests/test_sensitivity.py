@@ -1,0 +1,71 @@
+"""Every variant in one pass is what the model with that one weight changed gives by itself; costs add up."""
+
+import numpy as np
+import pytest
+import torch
+from test_lockstep import BATCHES, CONFIGS, POOLING
+
+from converter.quantize import sensitivity
+from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
+from converter.quantize.torch_ops import TorchOps
+from shim.architectures import architecture
+from shim.pooling import head_tensors, outputs
+
+
+class Model:
+    def __init__(self, name: str, heads: tuple[str, ...] = ("dense",)):
+        self.module, self.heads, self.pooling = architecture(name), heads, POOLING.get(name, "mean")
+        self.config = self.module.Config(**{key: CONFIGS[name][key] for key in self.module.Config.__dataclass_fields__})
+        rng = np.random.default_rng(0)
+        shapes = self.module.parameters(self.config) | head_tensors(self.module, self.config, heads)
+        self.weights = {key: rng.standard_normal(shape, np.float32) * np.float32(0.3) for key, shape in shapes.items()}
+
+    def run(self, ops):
+        return outputs(ops, self.module, self.config, self.pooling, self.heads)
+
+    def codes(self, bits: int) -> dict[str, Codes]:
+        names = [key.removesuffix(".weight") for key in self.module.parameters(self.config) if key.endswith(".weight")]
+        matrices = [name for name in names if self.weights[f"{name}.weight"].ndim == 2]
+        return {name: round_to_nearest(self.weights[f"{name}.weight"], Scheme(bits, 32), Grid()) for name in matrices}
+
+    def costs(self, codes: dict[str, Codes]) -> dict[str, np.ndarray]:
+        return sensitivity.costs(self.run, self.weights.__getitem__, codes, BATCHES, lambda *_: None)
+
+    def alone(self, changes: dict[str, np.ndarray]) -> torch.Tensor:
+        """The vectors of the model with these weights changed, batch by batch, in plain torch."""
+        tensors = {key: torch.from_numpy(changes.get(key, value)) for key, value in self.weights.items()}
+        return torch.cat([self.run(TorchOps(tensors, tokens))["sentence_embedding"] for tokens in BATCHES]).double()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("memory", [sensitivity.MEMORY, 1.0])  # all at once, and one after the other
+def test_costs_are_those_of_each_change_alone(name: str, memory: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "MEMORY", memory)
+    model = Model(name)
+    codes = model.codes(4)
+    found = model.costs(codes)
+    assert found.keys() == codes.keys()
+    clean = model.alone({})
+    for module, costs in found.items():
+        changed = model.alone({f"{module}.weight": codes[module].dequantize()})
+        expected = (clean - changed).square().sum(dim=1) / 2  # of unit vectors, 1 - cosine
+        np.testing.assert_allclose(costs, expected.numpy(), rtol=1e-3, atol=1e-9)
+        assert (costs.max() > 0) != module.startswith("pooler")
+
+
+def test_costs_of_all_heads_add_up_to_that_of_all_changes() -> None:
+    model = Model("xlm_roberta", ("dense", "sparse", "colbert"))
+    codes = model.codes(8)
+    costs = model.costs(codes)
+    texts = sum(len(batch.input_ids) for batch in BATCHES)
+    assert all(rows.shape == (3 * texts,) for rows in costs.values())
+    changes = {f"{name}.weight": found.dequantize() for name, found in codes.items()}
+    together = 1 - torch.cosine_similarity(model.alone({}), model.alone(changes))
+    assert np.sum(list(costs.values()), axis=0)[:texts].mean() == pytest.approx(float(together.mean()), rel=0.5)
+
+
+def test_fewer_texts_are_looked_at_where_a_model_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sensitivity, "WORK", 1.0)
+    monkeypatch.setattr(sensitivity, "TOKENS", (4, 6000))
+    model = Model("bert")
+    assert len(next(iter(model.costs(model.codes(4)).values()))) < 3
