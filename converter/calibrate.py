@@ -17,7 +17,7 @@ from converter.corpus import Text
 from converter.quantize import keep, sensitivity
 from converter.quantize.gptq import gptq, relative, searched
 from converter.quantize.grid import Codes, Grid, Scheme
-from converter.quantize.lockstep import LockstepOps
+from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
 from shim.architectures import architecture
 from shim.errors import UsageError
@@ -86,7 +86,8 @@ def quantize(
 ) -> Calibrated:
     """Codes of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
 
-    Every layer is quantized on what the layers before it, already quantized, make of the calibration texts.
+    Every layer is quantized on what the layers before it, already quantized, make of the calibration texts, to give what the
+    original gives.
     `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
     kept: a folder for the codes of each module, from which a run that was interrupted takes what it had done.
     """
@@ -106,7 +107,8 @@ def quantize(
         return torch.from_numpy(codes.dequantize())
 
     with torch.inference_mode():
-        _run(checkpoint, recipe)(LockstepOps(checkpoint.read, tokens, replace))
+        run = _run(checkpoint, recipe)
+        run(TwinOps(checkpoint.read, tokens, replace, run))
         for name in plan.keys() - found.keys():  # carried along for other loaders; ours computes nothing with it
             replace(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
     return Calibrated(found, compared)
