@@ -4,6 +4,8 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
 from converter.quantize.plan import GROUP_SIZES, uniform
@@ -32,12 +34,14 @@ class Quantized:
     """One attempt: the scheme of every quantized module, its codes in parts along its rows, and how it was decided.
 
     integers: what an ONNX graph whose products are in integers is made of, instead of the plan and the codes.
+    changed: vectors that are not the checkpoint's, float32.
     """
 
     plan: dict[str, Scheme]
     codes: Callable[[str], Iterator[Codes]]
     record: dict[str, Any] = field(default_factory=dict)
     integers: "Integers | None" = None
+    changed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 # Is sent the parity of what it gave, None when that was not measured; returns whether it was left short of the goal.
@@ -49,7 +53,7 @@ def rounded(checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any) -> 
     full = architecture(recipe.architecture).FULL_PRECISION
     for sizes in (GROUP_SIZES,) if goal.strict else (GROUP_SIZES, GROUP_SIZES[1:]):
         plan = uniform(layers(checkpoint), full, goal.bits, sizes) if goal.bits < 16 else {}
-        parity = yield Quantized(plan, _rounding(checkpoint, plan, target.GRID), {"method": "rounded"} if plan else {})
+        parity = yield Quantized(plan, _rounding(checkpoint, plan, target.GRID), {"method": "fast"} if plan else {})
         if parity is None or parity["verdict"] == "pass" or not plan:
             return False
     return True

@@ -14,10 +14,14 @@ from torch import Tensor
 from converter import corpus
 from converter.checkpoint import Checkpoint
 from converter.corpus import Text
+from converter.corpus.coverage import coverage
 from converter.quantize import keep, sensitivity
+from converter.quantize.distil import Distilled, Pace
+from converter.quantize.distil import distil as tune
 from converter.quantize.gptq import ROWS, gptq, relative, searched
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 from converter.quantize.lockstep import LockstepOps
+from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
 from shim.architectures import architecture
 from shim.errors import UsageError
@@ -27,7 +31,10 @@ from shim.text import Encoded, TextEncoder, Tokens, prompt_for
 
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048
-METHODS = ("rounded", "gptq")
+METHODS = ("rounded", "gptq", "twin")
+HELD = 10  # every so many batches judge a distillation, and teach it nothing
+# GPTQ's codes are near their best: on texts that judge, faster rates, moving codes, and a part for each layer's own error lost.
+GENTLY = Pace(200, codes=0.0, scales=1e-4, others=1e-5, layers=0.0)
 FEW = 2000  # tokens under which a layer has seen too little to be quantized on
 
 
@@ -41,6 +48,14 @@ def check_texts(texts: list[Text], judges: list[Text]) -> None:
     languages = {text.lang for text in texts}
     if len(languages) == 1 and languages != {"und"}:
         warnings.warn(f"calibration texts are all in {languages.pop()}; other languages may come out worse", stacklevel=2)
+
+
+def covering(checkpoint: Checkpoint, texts: list[Text], judges: list[Text], count: int) -> list[Text]:
+    """The texts, and `count` made from them with words of the tokenizer's vocabulary, none of them one of `judges`."""
+    known = {text.text.strip() for text in judges}
+    tokenizer = TextEncoder(checkpoint.directory, MAX_TOKENS).tokenizer
+    tokenizer.no_truncation()
+    return [*texts, *(text for text in coverage(texts, tokenizer, count) if text.text.strip() not in known)]
 
 
 def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text]) -> list[Tokens]:
@@ -86,9 +101,10 @@ def quantize(
     others: Mapping[str, list[Scheme]] = MappingProxyType({}),
     kept: Path | None = None,
 ) -> Calibrated:
-    """Codes of everything in the plan: `gptq` layer after layer and tables by a clip search, or `rounded` to nearest.
+    """Codes of everything in the plan: `rounded` to nearest; or layers by `gptq`, one after the other, tables by a clip search.
 
-    Every layer is quantized on what the layers before it, already quantized, make of the calibration texts.
+    Every layer is quantized on what the layers before it, already quantized, make of the calibration texts; with `twin` to give
+    what the original gives there, which takes twice the time and memory.
     `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
     kept: a folder for the codes of each module, from which a run that was interrupted takes what it had done.
     """
@@ -111,10 +127,26 @@ def quantize(
         return torch.from_numpy(codes.dequantize())
 
     with torch.inference_mode():
-        _run(checkpoint, recipe)(LockstepOps(checkpoint.read, tokens, replace))
+        run = _run(checkpoint, recipe)
+        read = checkpoint.read
+        run(TwinOps(read, tokens, replace, run) if method == "twin" else LockstepOps(read, tokens, replace))
         for name in plan.keys() - found.keys():  # carried along for other loaders; ours computes nothing with it
             replace(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
     return Calibrated(found, compared)
+
+
+def distil(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    codes: dict[str, Codes],
+    tokens: list[Tokens],
+    grid: Grid,
+    progress: Callable[[int, int], None],
+) -> Distilled:
+    """What quantize/distil.py makes of `codes`; every HELD-th batch only judges. The model is held whole."""
+    weights = {name: torch.from_numpy(checkpoint.read(name)) for name in checkpoint.tensors}
+    learned = [batch for place, batch in enumerate(tokens) if place % HELD] or tokens
+    return tune(weights, codes, _run(checkpoint, recipe), learned, tokens[::HELD], grid, GENTLY, progress)
 
 
 def costs(

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Checkpoint:
     config: dict[str, Any]
     tensors: dict[str, Tensor]
     heads: tuple[str, ...] = ()
+    changed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # float32, instead of what the files hold
 
     def read(self, name: str, dtype: type = np.float32) -> np.ndarray:
         """The tensor `name` as `dtype`, float32 or float16. Raises SourceError when it is not finite, there or as `dtype`."""
@@ -56,8 +57,7 @@ class Checkpoint:
     def chunks(self, name: str, dtype: type = np.float32) -> Iterator[np.ndarray]:
         """`read`, some rows at a time, so that a word table is never in memory whole."""
         tensor = self.tensors[name]
-        for part in parts(tensor):
-            array = read(part)
+        for array in [self.changed[name]] if name in self.changed else map(read, parts(tensor)):
             if not np.isfinite(array).all():
                 raise SourceError(f"{tensor.file.name}: tensor {tensor.key} holds NaN or infinity")
             if np.abs(array).max(initial=0) > np.finfo(dtype).max:

@@ -89,7 +89,7 @@ def main_group() -> None:
 @click.option(
     "--effort",
     type=click.Choice(pipeline.EFFORTS),
-    help="fast rounds to nearest; balanced calibrates (default under 8 bits).",
+    help="fast rounds to nearest; balanced calibrates (default under 8 bits); max distils, too.",
 )
 @click.option(
     "--calibration",

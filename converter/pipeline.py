@@ -27,8 +27,9 @@ from shim.architectures import architecture
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, SourceError, UsageError
 
-EFFORTS = ("fast", "balanced")
+EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
+COVERING = 1500  # texts made of ours, for what is distilled
 RAISING = 8  # every so many calibration texts show what to raise where rounding everything alike fell short
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
@@ -132,13 +133,15 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
 
     shown = corpus.read(request.calibration or corpus.CALIBRATION)
     calibrate.check_texts(shown, texts)
-    tokens = calibrate.prepare(checkpoint, recipe, shown[::RAISING] if fast else shown)
+    tokens = lessons = calibrate.prepare(checkpoint, recipe, shown[::RAISING] if fast else shown)
+    if effort == "max" and not request.calibration and recipe.task == "embed":
+        lessons = calibrate.prepare(checkpoint, recipe, calibrate.covering(checkpoint, shown, texts, COVERING))
+    maker = search.Maker(checkpoint, recipe, target, effort, tokens, lessons, progress)
     if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
-        short = yield from search.in_integers(checkpoint, recipe, goal, tokens, progress)
+        short = yield from search.in_integers(maker, goal)
         if not short:
             return False
-    method = "rounded" if fast else "gptq"
-    return (yield from search.calibrated(checkpoint, recipe, goal, target, tokens, progress, method))
+    return (yield from search.calibrated(maker, goal))
 
 
 def _empty(directory: Path) -> None:
@@ -175,7 +178,7 @@ def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int,
         count += 1
         progress("convert", count, len(checkpoint.tensors))
 
-    target = _target(request.target)
+    target, checkpoint = _target(request.target), dataclasses.replace(checkpoint, changed=made.changed)
     if made.integers is not None:
         target.write_integers(request.recipe, checkpoint, made.integers, directory, done)
     else:

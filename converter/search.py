@@ -4,11 +4,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import shim
 from converter import cache, calibrate, integers
 from converter.attempts import Attempts, Goal, Quantized, layers
 from converter.checkpoint import Checkpoint
@@ -21,51 +23,80 @@ from shim.architectures import architecture
 from shim.errors import UsageError
 from shim.text import Tokens
 
-ATTEMPTS = 4  # artifacts that are made and measured at most
+ATTEMPTS = {"fast": 4, "balanced": 4, "max": 3}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
 
-def calibrated(
-    checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any, tokens: list[Tokens], progress: Progress, method: str
-) -> Attempts:
-    """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
+@dataclass(frozen=True)
+class Maker:
+    """Makes the codes of a plan, with all that they depend on.
 
-    method: how codes are chosen, one of calibrate.METHODS.
-    Raises UsageError where even the lowest bits are over the size that is asked for.
+    effort: `fast` rounds, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation on `lessons`.
     """
-    tensors, full = layers(checkpoint), architecture(recipe.architecture).FULL_PRECISION
-    plan = uniform(tensors, full, goal.bits)
-    widths = tuple(bits for bits in target.BITS if goal.bits <= bits < 16)
-    shapes = {name: tensors[f"{name}.weight"] for name in plan}
-    others = {} if goal.strict else {name: candidates(name, shape[1], widths) for name, shape in shapes.items()}
 
-    def quantize(plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
-        key = [checkpoint.files, [(name, str(scheme)) for name, scheme in plan.items()], str(others), str(target.GRID), method]
+    checkpoint: Checkpoint
+    recipe: Recipe
+    target: Any
+    effort: str
+    tokens: list[Tokens]
+    lessons: list[Tokens]
+    progress: Progress
+    kept: list[Path] = field(default_factory=list)  # folders of codes, until the search has ended
+
+    def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
+        """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
+        schemes = [(name, str(scheme)) for name, scheme in plan.items()]
+        key = [shim.__version__, self.checkpoint.files, schemes, str(others), str(self.target.GRID), method]
         digest = hashlib.sha256(json.dumps(key).encode())
-        for batch in tokens:
+        for batch in self.tokens:
             digest.update(batch.input_ids.tobytes())
         kept = cache.folder() / "quantize" / digest.hexdigest()
-        shown = lambda *done: progress("quantize", *done)  # noqa: E731
-        found = calibrate.quantize(checkpoint, recipe, plan, tokens, target.GRID, method, shown, others, kept)
-        used.append(kept)
-        return found
+        self.kept.append(kept)
+        shown = lambda *done: self.progress("quantize", *done)  # noqa: E731
+        grid = self.target.GRID
+        return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
 
-    used: list[Path] = []
-    base = quantize(plan, others)
+    def base(self, plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
+        """Codes to measure costs with: each weight by itself, none making up for others."""
+        return self.quantize(plan, "rounded" if self.effort == "fast" else "gptq", others)
+
+    def make(self, plan: dict[str, Scheme], record: dict[str, Any]) -> Quantized:
+        """An attempt with the best codes that the effort allows."""
+        if self.effort != "max":
+            return Quantized(plan, _stored(self.base(plan, {}).codes), record)
+        codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
+        shown = lambda *done: self.progress("distil", *done)  # noqa: E731
+        found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, shown)
+        record = {**record, "distilled": {"before": found.before, "after": found.after}}
+        return Quantized(plan, _stored(found.codes), record, changed=found.tensors)
+
+
+def calibrated(maker: Maker, goal: Goal) -> Attempts:
+    """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
+
+    Raises UsageError where even the lowest bits are over the size that is asked for.
+    """
+    checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
+    tensors, full = layers(checkpoint), architecture(recipe.architecture).FULL_PRECISION
+    plan = uniform(tensors, full, goal.bits)
     if goal.strict:
-        yield Quantized(plan, _stored(base.codes), {"method": method})
-        _forget(used)
+        yield maker.make(plan, {"method": maker.effort})
+        _forget(maker.kept)
         return False
-    costs = calibrate.costs(checkpoint, recipe, base.codes, tokens, lambda *done: progress("sensitivity", *done))
+    widths = tuple(bits for bits in target.BITS if goal.bits <= bits < 16)
+    shapes = {name: tensors[f"{name}.weight"] for name in plan}
+    others = {name: candidates(name, shape[1], widths) for name, shape in shapes.items()}
+    base = maker.base(plan, others)
+    costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, lambda *done: progress("sensitivity", *done))
     choices = _choices(plan, base, costs, shapes, others, target)
     rest = _rest(checkpoint, shapes, target)
     limit = np.inf if goal.size is None else goal.size - rest
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
     best: tuple[int, Quantized] | None = None
     tried: list[dict[str, Scheme]] = []
-    for _ in range(ATTEMPTS):
+    for _ in range(ATTEMPTS[maker.effort]):
         found = allocate(choices, aim, goal.on, limit)
         if found.point.size > limit:
             least = rest + found.point.size
@@ -74,9 +105,7 @@ def calibrated(
         if plan in tried:
             break
         tried.append(plan)
-        made = Quantized(
-            plan, _stored(quantize(plan, {}).codes), _record(found, goal, method, shapes, 8 * target.stored((1, 1), None))
-        )
+        made = maker.make(plan, _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None)))
         parity = yield made
         if parity is None or goal.size is not None:
             best = None
@@ -89,13 +118,14 @@ def calibrated(
         aim = SPARE * allowed * getattr(found.point, goal.on) / max(error, 1e-12)
     if best and best[1] is not made:
         yield best[1]
-    _forget(used)
+    _forget(maker.kept)
     return False
 
 
-def in_integers(checkpoint: Checkpoint, recipe: Recipe, goal: Goal, tokens: list[Tokens], progress: Progress) -> Attempts:
+def in_integers(maker: Maker, goal: Goal) -> Attempts:
     """An ONNX graph whose products are in integers, with inputs in 8 bits, too: one attempt."""
-    found = integers.quantize(checkpoint, recipe, tokens, goal.parity, lambda *done: progress("quantize", *done))
+    shown = lambda *done: maker.progress("quantize", *done)  # noqa: E731
+    found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown)
     parity = yield Quantized(found.plan, _stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
     return parity is not None and parity["verdict"] != "pass"
 
@@ -119,7 +149,7 @@ def _choices(
     return found
 
 
-def _record(found: Allocation, goal: Goal, method: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
+def _record(found: Allocation, goal: Goal, effort: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
     """What `quantization.json` says: of each tensor its bits, bytes and share of the error; the curve, and the chosen point.
 
     full: bits of a weight that is not quantized.
@@ -134,7 +164,7 @@ def _record(found: Allocation, goal: Goal, method: str, shapes: dict[str, tuple[
     points = [found.curve[place] for place in sorted({*range(0, len(found.curve), -(-len(found.curve) // 40))})]
     curve = [{"bits_per_weight": 8 * point.size / count, "worst": point.worst, "mean": point.mean} for point in points]
     chosen = {"bits_per_weight": 8 * found.point.size / count, "worst": found.point.worst, "mean": found.point.mean}
-    return {"method": method, "parity_on": goal.on, "predicted": chosen, "curve": curve, "tensors": tensors}
+    return {"method": effort, "parity_on": goal.on, "predicted": chosen, "curve": curve, "tensors": tensors}
 
 
 def _rest(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], target: Any) -> int:
