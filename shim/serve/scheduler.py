@@ -127,8 +127,9 @@ class ModelThread:
         self._show()
         while True:
             with self._condition:
+                woken = True
                 if not self._line.waiting and not (self._closing and not self._jobs):
-                    self._condition.wait(PROBE_SECONDS if self._failures else None)
+                    woken = self._condition.wait(PROBE_SECONDS if self._failures else None)
                 if self._closing and not self._jobs:
                     return
                 batch = self._line.take()
@@ -137,7 +138,7 @@ class ModelThread:
                 job.hungry()
             if batch:
                 self._compute(batch)
-            elif self._failures:
+            elif not woken:
                 self._retry()
 
     def _probe(self) -> None:
