@@ -163,15 +163,15 @@ def test_a_client_that_leaves_frees_its_place_before_compute(start: Callable[...
 
 def test_a_long_request_does_not_starve_a_short_one(start: Callable[..., Server]) -> None:
     server = start("--batch-tokens", 128)
-    server.fault.write_text("slow 0.05")
+    server.fault.write_text("slow 0.2")
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(server.embed, ["many words are in this text"] * 800)
+        long = pool.submit(server.embed, ["many words are in this text"] * 400)
         server.until(lambda: server.figure("queue_texts") > 100)
         before = len(server.batches())
         assert server.embed("short").status_code == 200
         assert len(server.batches()) - before <= 5
         assert not long.done()
-        assert len(long.result().json()["data"]) == 800
+        assert len(long.result().json()["data"]) == 400
 
 
 def test_sigterm_answers_what_was_accepted(start: Callable[..., Server]) -> None:

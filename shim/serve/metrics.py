@@ -41,6 +41,11 @@ class Metrics:
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"sealport_{name}", text, labels, buckets=buckets, registry=self.registry)
 
+    def add(self, model: str) -> None:
+        """Show the counters of a model from its first moment: a figure that is not there yet cannot be watched."""
+        for counter in (self.truncations, self.not_finite, self.failures):
+            counter.labels(model)
+
     def page(self) -> bytes:
         """The figures as Prometheus reads them."""
         return generate_latest(self.registry)

@@ -123,6 +123,7 @@ class ModelThread:
             return
         finally:
             self._loaded.set()
+        self.metrics.add(self.model.name)
         self.metrics.load_seconds.labels(self.model.name).set(time.perf_counter() - started)
         self._show()
         while True:
