@@ -13,10 +13,11 @@ import click
 import shim
 from shim.console import run
 from shim.errors import UsageError
-from shim.model import Embeddings, load
+from shim.model import BATCH_TOKENS, Embeddings, load
 from shim.text import check_text
 
 BATCH = 64  # lines embedded at a time
+FILE = click.Path(path_type=Path, dir_okay=False)
 TEXT = 'a JSON string or {"text": "…"}'
 RANKING = '{"query": "…", "documents": ["…", …]}'
 
@@ -47,13 +48,59 @@ def main_group() -> None:
 @click.option(
     "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
 )
+@click.option("--max-body", default=2_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
+@click.option("--max-inputs", default=2048, show_default=True, type=click.IntRange(1), help="Texts of a request.")
+@click.option(
+    "--max-queue", default=64, show_default=True, type=click.IntRange(1), help="Requests that a model takes on at once."
+)
+@click.option(
+    "--batch-tokens", default=BATCH_TOKENS, show_default=True, type=click.IntRange(1), help="Padded tokens computed at once."
+)
+@click.option(
+    "--drain-timeout",
+    default=30,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Seconds to finish, on SIGTERM.",
+)
+@click.option("--api-key", envvar="SEALPORT_API_KEY", help="Key that clients must send; others see it in the process list.")
+@click.option("--api-key-file", type=FILE, help="File of keys, one a line.")
+@click.option("--admin-key", envvar="SEALPORT_ADMIN_KEY", help="Key of POST /admin/reload, which is shut without one.")
+@click.option("--admin-key-file", type=FILE, help="File of admin keys, one a line.")
+@click.option("--insecure", is_flag=True, help="Listen on an address that others can reach without a key.")
+@click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
 @loading
-def serve(paths: tuple[Path, ...], host: str, port: int, device: str, allow_unverified: bool, min_parity: float | None) -> None:
-    """Serve artifacts over HTTP: POST /v1/embeddings, GET /v1/models, GET /health."""
-    from shim.serve.run import serve_forever
+def serve(
+    paths: tuple[Path, ...],
+    host: str,
+    port: int,
+    max_body: int,
+    max_inputs: int,
+    max_queue: int,
+    batch_tokens: int,
+    drain_timeout: int,
+    api_key: str | None,
+    api_key_file: Path | None,
+    admin_key: str | None,
+    admin_key_file: Path | None,
+    insecure: bool,
+    cors_origin: tuple[str, ...],
+    device: str,
+    allow_unverified: bool,
+    min_parity: float | None,
+) -> None:
+    """Serve artifacts over HTTP; GET /docs lists the routes.
 
+    Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
+    """
+    from shim.serve.run import serve_forever
+    from shim.serve.settings import Settings, check_exposure, read_keys
+
+    keys, admin_keys = read_keys(api_key, api_key_file, "--api-key"), read_keys(admin_key, admin_key_file, "--admin-key")
+    check_exposure(host, keys, insecure)
+    settings = Settings(max_body, max_inputs, max_queue, batch_tokens, drain_timeout, keys, admin_keys, cors_origin)
     opener = partial(load, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
-    serve_forever([partial(opener, path) for path in paths], host, port)
+    serve_forever([partial(opener, path) for path in paths], host, port, settings)
 
 
 @main_group.command()

@@ -12,19 +12,11 @@ import numpy as np
 from shim import artifact
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, NotFiniteError, UsageError
-from shim.pooling import LINEAR, OUTPUTS, check_dimensions, cut, lexical, probability
+from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, check_dimensions, cut, lexical, pool, probability
 from shim.runtimes import Runtime
 from shim.text import Encoded, TextEncoder, check_text, check_texts, prompt_for
 
 BATCH_TOKENS = 4096  # padded tokens a runtime gets at once; more costs memory and, on a CPU, cache misses
-
-
-# Why a text's tokens cannot be embedded whole and pooled chunk by chunk afterwards, by the pooling of the model.
-LATE_CHUNKING = {
-    "cls": "its vector is that of the first token, and those of the others collapse: a chunk of a text has none of its own",
-    "last": "its vector is that of the last token, which no token before it knows: a chunk inside a text has none",
-    "mean": "it was verified on texts embedded one by one; send the chunks as texts",
-}
 
 
 @dataclass(frozen=True)
@@ -58,6 +50,21 @@ class Ranked:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class Output:
+    """What the model gives for one text.
+
+    tokens, truncated: as in Embeddings. values: head -> dense (d,) float32, L2-normalised; sparse {token id: weight}; colbert
+    (tokens - 1, d) float32; hidden (tokens, d) float32, the states that are pooled; score, the raw logit of a pair.
+    broken: the head that holds NaN or infinity, else None.
+    """
+
+    tokens: int
+    truncated: bool
+    values: dict[str, Any]
+    broken: str | None
+
+
 def load(
     path: str | os.PathLike[str],
     runtime: str = "auto",
@@ -85,12 +92,16 @@ def load(
 
 
 class Model:
-    """A loaded artifact. One thread at a time: the thread that called `load`."""
+    """A loaded artifact. One thread at a time: the thread that called `load`.
+
+    A server splits that: `encoder` belongs to a thread of its own, `compute` to the one that called `load`, the rest to any.
+    """
 
     def __init__(self, manifest: Manifest, encoder: TextEncoder, runtime: Runtime):
         self.manifest, self.encoder, self.runtime = manifest, encoder, runtime
         self.name, self.task = manifest.name, manifest.task
         self.dimensions, self.max_tokens = manifest.model.dimensions, manifest.model.max_tokens
+        self._unused = encoder.unused() if "sparse" in manifest.model.heads else frozenset[int]()
 
     def embed(
         self,
@@ -110,24 +121,11 @@ class Model:
         late_chunking: refused, with the reason.
         Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in an output.
         """
-        self._check_heads(heads)
-        if late_chunking:
-            raise UsageError(f"{self.name} does no late chunking: {LATE_CHUNKING[self.manifest.model.pooling]}")
-        width = check_dimensions(dimensions, self.dimensions)
+        self.check_embed(heads, late_chunking)
+        check_dimensions(dimensions, self.dimensions)
         prompt = prompt_for(self.manifest.model.prompts, task, instruction)
         encoded = self.encoder.encode(check_texts(texts), prompt)
-        found = self._run(encoded, ("dense", *(head for head in dict.fromkeys(heads) if head != "dense")))
-        dense = np.array(found["dense"])
-        if dense.shape[1] != self.dimensions:
-            raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
-        sparse = colbert = None
-        if "sparse" in heads:
-            unused = self.encoder.unused()
-            sparse = [lexical(item.ids, row, unused) for item, row in zip(encoded, found["sparse"], strict=True)]
-        if "colbert" in heads:
-            colbert = [row[1:] for row in found["colbert"]]
-        tokens, truncated = [len(item.ids) for item in encoded], [item.truncated for item in encoded]
-        return Embeddings(cut(dense, width), sparse, colbert, tokens, truncated)
+        return self.embeddings(self._compute_all(encoded, ("dense", *heads)), heads, dimensions)
 
     def rerank(
         self, query: str, documents: Sequence[str], top_n: int | None = None, instruction: str | None = None
@@ -137,41 +135,84 @@ class Model:
         instruction: what relevance means, for a model that takes instructions.
         Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in a score.
         """
-        if self.task != "rerank":
-            raise UsageError(f"{self.name} embeds texts and cannot rerank; give a reranker")
-        if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
-            raise UsageError(f"top_n must be a whole number over 0, not {top_n!r}")
+        self.check_rerank(top_n)
         check_text(query, "query")
         documents = check_texts(documents, "document", empty=True)
         encoded = self.encoder.pairs(query, documents, self.manifest.model.prompts, instruction)
-        logits = np.array(self._run(encoded, ("score",))["score"])
-        scores = probability(logits)
-        order = np.argsort(-logits, kind="stable")[:top_n].tolist()
-        return [
-            Ranked(row, float(scores[row]), float(logits[row]), len(encoded[row].ids), encoded[row].truncated) for row in order
-        ]
+        return self.ranking(self._compute_all(encoded, ("score",)), top_n)
 
-    def _check_heads(self, heads: Sequence[str]) -> None:
+    def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False) -> None:
+        """Raise UsageError for a reranker, for heads that the model has not, and for late chunking."""
         if self.task != "embed":
             raise UsageError(f"{self.name} is a reranker and cannot embed; give an embedding model")
         if isinstance(heads, str) or not heads or not set(heads) <= set(self.manifest.model.heads):
             raise UsageError(f"heads {heads!r}: {self.name} has {', '.join(self.manifest.model.heads)}")
+        if late_chunking:
+            raise UsageError(f"{self.name} does no late chunking: {LATE_CHUNKING[self.manifest.model.pooling]}")
 
-    def _run(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> dict[str, list[np.ndarray]]:
-        """{head: an array per text}, without padding: score (), dense (d,), sparse (tokens,), colbert (tokens, d)."""
-        found: dict[str, list[Any]] = {head: [None] * len(encoded) for head in heads}
+    def check_rerank(self, top_n: int | None = None) -> None:
+        """Raise UsageError for a model that cannot rerank, and for a `top_n` that is no count."""
+        if self.task != "rerank":
+            raise UsageError(f"{self.name} embeds texts and cannot rerank; give a reranker")
+        if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
+            raise UsageError(f"top_n must be a whole number over 0, not {top_n!r}")
+
+    def compute(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
+        """The outputs of one batch, in order. An output that is not finite is marked, not raised: the others are good."""
+        arrays = self.runtime.run(self.encoder.batch(encoded), tuple(dict.fromkeys(OUTPUTS[head] for head in heads)))
+        return [self._output(item, row, arrays, heads) for row, item in enumerate(encoded)]
+
+    def _output(self, item: Encoded, row: int, arrays: dict[str, np.ndarray], heads: Sequence[str]) -> Output:
+        values: dict[str, Any] = {}
+        broken = None
+        for head in dict.fromkeys(heads):
+            value = arrays[OUTPUTS[head]][row]
+            if head in PER_TOKEN:
+                value = value[: len(item.ids)]  # without padding
+            if not np.isfinite(value).all():
+                broken = head
+            values[head] = value[1:] if head == "colbert" else value
+        if "sparse" in values:
+            values["sparse"] = lexical(item.ids, values["sparse"], self._unused)
+        return Output(len(item.ids), item.truncated, values, broken)
+
+    def _compute_all(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
+        found: dict[int, Output] = {}
         for rows in batches(encoded):
-            tokens = self.encoder.batch([encoded[row] for row in rows])
-            arrays = self.runtime.run(tokens, tuple(OUTPUTS[head] for head in heads))
-            for head in heads:
-                for row, values in zip(rows, arrays[OUTPUTS[head]], strict=True):
-                    found[head][row] = values[: len(encoded[row].ids)] if head in LINEAR else values
-        for head, values in found.items():
-            broken = [row for row, value in enumerate(values) if not np.isfinite(value).all()]
-            if broken:
-                where = f"the {head} output of text {broken[0]} ({len(broken)} in all)"
-                raise NotFiniteError(f"{self.name}: NaN or infinity in {where}")
-        return found
+            found.update(zip(rows, self.compute([encoded[row] for row in rows], heads), strict=True))
+        outputs = [found[row] for row in range(len(encoded))]
+        broken = [row for row, output in enumerate(outputs) if output.broken]
+        if broken:
+            where = f"the {outputs[broken[0]].broken} output of text {broken[0]} ({len(broken)} in all)"
+            raise NotFiniteError(f"{self.name}: NaN or infinity in {where}")
+        return outputs
+
+    def embeddings(
+        self, outputs: Sequence[Output], heads: Sequence[str], dimensions: int | None = None, normalize: bool = True
+    ) -> Embeddings:
+        """The texts' outputs together, dense cut to `dimensions`; without `normalize` it is `hidden` pooled, as it is."""
+        width = check_dimensions(dimensions, self.dimensions)
+        if normalize:
+            dense = np.stack([output.values["dense"] for output in outputs])
+        else:
+            dense = np.stack([pool(output.values["hidden"], self.manifest.model.pooling) for output in outputs])
+        if dense.shape[1] != self.dimensions:
+            raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
+        return Embeddings(
+            cut(dense, width) if normalize else dense[:, :width],
+            [output.values["sparse"] for output in outputs] if "sparse" in heads else None,
+            [output.values["colbert"] for output in outputs] if "colbert" in heads else None,
+            [output.tokens for output in outputs],
+            [output.truncated for output in outputs],
+        )
+
+    def ranking(self, outputs: Sequence[Output], top_n: int | None = None) -> list[Ranked]:
+        """The documents' outputs, best first."""
+        logits = np.array([output.values["score"] for output in outputs])
+        scores = probability(logits)
+        order = np.argsort(-logits, kind="stable")[:top_n].tolist()
+        facts = [(float(scores[row]), float(logits[row]), outputs[row].tokens, outputs[row].truncated) for row in order]
+        return [Ranked(row, *fact) for row, fact in zip(order, facts, strict=True)]
 
     def info(self) -> dict[str, Any]:
         """What a client may want to know of the model, as JSON values."""

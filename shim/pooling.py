@@ -12,8 +12,18 @@ POOLINGS = ("cls", "mean", "last")
 # Head -> the output of a runtime, or of an ONNX graph, that it is made from.
 OUTPUTS = {"dense": "sentence_embedding", "sparse": "sparse_weights", "colbert": "colbert_vecs", "score": "score"}
 HEADS = tuple(OUTPUTS)
+# What every embedder gives and no recipe lists: the states that are pooled.
+OUTPUTS |= {"hidden": "token_embeddings"}
 # Head -> the module of its linear layer over the hidden states, as bge-m3's repository calls it, and how wide that is.
 LINEAR = {"sparse": "sparse_linear", "colbert": "colbert_linear"}
+PER_TOKEN = (*LINEAR, "hidden")  # heads with a value for each token, padding included
+
+# Why a text's tokens cannot be embedded whole and pooled chunk by chunk afterwards, by the pooling of the model.
+LATE_CHUNKING = {
+    "cls": "its vector is that of the first token, and those of the others collapse: a chunk of a text has none of its own",
+    "last": "its vector is that of the last token, which no token before it knows: a chunk inside a text has none",
+    "mean": "it was verified on texts embedded one by one; send the chunks as texts",
+}
 
 
 def head_tensors(module: Any, config: Any, heads: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -59,6 +69,11 @@ def check_dimensions(dimensions: object, width: int) -> int:
     if isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 1 <= dimensions <= width:
         raise UsageError(f"dimensions must be a whole number from 1 to {width}, not {dimensions!r}")
     return dimensions
+
+
+def pool(hidden: np.ndarray, pooling: str) -> np.ndarray:
+    """The pooled vector (d,) of one text's hidden states (tokens, d), not normalised."""
+    return hidden.mean(axis=0) if pooling == "mean" else hidden[{"cls": 0, "last": -1}[pooling]]
 
 
 def cut(dense: np.ndarray, dimensions: int) -> np.ndarray:

@@ -58,6 +58,17 @@ class Encoded:
     truncated: bool
 
 
+@dataclass(frozen=True)
+class Piece:
+    """One token and where it lies in its text, in characters; a special token lies nowhere."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
 def check_texts(texts: object, noun: str = "text", empty: bool = False) -> list[str]:
     """The texts as a list; `noun` is what errors call one of them, `empty` allows empty strings.
 
@@ -123,22 +134,29 @@ class TextEncoder:
             raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be a whole number, not {pad_id!r}")
         self.pad_id = pad_id
 
-    def encode(self, texts: Sequence[str], prompt: str = "") -> list[Encoded]:
-        """Token ids of prompt + text; each is cut on its right to max_tokens, special tokens kept.
+    def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
+        """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
 
         Raises UsageError for a prompt that leaves no room for a text.
         """
         if prompt:
             self.tokenizer.no_truncation()
             self._room(len(self.tokenizer.encode(prompt).ids), "tokens of the prompt")
-        self.tokenizer.enable_truncation(self.max_tokens)
+        self.tokenizer.enable_truncation(self.max_tokens, direction=side)
         encodings = self.tokenizer.encode_batch([prompt + text for text in texts])
         return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
 
     def pairs(
-        self, query: str, documents: Sequence[str], prompts: Mapping[str, str], instruction: str | None = None
+        self,
+        query: str,
+        documents: Sequence[str],
+        prompts: Mapping[str, str],
+        instruction: str | None = None,
+        side: str = "right",
     ) -> list[Encoded]:
         """Token ids of the query with each document; only the document is cut, on its right, never what comes behind it.
+
+        `side` left cuts it on its left, in a pair of the tokenizer's own.
 
         The pair is the template `pair` of `prompts` where there is one, around `instruction` or its default, else the
         tokenizer's own. Raises UsageError for a query that leaves no room for a document, and for an instruction that has no
@@ -148,7 +166,9 @@ class TextEncoder:
         if template is None:
             if instruction is not None:
                 raise UsageError("this model takes no instruction; leave it out")
-            return self._own_pairs(query, documents)
+            return self._own_pairs(query, documents, side)
+        if side != "right":
+            raise UsageError(f"this model's documents are cut on the right, not on the {side}")
         if instruction is not None:
             check_text(instruction, "instruction")
         values = {"{query}": query, SLOT: prompts.get(DEFAULT, "") if instruction is None else instruction}
@@ -160,13 +180,25 @@ class TextEncoder:
         encodings = self.tokenizer.encode_batch([before + document for document in documents], add_special_tokens=False)
         return [Encoded(item.ids + tail, [*item.type_ids, *(0 for _ in tail)], bool(item.overflowing)) for item in encodings]
 
-    def _own_pairs(self, query: str, documents: Sequence[str]) -> list[Encoded]:
+    def _own_pairs(self, query: str, documents: Sequence[str], side: str) -> list[Encoded]:
         self.tokenizer.no_truncation()
         length = len(self.tokenizer.encode(query, add_special_tokens=False).ids)
         self._room(length + self.tokenizer.num_special_tokens_to_add(True), "tokens of the query and its frame")
-        self.tokenizer.enable_truncation(self.max_tokens, strategy="only_second")
+        self.tokenizer.enable_truncation(self.max_tokens, strategy="only_second", direction=side)
         encodings = self.tokenizer.encode_batch([(query, document) for document in documents])
         return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
+
+    def pieces(self, texts: Sequence[str], special: bool = True) -> list[list[Piece]]:
+        """Each text's tokens, uncut; `special` puts the special tokens around them."""
+        self.tokenizer.no_truncation()
+        found = []
+        for text, encoding in zip(texts, self.tokenizer.encode_batch(list(texts), add_special_tokens=special), strict=True):
+            rows = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
+            found.append([
+                Piece(id, token, True, None, None) if mask else Piece(id, text[start:stop], False, start, stop)
+                for id, token, mask, (start, stop) in rows
+            ])  # fmt: skip
+        return found
 
     def _room(self, taken: int, what: str) -> int:
         if taken >= self.max_tokens:

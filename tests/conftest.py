@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -139,8 +140,10 @@ def serve() -> Iterator[Callable[..., str]]:
         lines = []
         for line in server.stderr:
             lines.append(line)
-            found = re.search(r"running on (http://\S+)", line)
+            found = re.search(r'running on (http://[^\s"]+)', line)
             if found:
+                # Its log goes on: read, it cannot fill the pipe and stop the server.
+                threading.Thread(target=server.stderr.read, daemon=True).start()
                 return found[1]
         raise AssertionError("".join(lines))
 
@@ -149,5 +152,3 @@ def serve() -> Iterator[Callable[..., str]]:
         server.send_signal(signal.SIGTERM)
     for server in servers:
         assert server.wait(timeout=30) == 0
-        assert server.stderr is not None
-        server.stderr.close()

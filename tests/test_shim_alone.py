@@ -48,7 +48,7 @@ def test_it_serves_without_torch(wheel: Path, minilm_artifacts: dict[str, Path],
         lines = []
         for line in server.stderr:
             lines.append(line)
-            if found := re.search(r"running on (http://\S+)", line):
+            if found := re.search(r'running on (http://[^\s"]+)', line):
                 break
         else:
             raise AssertionError("".join(lines))

@@ -1,91 +1,158 @@
-"""The routes: `POST /v1/embeddings`, `GET /v1/models`, `GET /health`."""
+"""The application: the dialects' routes, health, metrics, reload, and what wraps them all."""
 
-import asyncio
 import logging
 from typing import Any
 
-import orjson
-from fastapi import FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, StrictStr
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 import shim
-from shim.errors import NotFiniteError, UsageError
-from shim.serve.dialects import openai
-from shim.serve.scheduler import ModelThread
+from shim.errors import SealportError, UsageError
+from shim.serve.answers import answer
+from shim.serve.dialects import cohere, openai, tei, tei_routes
+from shim.serve.faults import Refusal
+from shim.serve.limits import OPEN, Body, Keys
+from shim.serve.logs import Record
+from shim.serve.metrics import CONTENT_TYPE, Metrics
+from shim.serve.refusals import refusal_response
+from shim.serve.scheduler import BrokenOutputError
+from shim.serve.service import Service
 
-ERRORS: dict[int | str, dict[str, Any]] = {code: {"model": openai.Error} for code in (400, 404, 500)}
+ERRORS = {
+    400: "The request cannot be meant.",
+    401: "The key is missing or wrong.",
+    404: "No such model is served here.",
+    413: "The body is over --max-body.",
+    422: "More than --max-inputs texts, or a text too long where `truncate` is false.",
+    429: "Too many requests wait; `retry-after` says how long.",
+    500: "The model failed, or an output is NaN or infinite.",
+    503: "The server is stopping.",
+}
+DESCRIPTION = "Sealed embedding and reranking models, in the dialects of OpenAI, Jina, Cohere and text-embeddings-inference."
 log = logging.getLogger("shim")
 
 
-def create_app(threads: dict[str, ModelThread], aliases: dict[str, str]) -> FastAPI:
-    """An application over loaded models by name; `aliases` maps further names that clients may use."""
-    app = FastAPI(title="sealport shim", version=shim.__version__)
+class Health(BaseModel):
+    """Whether the models answer as they should."""
 
-    def describe(name: str) -> dict[str, Any]:
-        return {"id": name, "object": "model", "created": 0, "owned_by": "sealport", **threads[name].model.info()}
+    status: str
+    models: list[str]
 
-    @app.post("/v1/embeddings", responses={**ERRORS, 200: {"model": openai.EmbeddingsResponse}})
-    async def embeddings(body: openai.EmbeddingsRequest) -> Response:
-        name = aliases.get(body.model, body.model)
-        if name not in threads:
-            known = ", ".join(threads)
-            message = f"model {body.model!r} is not served here; there is {known}"
-            return answer(openai.error(message, param="model", code="model_not_found"), 404)
-        out = await threads[name].embed(body.texts(), body.task, body.dimensions)
-        # Off the event loop: half a million numbers of JSON would hold up every other client.
-        content = await asyncio.to_thread(dump, openai.response(name, out, body.encoding_format))
-        return Response(content, media_type="application/json")
 
-    @app.get("/v1/models")
-    async def models() -> Response:
-        return answer({"object": "list", "data": [describe(name) for name in threads]})
+class ReloadRequest(BaseModel):
+    """Body of `POST /admin/reload`."""
 
-    @app.get("/v1/models/{name}", responses={404: {"model": openai.Error}})
-    async def model(name: str) -> Response:
-        known = aliases.get(name, name)
-        if known not in threads:
-            return answer(openai.error(f"model {name!r} is not served here", code="model_not_found"), 404)
-        return answer(describe(known))
+    model: StrictStr
 
-    @app.get("/health")
-    async def health() -> Response:
-        return answer({"status": "ok", "models": list(threads)})
 
-    @app.exception_handler(UsageError)
-    async def usage_error(_: Request, error: UsageError) -> Response:
-        param = "input" if str(error).startswith("text") else None
-        return answer(openai.error(str(error), param=param), 400)
+class Reloaded(BaseModel):
+    """What is served now."""
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        if first["loc"] == ("body",) and first["type"] == "model_attributes_type":
-            return answer(openai.error("the body must be a JSON object, sent with content-type: application/json"), 400)
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return answer(openai.error(f"{where or 'body'}: {first['msg']}", param=where or None), 400)
+    model: str
+    created: str
 
-    @app.exception_handler(NotFiniteError)
-    async def not_finite(_: Request, error: NotFiniteError) -> Response:
-        log.error("%s", error)
-        return answer(openai.error(str(error), kind="server_error"), 500)
 
-    @app.exception_handler(HTTPException)
-    async def http_error(_: Request, error: HTTPException) -> Response:
-        return answer(openai.error(str(error.detail)), error.status_code)
+def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) -> dict[int | str, dict[str, Any]]:
+    """The OpenAPI entries of a route's answers; all of ERRORS unless some are named."""
+    entries: dict[int | str, dict[str, Any]] = {200: {"model": success}}
+    return entries | {code: {"model": failure, "description": ERRORS[code]} for code in codes or ERRORS}
 
-    @app.exception_handler(Exception)
-    async def unexpected(_: Request, error: Exception) -> Response:
-        return answer(openai.error(f"internal error ({type(error).__name__})", kind="server_error"), 500)
 
+def create_app(service: Service, metrics: Metrics) -> FastAPI:
+    """The application over loaded models."""
+    app = FastAPI(title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None)
+    key = [Depends(HTTPBearer(auto_error=False, description="The server's key, where it has one."))]  # only documents it
+    for routes in (openai, cohere, tei_routes):
+        app.include_router(routes.router(service, documented), dependencies=key)
+    _add_health(app, service, metrics)
+    _add_reload(app, service, key)
+    _add_handlers(app)
+    app.add_middleware(Body, settings=service.settings)
+    app.add_middleware(Keys, settings=service.settings)
+    if service.settings.origins:
+        methods = ["GET", "POST"]
+        app.add_middleware(CORSMiddleware, allow_origins=service.settings.origins, allow_methods=methods, allow_headers=["*"])
+    app.add_middleware(Record, metrics=metrics, routes=frozenset(app.openapi()["paths"]) | OPEN)
     return app
 
 
-def dump(content: Any) -> bytes:
-    """JSON bytes, numpy rows included."""
-    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    @app.get("/health/live", responses=documented(Health, Health, 503), tags=["health"])
+    async def live() -> Response:
+        """503 when a model's thread has ended: only a new process helps."""
+        dead = [name for name, found in service.served.items() if not found.thread.alive]
+        return answer({"status": "dead" if dead else "ok", "models": dead or list(service.served)}, 503 if dead else 200)
+
+    @app.get("/health/ready", responses=documented(Health, Health, 503), tags=["health"])
+    async def ready() -> Response:
+        """503 with the models whose batches fail, or whose outputs were not finite."""
+        bad = service.unready
+        return answer({"status": "unready" if bad else "ok", "models": bad or list(service.served)}, 503 if bad else 200)
+
+    @app.get("/health", responses=documented(Health, tei.Error, 503), tags=["health", "text-embeddings-inference"])
+    async def health() -> Response:
+        """The same as `/health/ready`."""
+        if service.unready:
+            raise Refusal(503, f"not ready: {', '.join(service.unready)}", "unready")
+        return answer({"status": "ok", "models": list(service.served)})
+
+    @app.get("/metrics", responses={200: {"content": {CONTENT_TYPE: {}}}}, response_class=Response, tags=["health"])
+    async def figures() -> Response:
+        """Figures for Prometheus."""
+        return Response(metrics.page(), media_type=CONTENT_TYPE)
 
 
-def answer(content: Any, status: int = 200) -> Response:
-    """A JSON response."""
-    return Response(dump(content), status, media_type="application/json")
+def _add_reload(app: FastAPI, service: Service, key: list[Any]) -> None:
+    answers = documented(Reloaded, openai.Error, 400, 401, 404, 413) | {
+        403: {"model": openai.Error, "description": "The server has no admin key."},
+        409: {"model": openai.Error, "description": "What lies at the path now is not served; the old one stays."},
+    }
+
+    @app.post("/admin/reload", responses=answers, dependencies=key, tags=["admin"])
+    async def reload(body: ReloadRequest) -> Response:
+        """Serve what lies at the artifact's path now, once it is verified and warm."""
+        service.find(body.model, "")
+        try:
+            new = await service.reload(body.model)
+        except (SealportError, BrokenOutputError) as error:
+            log.error("reload refused", extra={"model": body.model, "error": str(error)})
+            raise Refusal(409, f"the old one stays: {error}", "reload", "model") from None
+        log.info("reloaded", extra={"model": new.model.name})
+        return answer({"model": new.model.name, "created": new.model.manifest.created})
+
+
+def _add_handlers(app: FastAPI) -> None:
+    @app.exception_handler(Refusal)
+    async def refused(request: Request, error: Refusal) -> Response:
+        return refusal_response(request.scope, error)
+
+    @app.exception_handler(UsageError)
+    async def usage_error(request: Request, error: UsageError) -> Response:
+        param = "input" if str(error).startswith("text") else None
+        return refusal_response(request.scope, Refusal(400, str(error), "usage", param))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:] if part not in ("cohere", "tei"))
+        message = f"{where or 'body'}: {first['msg']}"
+        if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
+            message = "the body must be a JSON object, sent with content-type: application/json"
+        elif first["type"] == "json_invalid":
+            message = f"the body is not JSON ({first['ctx']['error']})"
+        return refusal_response(request.scope, Refusal(400, message, "invalid", where or None))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> Response:
+        refusal = Refusal(error.status_code, str(error.detail), "http", headers=dict(error.headers or {}))
+        return refusal_response(request.scope, refusal)
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.error("internal error", exc_info=error)
+        refusal = Refusal(500, f"internal error ({type(error).__name__})", "internal")
+        return refusal_response(request.scope, refusal)

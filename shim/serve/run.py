@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 
 from shim.errors import UsageError
 from shim.model import Model
+from shim.serve.settings import Settings
 
 log = logging.getLogger("shim")
 
 
-def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int) -> None:
+def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> None:
     """Open every model in a thread of its own and serve them on host:port.
 
     Raises UsageError for a port that cannot be had, a name given twice and a missing extra.
@@ -19,35 +20,38 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int) 
     try:
         import fastapi  # noqa: F401
         import orjson  # noqa: F401
+        import prometheus_client  # noqa: F401
         import uvicorn
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'sealport[serve]'") from None
     from shim.serve.app import create_app
-    from shim.serve.scheduler import ModelThread
+    from shim.serve.logs import set_up
+    from shim.serve.metrics import Metrics
+    from shim.serve.service import Service
 
-    threads: dict[str, ModelThread] = {}
-    aliases: dict[str, str] = {}
+    metrics = Metrics()
+    service = Service(settings, metrics)
     with _bind(host, port) as listener:
         try:
             for opener in openers:
-                thread = ModelThread(opener)
-                model = thread.model
-                if model.name in threads:
-                    thread.close()
-                    raise UsageError(f"{model.name} is given twice")
-                threads[model.name] = thread
-                aliases.setdefault(model.manifest.recipe, model.name)  # the first artifact of a recipe answers to its name
-            logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-            logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
+                service.add(opener)
+            set_up()
             shown = f"[{host}]" if ":" in host else host
-            listener.listen(128)  # who reads the next line may connect at once
-            log.info("%s running on http://%s:%d", ", ".join(threads), shown, listener.getsockname()[1])
-            config = uvicorn.Config(create_app(threads, aliases), log_config=None, access_log=False)
+            listener.listen(1024)  # who reads the next line may connect at once
+            names, address = ", ".join(service.served), f"http://{shown}:{listener.getsockname()[1]}"
+            log.info("%s running on %s", names, address, extra={"models": list(service.served), "address": address})
+            config = uvicorn.Config(
+                create_app(service, metrics),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=settings.drain_timeout,
+            )
             with contextlib.suppress(KeyboardInterrupt):  # raised by the signal that ended it, once all is answered
                 uvicorn.Server(config).run(sockets=[listener])
+            log.info("stopped")
         finally:
-            for thread in threads.values():
-                thread.close()
+            service.close()
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,47 +1,59 @@
-"""The OpenAI dialect of `POST /v1/embeddings` and its errors.
+"""The OpenAI dialect: `POST /v1/embeddings` with Jina's fields and bge-m3's heads, `GET /v1/models`, and OpenAI's errors.
 
 Source: the public API reference, https://platform.openai.com/docs/api-reference/embeddings.
 """
 
-import base64
+from datetime import datetime
 from typing import Annotated, Any, Literal
 
-import numpy as np
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from shim.errors import UsageError
-from shim.model import Embeddings
+from shim.model import Embeddings, Model
+from shim.serve.answers import answer, large, note, respond
+from shim.serve.dialects.jina import JinaFields, pack
+from shim.serve.service import Service
+
+TEXTS = {"anyOf": [
+    {"type": "string", "minLength": 1},
+    {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+]}  # fmt: skip
+EXAMPLE: dict[str, Any] = {"model": "all-minilm-l6-v2", "input": ["Hello"]}
 
 
-class EmbeddingsRequest(BaseModel):
+class EmbeddingsRequest(JinaFields):
     """Body of `POST /v1/embeddings`. Unknown fields are ignored."""
 
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"model": "all-minilm-l6-v2", "input": ["Hello"]}})
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": EXAMPLE})
 
     model: StrictStr = Field(description="Name of a served artifact, or of its recipe.")
-    input: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra={"anyOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-    ]})]  # fmt: skip
+    input: Annotated[Any, Field(description='A string, or a list of strings or of {"text": …}.', json_schema_extra=TEXTS)]
     dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
     encoding_format: Literal["float", "base64"] | None = None
-    task: StrictStr | None = Field(None, description="The prompt to put before each text, such as retrieval.query.")
+    user: StrictStr | None = None
 
-    def texts(self) -> list[str]:
+    def texts(self) -> Any:
         """The input as a list. Raises UsageError for token ids, which another tokenizer made."""
-        values = [self.input] if isinstance(self.input, str) else self.input
-        if isinstance(values, list) and values and not isinstance(values[0], bool) and isinstance(values[0], int | list):
-            raise UsageError("input holds token ids; send strings (LangChain: check_embedding_ctx_length=False)")
-        return values
+        return texts_of(self.input)
+
+
+class SparseVector(BaseModel):
+    """Token ids and their weights."""
+
+    indices: list[int]
+    values: list[float]
 
 
 class Embedding(BaseModel):
-    """One vector: numbers, or base64 of little-endian float32."""
+    """One vector: numbers, or base64 of little-endian float32; with the further heads asked for."""
 
     object: Literal["embedding"] = "embedding"
     index: int
     embedding: list[float] | str
     truncated: bool = Field(description="Whether the text was cut to the model's limit.")
+    sparse: SparseVector | None = None
+    multivector: list[list[float]] | None = None
 
 
 class Usage(BaseModel):
@@ -60,6 +72,29 @@ class EmbeddingsResponse(BaseModel):
     usage: Usage
 
 
+class ServedModel(BaseModel):
+    """One of the models; parity is the worst cosine with the original, by head."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+    task: str
+    dimensions: int
+    max_tokens: int
+    heads: list[str]
+    target: str
+    bits: int
+    parity: dict[str, float]
+
+
+class ModelList(BaseModel):
+    """Answer of `GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ServedModel]
+
+
 class ErrorDetail(BaseModel):
     """What went wrong, and in which parameter."""
 
@@ -75,21 +110,68 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-def response(model: str, out: Embeddings, encoding_format: str | None) -> dict[str, Any]:
-    """An EmbeddingsResponse as plain values; vectors stay numpy rows for `float`, which the JSON encoder writes itself."""
-    rows: list[Any] = list(out.dense)
-    if encoding_format == "base64":
-        rows = [base64.b64encode(np.ascontiguousarray(row, "<f4").tobytes()).decode() for row in out.dense]
-    data = [
-        {"object": "embedding", "index": index, "embedding": row, "truncated": out.truncated[index]}
-        for index, row in enumerate(rows)
-    ]
+def texts_of(value: Any) -> Any:
+    """A string or a list as a list, each {"text": …} as its text. Raises UsageError for token ids."""
+    values = [value] if isinstance(value, str) else value
+    if isinstance(values, list):
+        if values and not isinstance(values[0], bool) and isinstance(values[0], int | list):
+            hint = "LangChain: check_embedding_ctx_length=False"
+            raise UsageError(f"input holds token ids of another tokenizer; send strings ({hint})")
+        values = [item["text"] if isinstance(item, dict) and "text" in item else item for item in values]
+    return values
+
+
+def response(model: str, out: Embeddings, kind: str) -> dict[str, Any]:
+    """An EmbeddingsResponse as plain values."""
+    data = []
+    for index, row in enumerate(out.dense):
+        item = {"object": "embedding", "index": index, "embedding": pack(row, kind), "truncated": out.truncated[index]}
+        if out.sparse is not None:
+            item["sparse"] = {"indices": list(out.sparse[index]), "values": list(out.sparse[index].values())}
+        if out.colbert is not None:
+            item["multivector"] = list(out.colbert[index])
+        data.append(item)
     total = sum(out.tokens)
     return {"object": "list", "model": model, "data": data, "usage": {"prompt_tokens": total, "total_tokens": total}}
 
 
-def error(
-    message: str, kind: str = "invalid_request_error", param: str | None = None, code: str | None = None
-) -> dict[str, Any]:
+def error(message: str, status: int = 400, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """An Error as plain values."""
+    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+    kind = "server_error" if status >= 500 else kinds.get(status, "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def describe(model: Model) -> dict[str, Any]:
+    """A ServedModel as plain values."""
+    created = int(datetime.fromisoformat(model.manifest.created).timestamp())
+    return {"id": model.name, "object": "model", "created": created, "owned_by": "sealport", **model.info()}
+
+
+def router(service: Service, documented: Any) -> APIRouter:
+    """The routes; `documented` gives the OpenAPI entries of the answers."""
+    routes = APIRouter(tags=["OpenAI and Jina"])
+
+    @routes.post("/v1/embeddings", responses=documented(EmbeddingsResponse, Error))
+    async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
+        """Vectors of texts."""
+        return await respond(request, work(body, request))
+
+    async def work(body: EmbeddingsRequest, request: Request) -> Response:
+        served = service.find(body.model, "embed")
+        out = await served.embed(body.texts(), body.options(body.dimensions))
+        note(request, served, out.tokens, out.truncated)
+        content = response(served.model.name, out, body.embedding_type or body.encoding_format or "float")
+        return await large(content, out.dense.size + sum(vectors.size for vectors in out.colbert or ()))
+
+    @routes.get("/v1/models", responses=documented(ModelList, Error, 401))
+    async def models() -> Response:
+        """What is served."""
+        return answer({"object": "list", "data": [describe(found.model) for found in service.served.values()]})
+
+    @routes.get("/v1/models/{name}", responses=documented(ServedModel, Error, 401, 404))
+    async def model(name: str) -> Response:
+        """One of the models."""
+        return answer(describe(service.find(name, "").model))
+
+    return routes

@@ -1,0 +1,48 @@
+"""JSON answers: written, given up when nobody waits for them any more, and noted in the log."""
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+
+from shim.serve.logs import FACTS
+from shim.serve.service import Served, while_there
+
+LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
+GONE = 499  # seen in the log only: nobody is there to read it
+
+
+def dump(content: Any) -> bytes:
+    """JSON bytes, numpy rows included."""
+    return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response."""
+    return Response(dump(content), status, headers=dict(headers or {}), media_type="application/json")
+
+
+async def respond(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+    """The work's response, unless the client leaves first: then the work is cancelled."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    found = await while_there(work, gone())
+    return Response(status_code=GONE) if found is None else found
+
+
+def note(request: Request, served: Served, tokens: Sequence[int], truncated: Sequence[bool]) -> None:
+    """What the log says of this request."""
+    facts = {"model": served.model.name, "texts": len(tokens), "tokens": sum(tokens), "truncated": sum(truncated)}
+    request.scope[FACTS].update(facts)
+
+
+async def large(content: Any, numbers: int, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response with that many numbers, written off the event loop where they are many."""
+    if numbers < LARGE:
+        return answer(content, headers=headers)
+    return Response(await asyncio.to_thread(dump, content), headers=dict(headers or {}), media_type="application/json")

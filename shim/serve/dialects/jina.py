@@ -1,0 +1,63 @@
+"""What Jina's `POST /v1/embeddings` has beyond OpenAI's: tasks, instructions, and vectors as small integers.
+
+Source: the public API reference, https://api.jina.ai/docs.
+"""
+
+import base64
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, Field, StrictBool, StrictStr
+
+from shim.errors import UsageError
+from shim.serve.service import Options
+
+EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
+
+
+class JinaFields(BaseModel):
+    """Fields of a request that OpenAI's has not, bge-m3's heads among them."""
+
+    task: StrictStr | None = Field(None, description="The prompt to put before each text, such as retrieval.query.")
+    prompt_name: StrictStr | None = Field(None, description="The same as `instruction`.")
+    instruction: StrictStr | None = Field(None, description="In place of the task's own, for a model that takes instructions.")
+    normalized: StrictBool | None = Field(None, description="False leaves the pooled vectors as they are, not of length 1.")
+    embedding_type: EmbeddingType | None = Field(
+        None,
+        description="int8 and uint8: each vector times 127 over its greatest absolute value, uint8 with 128 added; compare by "
+        "cosine. binary and ubinary: a bit a dimension, set where it is over 0; binary is ubinary less 128.",
+    )
+    truncate: StrictBool | None = Field(None, description="False refuses a text over the model's tokens instead of cutting it.")
+    late_chunking: StrictBool | None = Field(None, description="Refused, with the reason.")
+    return_multivector: StrictBool | None = Field(None, description="The same as `colbert` among the heads.")
+    heads: list[Literal["dense", "sparse", "colbert"]] | None = Field(None, description="What a vector is given with.")
+
+    def options(self, dimensions: int | None) -> Options:
+        """What the fields ask for. Raises UsageError for two instructions."""
+        if self.instruction is not None and self.prompt_name is not None:
+            raise UsageError("instruction and prompt_name are the same; give one")
+        heads = ["dense", *(self.heads or ())] + (["colbert"] if self.return_multivector else [])
+        return Options(
+            task=self.task,
+            instruction=self.prompt_name if self.instruction is None else self.instruction,
+            dimensions=dimensions,
+            heads=tuple(dict.fromkeys(heads)),
+            normalize=self.normalized is not False,
+            truncate=self.truncate is not False,
+            late_chunking=bool(self.late_chunking),
+        )
+
+
+def pack(vector: np.ndarray, kind: str) -> Any:
+    """A vector (d,) float32 as an EmbeddingType; `float` stays a numpy row, which the JSON encoder writes itself."""
+    if kind == "float":
+        return vector
+    if kind == "base64":
+        return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
+    if kind in ("int8", "uint8"):
+        # Each vector by its own greatest value: a scale for all would leave three bits to most, and cosines do not change.
+        greatest = float(np.abs(vector).max()) or 1.0
+        small = np.round(vector * (127 / greatest))
+        return small.astype(np.int8) if kind == "int8" else (small + 128).astype(np.uint8)
+    bits = np.packbits(vector > 0)
+    return bits if kind == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)

@@ -1,0 +1,177 @@
+"""The dialect of text-embeddings-inference: bare arrays, one model unless the body names another.
+
+Source: the OpenAPI of https://github.com/huggingface/text-embeddings-inference.
+"""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+
+from shim.errors import UsageError
+from shim.serve.service import Options
+from shim.text import TASKS
+
+PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health", "/rerank"})
+# The names that sentence-transformers' configs use for what we call by tasks.
+PROMPT_NAMES = {"query": "retrieval.query", "passage": "retrieval.passage", "document": "retrieval.passage"}
+TRUNCATED = "x-truncated"  # the answers are bare arrays: which texts were cut is said in this header
+SHOWN = 200  # of them, so that the header stays one that proxies take
+TEXTS = {"anyOf": [
+    {"type": "string", "minLength": 1},
+    {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+]}  # fmt: skip
+
+
+class Truncation(BaseModel):
+    """Fields that every request has; unknown ones are ignored."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    model: StrictStr | None = Field(None, description="Name of a served artifact; else the first of its kind.")
+    truncate: StrictBool | None = Field(None, description="False refuses a text over the model's tokens instead of cutting it.")
+    truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
+
+    @property
+    def side(self) -> str:
+        return (self.truncation_direction or "right").lower()
+
+
+class Prompted(Truncation):
+    """A request of texts, behind the prompt of a name."""
+
+    inputs: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
+    prompt_name: StrictStr | None = Field(None, description="query, passage, document, or a task such as retrieval.query.")
+
+
+class EmbedRequest(Prompted):
+    """Body of `POST /embed`."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
+
+    normalize: StrictBool | None = None
+    dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
+
+
+class TextsRequest(Prompted):
+    """Body of `POST /embed_all` and `/embed_sparse`."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
+
+
+class RerankRequest(Truncation):
+    """Body of `POST /rerank` in this dialect."""
+
+    query: StrictStr = Field(min_length=1)
+    texts: list[StrictStr] = Field(min_length=1)
+    raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
+    return_text: StrictBool | None = None
+
+
+class SimilarityInput(BaseModel):
+    """One sentence, and those to compare it with."""
+
+    source_sentence: StrictStr = Field(min_length=1)
+    sentences: list[Annotated[StrictStr, Field(min_length=1)]] = Field(min_length=1)
+
+
+class SimilarityParameters(Truncation):
+    """How the sentences are embedded."""
+
+    prompt_name: StrictStr | None = None
+
+
+class SimilarityRequest(BaseModel):
+    """Body of `POST /similarity`."""
+
+    model_config = ConfigDict(
+        extra="ignore",
+        json_schema_extra={"example": {"inputs": {"source_sentence": "Hello", "sentences": ["Hi", "Soup"]}}},
+    )
+    inputs: SimilarityInput
+    parameters: SimilarityParameters | None = None
+
+
+class TokenizeRequest(BaseModel):
+    """Body of `POST /tokenize`."""
+
+    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
+
+    model: StrictStr | None = Field(None, description="Name of a served artifact; else the first embedder, or the first.")
+    inputs: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
+    add_special_tokens: StrictBool | None = None
+    prompt_name: StrictStr | None = None
+
+
+class Rank(BaseModel):
+    """A text's place among its like, the best first."""
+
+    index: int
+    score: float
+    text: str | None = None
+
+
+class SparseValue(BaseModel):
+    """A token's weight."""
+
+    index: int
+    value: float
+
+
+class SimpleToken(BaseModel):
+    """A token and where it lies in its text, in characters."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
+class Info(BaseModel):
+    """Answer of `GET /info`, of the first model."""
+
+    model_id: str
+    model_sha: str | None
+    model_dtype: str
+    model_type: dict[str, Any]
+    max_concurrent_requests: int
+    max_input_length: int
+    max_batch_tokens: int
+    max_batch_requests: int | None
+    max_client_batch_size: int
+    auto_truncate: bool
+    tokenization_workers: int
+    version: str
+
+
+class Error(BaseModel):
+    """Every answer that is not a success."""
+
+    error: str
+    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
+
+
+def error(message: str, status: int) -> dict[str, Any]:
+    """An Error as plain values."""
+    kind = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}.get(status, "Validation")
+    return {"error": message, "error_type": "Empty" if "is an empty list" in message else kind}
+
+
+def task_of(prompt_name: str | None) -> str | None:
+    """The task that a prompt's name means. Raises UsageError for an unknown one."""
+    task = PROMPT_NAMES.get(prompt_name or "", prompt_name)
+    if task is not None and task not in TASKS:
+        raise UsageError(f"prompt_name {prompt_name!r} unknown ({', '.join((*PROMPT_NAMES, *TASKS))})")
+    return task
+
+
+def options(body: Truncation, prompt_name: str | None) -> Options:
+    """What a request asks for."""
+    return Options(task=task_of(prompt_name), truncate=body.truncate is not False, side=body.side)
+
+
+def truncated_header(truncated: Sequence[bool]) -> dict[str, str]:
+    """`x-truncated`: the numbers of the texts that were cut; no header where none was."""
+    cut = [str(index) for index, value in enumerate(truncated) if value]
+    return {TRUNCATED: ",".join(cut[:SHOWN]) + (",..." if len(cut) > SHOWN else "")} if cut else {}

@@ -1,0 +1,56 @@
+"""How a server is to run: its limits and its keys."""
+
+import ipaddress
+from dataclasses import dataclass
+from pathlib import Path
+
+from shim.errors import UsageError
+from shim.model import BATCH_TOKENS
+
+
+@dataclass(frozen=True)
+class Settings:
+    """max_body: bytes. max_inputs: texts a request. max_queue: requests a model has accepted and not answered.
+
+    batch_tokens: padded tokens computed at once. drain_timeout: seconds to answer what was accepted when told to stop. keys and
+    admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose pages may ask.
+    """
+
+    max_body: int = 2_000_000
+    max_inputs: int = 2048
+    max_queue: int = 64
+    batch_tokens: int = BATCH_TOKENS
+    drain_timeout: int = 30
+    keys: tuple[str, ...] = ()
+    admin_keys: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+
+
+def read_keys(key: str | None, path: Path | None, name: str) -> tuple[str, ...]:
+    """The key given, and one more for each line of the file.
+
+    Raises UsageError for a file that holds none or cannot be read, and for a key of odd characters.
+    """
+    keys = [key] if key is not None else []
+    if path is not None:
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{name} file {path} cannot be read ({type(error).__name__})") from None
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise UsageError(f"{name} file {path} holds no key; write one a line")
+        keys += found
+    if not all(key.isascii() and key.isprintable() and key.strip() == key != "" for key in keys):
+        raise UsageError(f"{name}: a key is printable ASCII without spaces around it, and not empty")
+    return tuple(keys)
+
+
+def check_exposure(host: str, keys: tuple[str, ...], insecure: bool) -> None:
+    """Raise UsageError for an address that others can reach when there is no key, unless `insecure`."""
+    try:
+        local = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = host == "localhost"
+    if not (local or keys or insecure):
+        raise UsageError(f"{host} can be reached by others: set a key (--api-key-file), or --insecure to serve without one")

@@ -1,0 +1,49 @@
+"""`shim serve`, but what a batch does is told by the file FAULT: raise, oom, nan, or slow and a number of seconds.
+
+A text that holds the word `poison` brings the fault about; without one in it, a batch is only ever slow.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from shim import model
+from shim.cli import main
+
+FAULT = Path(os.environ["FAULT"])
+COUNT = Path(os.environ["FAULT"] + ".count")
+honest = model.Model.compute
+
+
+def compute(self, encoded, heads):  # type: ignore[no-untyped-def]
+    """`Model.compute` after the fault of the moment."""
+    kind, _, seconds = (FAULT.read_text() if FAULT.exists() else "").partition(" ")
+    with COUNT.open("a") as file:
+        file.write(f"{len(encoded)}\n")
+    if kind == "slow":
+        time.sleep(float(seconds))
+    ids = set(self.encoder.tokenizer.encode("poison", add_special_tokens=False).ids)
+    poisoned = [row for row, item in enumerate(encoded) if ids & set(item.ids)]
+    if poisoned and kind == "raise":
+        raise RuntimeError("a text of a client: secret")
+    if poisoned and kind == "oom":
+        raise MemoryError
+    if poisoned and kind == "nan":
+        run = self.runtime.run
+
+        def broken(tokens, names):  # type: ignore[no-untyped-def]
+            return {name: np.where(np.isin(np.arange(len(array)), poisoned).reshape(-1, *[1] * (array.ndim - 1)), np.nan, array)
+                    for name, array in run(tokens, names).items()}  # fmt: skip
+
+        self.runtime.run = broken
+        try:
+            return honest(self, encoded, heads)
+        finally:
+            self.runtime.run = run
+    return honest(self, encoded, heads)
+
+
+model.Model.compute = compute  # type: ignore[method-assign]
+main()

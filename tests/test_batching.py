@@ -1,0 +1,79 @@
+"""The line of jobs: whose turn it is, what goes into a batch, and how long a text can be passed over."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shim.serve.batching import SMALL, WASTE, Item, Job, Line, fill
+from shim.text import Encoded
+
+LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=120)
+BUDGET = 1024
+
+
+def job(lengths: list[int], heads: tuple[str, ...] = ("dense",)) -> tuple[Job, list[Item]]:
+    made = Job(heads, len(lengths), lambda _: None)
+    return made, [Item(made, row, Encoded([7] * length, [0] * length, False), 0.0) for row, length in enumerate(lengths)]
+
+
+def line(*jobs: tuple[Job, list[Item]]) -> Line:
+    made = Line(BUDGET)
+    for one, items in jobs:
+        made.add(one, items)
+    return made
+
+
+@given(LENGTHS)
+def test_a_batch_holds_the_first_and_stays_in_its_budget_without_waste(lengths: list[int]) -> None:
+    items = job(lengths)[1]
+    batch = fill(items, BUDGET)
+    padded = len(batch) * max(item.length for item in batch)
+    assert items[0] in batch
+    assert len(batch) == 1 or padded <= BUDGET
+    assert len(batch) == 1 or padded <= SMALL or padded <= WASTE * sum(item.length for item in batch)
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=6))
+def test_every_text_is_computed_once_and_within_its_bound(sizes: list[list[int]]) -> None:
+    jobs = [job(lengths) for lengths in sizes]
+    waiting = line(*jobs)
+    seen: list[Item] = []
+    taken = 0
+    while batch := waiting.take():
+        taken += 1
+        for item in batch:
+            assert taken <= len(jobs) * (item.row + 1), "a text was passed over for longer than the line promises"
+        seen += batch
+    assert len(seen) == len(set(map(id, seen))) == sum(map(len, sizes))
+    assert waiting.waiting == 0
+
+
+def test_a_thousand_documents_do_not_starve_a_query() -> None:
+    many, query = job([300] * 1000), job([5])
+    waiting = line(many)
+    waiting.take()
+    waiting.add(*query)
+    first, second = waiting.take(), waiting.take()
+    assert query[1][0] in [*first, *second]
+
+
+def test_a_text_unlike_all_others_is_not_passed_over() -> None:
+    first = job([500, *[10] * 50])
+    assert line(first).take()[0].length == 500
+    assert {item.length for item in line(job([10, 500, *[10] * 50])).take()} == {10}
+
+
+def test_heads_are_not_mixed() -> None:
+    waiting = line(job([9, 9]), job([9, 9], ("dense", "sparse")))
+    assert [{item.job.heads for item in waiting.take()} for _ in range(2)] == [{("dense",)}, {("dense", "sparse")}]
+
+
+def test_short_texts_of_many_jobs_go_together() -> None:
+    assert len(line(*(job([12]) for _ in range(40))).take()) == 40
+
+
+def test_a_job_dropped_is_not_computed() -> None:
+    gone, stays = job([9] * 5), job([9])
+    waiting = line(gone, stays)
+    waiting.drop(gone[0])
+    assert waiting.take() == stays[1]
+    assert waiting.take() == []

@@ -1,0 +1,62 @@
+"""Other people's clients, and schemathesis over the OpenAPI, against a running server; scripts/clients installs them."""
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clients_check import DOCUMENTS, QUERY, TEXTS
+from conftest import ROOT, made
+
+import shim
+
+EMBEDDER, RERANKER = "bge-m3", "bge-reranker-v2-m3"
+EMBEDDERS = ("openai", "litellm_openai", "langchain", "llama_index_tei")
+RERANKERS = ("cohere_v1", "cohere_v2", "litellm_hosted_vllm", "litellm_infinity", "litellm_cohere", "litellm_huggingface",
+             "llama_index_jina", "rerankers_jina", "rerankers_cohere", "rerankers_tei")  # fmt: skip
+CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method"
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    done = subprocess.run([ROOT / "scripts/clients"], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def address(serve: Callable[..., str]) -> str:
+    return serve(*(made(name, "onnx", 32)[0] for name in (EMBEDDER, RERANKER)))
+
+
+def ask(python: str, *arguments: str) -> dict[str, list[float]]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [python, str(ROOT / "tests/clients_check.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("client", EMBEDDERS)
+def test_embedding_clients_get_the_librarys_vectors(python: str, address: str, client: str) -> None:
+    found = ask(python, client, address, EMBEDDER, RERANKER)["vectors"]
+    assert np.abs(np.array(found) - shim.load(made(EMBEDDER, "onnx", 32)[0]).embed(TEXTS).dense).max() < 1e-5
+
+
+@pytest.mark.parametrize("client", RERANKERS)
+def test_reranking_clients_get_the_librarys_order(python: str, address: str, client: str) -> None:
+    found = ask(python, client, address, EMBEDDER, RERANKER)
+    wanted = shim.load(made(RERANKER, "onnx", 32)[0]).rerank(QUERY, DOCUMENTS)
+    assert found["order"] == [item.index for item in wanted]
+    assert np.abs(np.array(found["scores"]) - [item.score for item in wanted]).max() < 1e-5
+
+
+def test_schemathesis_finds_no_5xx_and_nothing_undocumented(python: str, address: str, tmp_path: Path) -> None:
+    limits = ["--max-examples", os.environ.get("EXAMPLES", "30"), "--phases", "examples,coverage,fuzzing", "--seed", "1"]
+    command = [python, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", "--checks", CHECKS, *limits]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]

@@ -1,0 +1,236 @@
+"""What a running server does when something goes wrong, each brought about: tests/faulty_server.py breaks batches on demand."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from conftest import ROOT
+
+KEY = {"authorization": "Bearer admin"}
+
+
+class Server:
+    """A faulty server process, its fault file and its log."""
+
+    def __init__(self, folder: Path, *arguments: object):
+        self.fault = folder / "fault"
+        command = [sys.executable, str(ROOT / "tests/faulty_server.py"), "serve", *map(str, arguments), "--port", "0"]
+        environment = os.environ | {"FAULT": str(self.fault), "SEALPORT_ADMIN_KEY": "admin"}
+        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+        self.lines: list[str] = []
+        started = threading.Event()
+        threading.Thread(target=self._read, args=(started,), daemon=True).start()
+        assert started.wait(60), "".join(self.lines)
+        found = re.search(r'running on (http://[^\s"]+)', "".join(self.lines))
+        assert found, "".join(self.lines)
+        self.url = found[1]
+        self.batches().clear()
+
+    def _read(self, started: threading.Event) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if "running on" in line:
+                started.set()
+        started.set()
+
+    def batches(self) -> list[int]:
+        """Sizes of the batches that were computed."""
+        path = Path(f"{self.fault}.count")
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+    def embed(self, text: object, **more: Any) -> httpx.Response:
+        """One request."""
+        return httpx.post(f"{self.url}/v1/embeddings", json={"model": "tiny", "input": text} | more, timeout=60)
+
+    def ready(self) -> int:
+        """The status of /health/ready."""
+        return httpx.get(f"{self.url}/health/ready").status_code
+
+    def figure(self, name: str) -> float:
+        """The sum of a metric's values."""
+        page = httpx.get(f"{self.url}/metrics").text
+        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(f"sealport_{name}"))
+
+    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+        """Wait for it."""
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "".join(self.lines[-5:])
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def start(tmp_path: Path, tiny_artifact: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def make(*arguments: object, artifact: Path | None = None) -> Server:
+        servers.append(Server(tmp_path, artifact or tiny_artifact, *arguments))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == 0, "".join(server.lines[-5:])
+
+
+@pytest.mark.parametrize("kind", ["raise", "oom"])
+def test_a_batch_that_fails_fails_alone(start: Callable[..., Server], kind: str) -> None:
+    server = start()
+    server.fault.write_text(kind)
+    assert server.embed("honest").status_code == 200
+    for failures in (1, 2, 3):
+        answer = server.embed("poison")
+        assert answer.status_code == 500
+        assert answer.json()["error"]["type"] == "server_error"
+        assert server.ready() == (503 if failures == 3 else 200)
+    assert server.embed("honest").status_code == 200
+    assert server.ready() == 200
+    assert "secret" not in "".join(server.lines)
+    assert "poison" not in "".join(server.lines)
+    assert server.figure("failed_batches_total") == 3
+
+
+def test_a_model_that_failed_is_ready_again_without_a_client(start: Callable[..., Server]) -> None:
+    server = start()
+    server.fault.write_text("raise")
+    for _ in range(3):
+        server.embed("poison")
+    assert server.ready() == 503
+    server.until(lambda: server.ready() == 200)
+
+
+def test_nan_is_an_error_and_the_model_unready(start: Callable[..., Server]) -> None:
+    server = start()
+    server.fault.write_text("nan")
+    answer = server.embed(["honest", "poison"])
+    assert answer.status_code == 500
+    assert "NaN" in answer.json()["error"]["message"]
+    assert "null" not in answer.json()["error"]["message"]
+    assert server.ready() == 503
+    assert httpx.get(f"{server.url}/health").json()["error_type"] == "Unhealthy"
+    assert server.embed("honest").status_code == 200, "finite outputs are still given"
+    assert server.ready() == 503, "a model that gave NaN stays unready"
+    assert httpx.get(f"{server.url}/health/live").status_code == 200
+    assert server.figure("not_finite_total") == 1
+
+
+def test_a_full_queue_is_429_and_says_when_to_come_back(start: Callable[..., Server]) -> None:
+    server = start("--max-queue", 4)
+    server.fault.write_text("slow 0.3")
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(server.embed, (f"text {number}" for number in range(24))))
+    assert {answer.status_code for answer in answers} == {200, 429}
+    assert sum(answer.status_code == 200 for answer in answers) >= 4
+    for answer in answers:
+        if answer.status_code == 429:
+            assert 1 <= int(answer.headers["retry-after"]) <= 60
+            assert answer.json()["error"]["type"] == "rate_limit_error"
+    assert server.figure("queue_requests") == 0
+
+
+def test_a_client_that_leaves_frees_its_place_before_compute(start: Callable[..., Server]) -> None:
+    server = start("--max-queue", 2, "--batch-tokens", 16)
+    server.fault.write_text("slow 0.5")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(server.embed, "stays")
+        server.until(lambda: server.figure("queue_requests") == 1)
+        before = len(server.batches())
+        body = json.dumps({"model": "tiny", "input": [f"long text number {n}" for n in range(100)]}).encode()
+        host, port = server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as leaving:
+            head = ["POST /v1/embeddings HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"]
+            leaving.sendall("\r\n".join([*head, "", ""]).encode() + body)
+            server.until(lambda: server.figure("queue_requests") == 2)
+        server.until(lambda: server.figure("queue_texts") == 0, 3)
+        assert first.result().status_code == 200
+    assert len(server.batches()) - before <= 3, "texts of a client that had left were computed"
+    assert server.embed("next").status_code == 200
+
+
+def test_a_long_request_does_not_starve_a_short_one(start: Callable[..., Server]) -> None:
+    server = start("--batch-tokens", 128)
+    server.fault.write_text("slow 0.2")
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(server.embed, ["many words are in this text"] * 400)
+        server.until(lambda: server.figure("queue_texts") > 100)
+        before = len(server.batches())
+        assert server.embed("short").status_code == 200
+        assert len(server.batches()) - before <= 5
+        assert not long.done()
+        assert len(long.result().json()["data"]) == 400
+
+
+def test_sigterm_answers_what_was_accepted(start: Callable[..., Server]) -> None:
+    server = start("--batch-tokens", 8)
+    server.fault.write_text("slow 0.7")
+    with ThreadPoolExecutor(12) as pool:
+        answers = [pool.submit(server.embed, f"text {number}") for number in range(12)]
+        server.until(lambda: server.figure("queue_requests") == 12)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        with pytest.raises(httpx.ConnectError):
+            server.embed("too late")
+        assert [answer.result().status_code for answer in answers] == [200] * 12
+    assert server.process.wait(10) == 0
+
+
+def test_the_drain_has_an_end(start: Callable[..., Server]) -> None:
+    server = start("--drain-timeout", 1, "--batch-tokens", 8)
+    server.fault.write_text("slow 1.5")
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(server.embed, f"text {number}") for number in range(8)]
+        server.until(lambda: server.figure("queue_requests") == 8)
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+        assert time.monotonic() - started < 6
+        assert any(answer.exception() or answer.result().status_code != 200 for answer in answers)
+
+
+def test_reload_takes_only_what_is_whole(start: Callable[..., Server], tiny_artifact: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
+    server = start(artifact=path)
+
+    def reload(**options: Any) -> httpx.Response:
+        return httpx.post(f"{server.url}/admin/reload", json={"model": "tiny"}, timeout=60, **options)
+
+    before = server.embed("text").json()
+    assert reload().status_code == 401
+    assert reload(headers={"authorization": "Bearer wrong"}).status_code == 401
+    tokenizer = path / "tokenizer.json"
+    tokenizer.rename(tmp_path / "kept")
+    answer = reload(headers=KEY)
+    assert answer.status_code == 409
+    assert "tokenizer.json is missing" in answer.json()["error"]["message"]
+    assert server.embed("text").json() == before
+    (tmp_path / "kept").rename(tokenizer)
+    server.fault.write_text("nan")
+    assert server.embed("poison").status_code == 500
+    assert server.ready() == 503
+    server.fault.write_text("")
+    assert reload(headers=KEY).json()["model"] == "tiny-onnx-32bit"
+    assert server.ready() == 200
+    assert server.embed("text").json() == before
+
+
+def test_requests_go_on_during_a_reload(start: Callable[..., Server]) -> None:
+    server = start()
+    with ThreadPoolExecutor(4) as pool:
+        answers = [pool.submit(server.embed, f"text {number}") for number in range(200)]
+        for _ in range(3):
+            assert httpx.post(f"{server.url}/admin/reload", json={"model": "tiny"}, headers=KEY, timeout=60).status_code == 200
+        assert {answer.result().status_code for answer in answers} == {200}

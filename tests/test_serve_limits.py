@@ -1,0 +1,188 @@
+"""Who may ask, how much, and what a request that cannot be meant gets: a running server with keys and small limits."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from shim.errors import UsageError
+from shim.serve.settings import check_exposure, read_keys
+
+KEY = {"authorization": "Bearer sesame"}
+TEXTS = {
+    "/v1/embeddings": "input",
+    "/embed": "inputs",
+    "/embed_all": "inputs",
+    "/embed_sparse": "inputs",
+    "/tokenize": "inputs",
+}
+
+
+@pytest.fixture(scope="module")
+def address(serve: Callable[..., str], tiny_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    keys = tmp_path_factory.mktemp("keys") / "keys"
+    keys.write_text("first-key\nsesame\n")
+    limits = ("--api-key-file", keys, "--max-body", 5000, "--max-inputs", 8, "--cors-origin", "https://a.example")
+    return serve(tiny_artifact, *limits)
+
+
+@pytest.fixture(scope="module")
+def routes(address: str) -> dict[str, dict[str, Any]]:
+    return httpx.get(f"{address}/openapi.json").json()["paths"]
+
+
+def test_every_route_but_health_and_docs_wants_the_key(address: str, routes: dict[str, dict[str, Any]]) -> None:
+    free = {"/health", "/health/live", "/health/ready", "/metrics"}
+    for path, methods in routes.items():
+        for method in methods:
+            for headers in (
+                {},
+                {"authorization": "Bearer wrong"},
+                {"authorization": "sesame"},
+                {"authorization": "Basic sesame"},
+            ):
+                answer = httpx.request(method, address + path, headers=headers)
+                assert answer.status_code == (200 if path in free else 403 if path == "/admin/reload" else 401), path
+                if answer.status_code == 401:
+                    assert answer.headers["www-authenticate"] == "Bearer"
+    assert len(routes) == 17
+    assert httpx.get(f"{address}/docs").status_code == 200
+    for key in ("first-key", "sesame"):
+        assert httpx.get(f"{address}/v1/models", headers={"authorization": f"Bearer {key}"}).status_code == 200
+    assert httpx.get(f"{address}/v1/models", headers={"authorization": b"Bearer \xff\xfe"}).status_code == 401
+
+
+def test_a_wrong_key_is_found_before_the_body_is_read(address: str) -> None:
+    assert httpx.post(f"{address}/embed", content=b"x" * 100_000).status_code == 401
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_a_body_over_the_limit_is_413(address: str, path: str) -> None:
+    body = json.dumps({"model": "tiny", TEXTS[path]: "a" * 6000}).encode()
+    headers = KEY | {"content-type": "application/json"}
+    for content in (body, iter([body[:3000], body[3000:]])):  # announced, and in chunks without a length
+        answer = httpx.post(address + path, content=content, headers=headers)
+        assert answer.status_code == 413
+        assert "5000 bytes (--max-body)" in answer.text
+
+
+@pytest.mark.parametrize("path", TEXTS)
+def test_too_many_texts_are_422(address: str, path: str) -> None:
+    answer = httpx.post(address + path, json={"model": "tiny", TEXTS[path]: ["a"] * 9}, headers=KEY)
+    wanted = 400 if path == "/embed_sparse" else 422  # this model has no sparse head, which is seen first
+    assert answer.status_code == wanted
+    assert wanted == 400 or "at most 8 (--max-inputs)" in answer.text
+
+
+@pytest.mark.parametrize("path", TEXTS)
+@pytest.mark.parametrize(
+    "value", ["", [], [""], None, 3, {"a": 1}, [None], [[]], [[1, 2]], [1], [True], "\ud800", ["a", "\ud800"]]
+)
+def test_what_is_no_text_is_400_everywhere(address: str, path: str, value: object) -> None:
+    headers = KEY | {"content-type": "application/json"}
+    answer = httpx.post(address + path, content=json.dumps({"model": "tiny", TEXTS[path]: value}), headers=headers)
+    assert answer.status_code == 400, answer.text
+    told = answer.json()["error"]
+    assert told["message"] if path == "/v1/embeddings" else told
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/similarity"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b'"a"', b'{"query": "\xff"}', b"[" * 4000, b'{"documents": 1e999}']
+)
+def test_bytes_that_are_no_request_are_400_everywhere(address: str, path: str, content: bytes) -> None:
+    answer = httpx.post(address + path, content=content, headers=KEY | {"content-type": "application/json"})
+    assert answer.status_code == 400, answer.text
+    assert ("error" if path == "/similarity" else "message") in answer.json()
+
+
+def test_truncation_is_said_or_refused(address: str) -> None:
+    long = "word " * 200
+    body = {"model": "tiny", "input": ["a", long]}
+    answer = httpx.post(f"{address}/v1/embeddings", json=body, headers=KEY)
+    assert [item["truncated"] for item in answer.json()["data"]] == [False, True]
+    answer = httpx.post(f"{address}/v1/embeddings", json=body | {"truncate": False}, headers=KEY)
+    assert answer.status_code == 422
+    assert "text 1 has more than the 128 tokens" in answer.json()["error"]["message"]
+    answer = httpx.post(f"{address}/embed", json={"inputs": ["a", long, long]}, headers=KEY)
+    assert answer.headers["x-truncated"] == "1,2"
+    assert httpx.post(f"{address}/embed", json={"inputs": long, "truncate": False}, headers=KEY).status_code == 422
+    left, right = (
+        httpx.post(f"{address}/embed", json={"inputs": long + "end", "truncation_direction": side}, headers=KEY).json()
+        for side in ("Left", "Right")
+    )
+    assert left != right
+
+
+def test_cors_is_for_the_origins_named(address: str) -> None:
+    for origin, wanted in (("https://a.example", "https://a.example"), ("https://b.example", None)):
+        headers = {"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+        answer = httpx.options(f"{address}/embed", headers=headers)
+        assert answer.headers.get("access-control-allow-origin") == wanted
+
+
+def test_a_model_for_another_task_or_of_no_name(address: str) -> None:
+    body = {"query": "q", "documents": ["a"]}
+    assert httpx.post(f"{address}/v1/rerank", json=body | {"model": "tiny"}, headers=KEY).status_code == 400
+    assert httpx.post(f"{address}/v1/rerank", json=body, headers=KEY).status_code == 404
+    assert httpx.post(f"{address}/rerank", json=body | {"model": "gpt"}, headers=KEY).status_code == 404
+    assert httpx.post(f"{address}/embed", json={"inputs": "a", "model": "gpt"}, headers=KEY).status_code == 404
+
+
+def test_the_log_is_json_without_texts_and_keys(tiny_artifact: Path) -> None:
+    command = [sys.executable, "-m", "shim", "serve", str(tiny_artifact), "--port", "0", "--api-key", "sesame"]
+    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    first = server.stderr.readline()
+    found = re.search(r'running on (http://[^\s"]+)', first)
+    assert found
+    httpx.post(f"{found[1]}/v1/embeddings?q=secret", json={"model": "tiny", "input": "secret"}, headers=KEY)
+    httpx.post(f"{found[1]}/v1/embeddings", json={"model": "secret", "input": ["secret", 3]}, headers=KEY)
+    httpx.get(f"{found[1]}/secret", headers=KEY)
+    httpx.get(f"{found[1]}/v1/models/secret", headers={"authorization": "Bearer secret"})
+    server.terminate()
+    lines = [json.loads(line) for line in [first, *server.stderr.read().splitlines()]]
+    assert server.wait(20) == 0
+    assert "secret" not in json.dumps(lines)
+    assert "sesame" not in json.dumps(lines)
+    requests = [line for line in lines if line["message"] == "request"]
+    assert [line["status"] for line in requests] == [200, 404, 404, 401]
+    assert requests[0]["tokens"] == 3
+    assert requests[0].keys() >= {"time", "level", "route", "seconds", "model", "texts", "truncated"}
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_an_address_that_others_reach_wants_a_key(host: str) -> None:
+    with pytest.raises(UsageError, match="can be reached by others: set a key"):
+        check_exposure(host, (), False)
+    check_exposure(host, ("key",), False)
+    check_exposure(host, (), True)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_the_loopback_wants_none(host: str) -> None:
+    check_exposure(host, (), False)
+
+
+def test_it_does_not_start_without_one(tiny_artifact: Path) -> None:
+    command = [sys.executable, "-m", "shim", "serve", str(tiny_artifact), "--host", "0.0.0.0", "--port", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "--insecure" in done.stderr
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\n", "schlüssel\n".encode()])
+def test_a_file_without_a_good_key_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "keys").write_bytes(content)
+    with pytest.raises(UsageError, match="--api-key"):
+        read_keys(None, tmp_path / "keys", "--api-key")
+    with pytest.raises(UsageError, match="not empty"):
+        read_keys("", None, "--api-key")
