@@ -127,7 +127,7 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
             raise UsageError(f"{why}; leave out {flag}, or take --effort balanced and fewer bits")
     if fast:
         short = yield from rounded(checkpoint, recipe, goal, target)
-        if goal.strict or not short:
+        if goal.strict or not short or goal.bits < CALIBRATED_BELOW:  # few bits want calibration, which was not asked for
             return False
     from converter import calibrate, search
 
