@@ -30,7 +30,7 @@ from shim.errors import IntegrityError, SourceError, UsageError
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
 COVERING = 1500  # texts made of ours, for what is distilled
-RAISING = 8  # every so many calibration texts show what to raise where rounding everything alike fell short
+RAISING = 6000  # about so many calibration tokens show what to raise where rounding everything alike fell short
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 
@@ -133,7 +133,10 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
 
     shown = corpus.read(request.calibration or corpus.CALIBRATION)
     calibrate.check_texts(shown, texts)
-    tokens = lessons = calibrate.prepare(checkpoint, recipe, shown[::RAISING] if fast else shown)
+    tokens = calibrate.prepare(checkpoint, recipe, shown)
+    if fast:  # no codes are chosen by them
+        tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]
+    lessons = tokens
     if effort == "max" and not request.calibration and recipe.task == "embed":
         lessons = calibrate.prepare(checkpoint, recipe, calibrate.covering(checkpoint, shown, texts, COVERING))
     maker = search.Maker(checkpoint, recipe, target, effort, tokens, lessons, progress)

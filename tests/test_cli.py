@@ -168,7 +168,9 @@ def test_inspect_shows_the_bits_of_each_tensor(below: tuple[subprocess.Completed
     found = one_object(convert("inspect", below[1], "--json"))
     assert found["quantization"]["tensors"]["encoder.layer.0.attention.self.query"]["bits"] == 2
     assert found["size"] == sum(
-        path.stat().st_size for path in below[1].rglob("*") if path.is_file() and path.name != "artifact.json"
+        path.stat().st_size
+        for path in below[1].rglob("*")
+        if path.is_file() and path.name not in ("artifact.json", "README.md")
     )
     shown = convert("inspect", below[1]).stdout
     assert [line.split()[1] for line in shown.splitlines() if line.startswith("  encoder.layer.0.attention.self.query ")] == [
