@@ -88,8 +88,10 @@ def test_queries_are_calibrated_behind_their_prompt(small) -> None:
 
 def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path) -> None:
     found = {}
+    lines = corpus.VERIFICATION.read_text(encoding="utf-8").split("\n")
+    (tmp_path / "some.jsonl").write_text("\n".join(lines[::5]), encoding="utf-8")
+    settings = {"strict_bits": True, "corpus": tmp_path / "some.jsonl"}
     for effort in ("fast", "balanced"):
-        out = tmp_path / effort
-        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 4, out=out, effort=effort, strict_bits=True)
+        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 4, out=tmp_path / effort, effort=effort, **settings)
         found[effort] = 1 - pipeline.convert(request, lambda *_: None)[1].parity["heads"]["dense"]["mean"]
     assert found["balanced"] < found["fast"] / 3
