@@ -14,7 +14,7 @@ from converter.quantize.grid import Codes
 from shim.text import Tokens
 
 WORK = 1e13  # floating-point operations spent on the variants: a minute or two of two cores
-TOKENS = (256, 6000)  # fewest and most that are looked at
+TOKENS = (64, 6000)  # fewest and most that are looked at
 MEMORY = 1.2e9  # bytes of the lanes' activations
 
 
