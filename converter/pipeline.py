@@ -64,7 +64,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     recipe, target = request.recipe, _target(request.target)
     if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
         raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
-    bits = request.bits or (4 if request.max_size else target.DEFAULT_BITS)
+    default = 4 if request.max_size else target.DEFAULT_BITS
+    bits = default if request.bits is None else request.bits
     if bits not in target.BITS:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
     parity = recipe.parity.cosine if request.parity is None else request.parity
@@ -132,7 +133,11 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     from converter import calibrate, search
 
     shown = corpus.read(request.calibration or corpus.CALIBRATION)
-    calibrate.check_texts(shown, texts)
+    if fast:  # what is raised may be seen on other texts than those of ours that also judge
+        judges = {text.text.strip() for text in texts}
+        shown = [text for text in shown if text.text.strip() not in judges] or shown
+    else:
+        calibrate.check_texts(shown, texts)
     tokens = calibrate.prepare(checkpoint, recipe, shown)
     if fast:  # no codes are chosen by them
         tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]

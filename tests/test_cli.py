@@ -44,9 +44,10 @@ def below(
 
 
 @pytest.mark.parametrize(("target", "known"), [("mlx", "2, 3, 4, 5, 6, 8, 16"), ("onnx", "4, 8, 16, 32")])
-def test_bits_that_a_target_has_not(tiny: Path, tmp_path: Path, convert: Convert, target: str, known: str) -> None:
-    done = convert(tiny / "tiny.toml", "--to", target, "--bits", 7, "--out", tmp_path / "out", check=2)
-    assert f"--bits 7: {target} has " in one_line(done)
+@pytest.mark.parametrize("bits", [0, 7])
+def test_bits_that_a_target_has_not(tiny: Path, tmp_path: Path, convert: Convert, target: str, known: str, bits: int) -> None:
+    done = convert(tiny / "tiny.toml", "--to", target, "--bits", bits, "--out", tmp_path / "out", check=2)
+    assert f"--bits {bits}: {target} has " in one_line(done)
     assert done.stderr.endswith(f"{known}\n")
     assert not (tmp_path / "out").exists()
 
