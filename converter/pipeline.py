@@ -107,7 +107,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 report = measure(directory, manifest, checkpoint, texts, parity, goal.on, progress)
                 manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": artifact.hash_file(request.corpus)})
                 artifact.write(directory, manifest)
-            (directory / "README.md").write_text(card.card(manifest, "curve" in made.record), encoding="utf-8")
+            (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
             try:
                 made = attempts.send(manifest.parity if request.verified else None)
             except StopIteration:
@@ -172,10 +172,13 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
     goal, on = float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst")
     path = corpus_file or corpus.VERIFICATION
     parity = measure(directory, manifest, checkpoint, corpus.read(path), goal, on, progress)
-    manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(path)})
+    measured = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(path)})
     if corpus_file is None:
-        artifact.write(directory, manifest)
-    return manifest
+        artifact.write(directory, measured)
+        shown, plotted = directory / "README.md", card.PLOT in manifest.files
+        if shown.exists() and shown.read_text(encoding="utf-8") == card.card(manifest, plotted):  # a user's own stays
+            shown.write_text(card.card(measured, plotted), encoding="utf-8")
+    return measured
 
 
 def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int, directory: Path, progress: Progress) -> None:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from checkpoints import write_bert, write_recipe
@@ -41,6 +42,22 @@ def run(*arguments: object, check: int | None = 0, **options: object) -> subproc
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
     assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def one_object(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """What `--json` printed: one object on one line."""
+    assert done.stdout.count("\n") == 1
+    value = json.loads(done.stdout)
+    assert isinstance(value, dict)
+    return value
+
+
+def one_line(done: subprocess.CompletedProcess[str], command: str = "convert") -> str:
+    """The error, where nothing else was said."""
+    assert done.stdout == ""
+    assert done.stderr.startswith(f"{command}: ")
+    assert done.stderr.count("\n") == 1
+    return done.stderr
 
 
 @functools.cache
@@ -114,6 +131,16 @@ def tiny_artifact(tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPa
     arguments = ("--to", "onnx", "--bits", 32, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out)
     run("converter", tiny / "tiny.toml", *arguments)
     return out / "tiny-onnx-32bit"
+
+
+@pytest.fixture(scope="session")
+def below(
+    tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A conversion that cannot reach parity, and where it lies."""
+    out = tmp_path_factory.mktemp("below")
+    arguments = ("--to", "mlx", "--bits", 2, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out)
+    return run("converter", tiny / "tiny.toml", *arguments, "--effort", "fast", check=1), out / "tiny-mlx-2bit"
 
 
 @pytest.fixture(scope="session")

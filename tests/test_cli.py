@@ -5,42 +5,15 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from checkpoints import bert_config, bert_weights, write_bert
-from conftest import run
+from conftest import one_line, one_object
 
 import shim
 from shim.errors import IntegrityError
 
 Convert = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def one_object(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What `--json` printed: one object on one line."""
-    assert done.stdout.count("\n") == 1
-    value = json.loads(done.stdout)
-    assert isinstance(value, dict)
-    return value
-
-
-def one_line(done: subprocess.CompletedProcess[str], command: str = "convert") -> str:
-    """The error, where nothing else was said."""
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"{command}: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
-
-
-@pytest.fixture(scope="session")
-def below(
-    tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """A conversion that cannot reach parity, and where it lies."""
-    out = tmp_path_factory.mktemp("below")
-    arguments = ("--to", "mlx", "--bits", 2, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out)
-    return run("converter", tiny / "tiny.toml", *arguments, "--effort", "fast", check=1), out / "tiny-mlx-2bit"
 
 
 @pytest.mark.parametrize(("target", "known"), [("mlx", "2, 3, 4, 5, 6, 8, 16"), ("onnx", "4, 8, 16, 32")])
@@ -121,6 +94,11 @@ def test_unverified_until_verify_seals_it(tiny: Path, tmp_path: Path, convert: C
     assert sealed["parity"]["verdict"] == "pass"
     assert sealed["parity"]["texts"] >= 200
     assert json.loads(Path(made["path"], "artifact.json").read_text())["parity"] == sealed["parity"]
+    card, measured = Path(made["path"], "README.md"), f"| dense | {sealed['parity']['heads']['dense']['worst']:.5f} |"
+    assert measured in card.read_text()
+    card.write_text("of my own")
+    convert("verify", made["path"], "--source", tiny / "checkpoint")
+    assert card.read_text() == "of my own"
     assert shim.load(made["path"]).name == "tiny-onnx-32bit"
 
 
@@ -218,37 +196,3 @@ def test_list_shows_recipes_and_artifacts_even_broken_ones(tiny_artifact: Path, 
 
 def test_list_of_a_folder_that_is_not_there(tmp_path: Path, convert: Convert) -> None:
     assert one_object(convert("list", "--out", tmp_path / "nowhere", "--json"))["artifacts"] == []
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
-        ("", "stdin holds no lines"),
-        ("\n  \n", "stdin holds no lines"),
-        ("3\n", "line 1: the text is int, not a string"),
-        ("NaN\n", "line 1: the text is float, not a string"),
-        ('"ok"\n\n""\n', "line 3: the text is an empty string"),
-        ('{"txt": "a"}\n', "line 1: not a JSON string or"),
-        ('{"text": NaN}\n', "line 1: the text is float, not a string"),
-        ("half\n", "line 1: not a JSON string or"),
-        ('"\\ud800"\n', "lone surrogate"),
-    ],
-)
-def test_embed_refuses_what_is_not_a_text(tiny_artifact: Path, line: str, message: str) -> None:
-    assert message in one_line(run("shim", "embed", tiny_artifact, input=line, check=2), "shim")
-
-
-def test_embed_writes_a_line_for_each_text_however_long(tiny_artifact: Path) -> None:
-    texts = ["short", "word " * 200_000, "x" * 1_000_000]
-    lines = [json.dumps(texts[0]), json.dumps({"text": texts[1]}), "", json.dumps(texts[2])]
-    done = run("shim", "embed", tiny_artifact, input="\n".join(lines))
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert done.stderr == ""
-    assert [entry["truncated"] for entry in found] == [False, True, False]
-    assert [entry["tokens"] for entry in found] == [3, 128, 3]  # a word of more than 100 characters is one [UNK]
-    assert [len(entry["embedding"]) for entry in found] == [64] * 3
-
-
-def test_embed_of_an_artifact_that_is_not_sealed_is_exit_code_4(below: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    done = run("shim", "embed", below[1], input='"text"', check=4)
-    assert "tiny-mlx-2bit: verdict is fail, not pass; " in one_line(done, "shim")
