@@ -1,6 +1,7 @@
-"""`shim serve`, but what a batch does is told by the file FAULT: raise, oom, nan, or slow and a number of seconds.
+"""`shim serve`, but what a batch does is told by the file FAULT: raise, oom, nan, slow and a number of seconds, or hold.
 
-A text that holds the word `poison` brings the fault about; without one in it, a batch is only ever slow.
+A text that holds the word `poison` brings the fault about; without one in it, a batch is only ever slow, or held until the
+file is gone.
 """
 
 import os
@@ -24,6 +25,8 @@ def compute(self, encoded, heads):  # type: ignore[no-untyped-def]
         file.write(f"{len(encoded)}\n")
     if kind == "slow":
         time.sleep(float(seconds))
+    while kind == "hold" and FAULT.exists():
+        time.sleep(0.02)
     ids = set(self.encoder.tokenizer.encode("poison", add_special_tokens=False).ids)
     poisoned = [row for row, item in enumerate(encoded) if ids & set(item.ids)]
     if poisoned and kind == "raise":

@@ -142,6 +142,30 @@ def test_a_full_queue_is_429_and_says_when_to_come_back(start: Callable[..., Ser
     assert server.figure("queue_requests") == 0
 
 
+def test_what_a_full_queue_refuses_takes_no_memory(start: Callable[..., Server]) -> None:
+    server = start("--max-queue", 2)
+    server.fault.write_text("hold")
+
+    def resident() -> float:
+        page = httpx.get(f"{server.url}/metrics").text
+        return next(float(line.split()[1]) for line in page.splitlines() if line.startswith("process_resident_memory_bytes "))
+
+    large = {"model": "tiny", "input": ["word " * 300_000]}
+    with ThreadPoolExecutor(2) as pool, httpx.Client(timeout=60) as client:
+        waiting = [pool.submit(server.embed, f"text {number}") for number in range(2)]
+        server.until(lambda: server.figure("queue_requests") == 2)
+        client.post(f"{server.url}/v1/embeddings", json=large)
+        before = resident()
+        statuses = [client.post(f"{server.url}/v1/embeddings", json=large).status_code for _ in range(100)]
+        assert set(statuses) == {429}
+        assert resident() - before < 10_000_000, "150 MB of bodies were refused"
+        # Neither waits for room in the queue.
+        assert client.post(f"{server.url}/tokenize", json={"inputs": "Hello"}).status_code == 200
+        assert client.get(f"{server.url}/v1/models").status_code == 200
+        server.fault.unlink()
+        assert [request.result().status_code for request in waiting] == [200, 200]
+
+
 def test_a_client_that_leaves_frees_its_place_before_compute(start: Callable[..., Server]) -> None:
     server = start("--max-queue", 2, "--batch-tokens", 16)
     server.fault.write_text("slow 0.5")

@@ -1,16 +1,17 @@
 """JSON answers: written, given up when nobody waits for them any more, and noted in the log."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
 
 from shim.serve.logs import FACTS
-from shim.serve.service import Served, while_there
+from shim.serve.service import Served
 
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
+T = TypeVar("T")
 GONE = 499  # seen in the log only: nobody is there to read it
 
 
@@ -31,7 +32,7 @@ async def respond(request: Request, work: Coroutine[Any, Any, Response]) -> Resp
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    found = await while_there(work, gone())
+    found = await _while_there(work, gone())
     return Response(status_code=GONE) if found is None else found
 
 
@@ -46,3 +47,14 @@ async def large(content: Any, numbers: int, headers: Mapping[str, str] | None = 
     if numbers < LARGE:
         return answer(content, headers=headers)
     return Response(await asyncio.to_thread(dump, content), headers=dict(headers or {}), media_type="application/json")
+
+
+async def _while_there(work: Awaitable[T], gone: Awaitable[None]) -> T | None:
+    """The result of the work, or None, and the work cancelled, when the client is gone before."""
+    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone)
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -15,7 +15,7 @@ from shim.errors import SealportError, UsageError
 from shim.serve.answers import answer
 from shim.serve.dialects import cohere, openai, tei, tei_routes
 from shim.serve.faults import Refusal
-from shim.serve.limits import OPEN, Body, Keys
+from shim.serve.limits import OPEN, Body, Full, Keys
 from shim.serve.logs import Record
 from shim.serve.metrics import CONTENT_TYPE, Metrics
 from shim.serve.refusals import refusal_response
@@ -32,6 +32,7 @@ ERRORS = {
     500: "The model failed, or an output is NaN or infinite.",
     503: "The server is stopping.",
 }
+NOT_COMPUTED = frozenset({"/tokenize", "/admin/reload"})  # they wait for no model
 DESCRIPTION = "Sealed embedding and reranking models, in the dialects of OpenAI, Jina, Cohere and text-embeddings-inference."
 log = logging.getLogger("shim")
 
@@ -71,12 +72,14 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     _add_health(app, service, metrics)
     _add_reload(app, service, key)
     _add_handlers(app)
+    paths = app.openapi()["paths"]
     app.add_middleware(Body, settings=service.settings)
+    app.add_middleware(Full, full=service.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
     app.add_middleware(Keys, settings=service.settings)
     if service.settings.origins:
         methods = ["GET", "POST"]
         app.add_middleware(CORSMiddleware, allow_origins=service.settings.origins, allow_methods=methods, allow_headers=["*"])
-    app.add_middleware(Record, metrics=metrics, routes=frozenset(app.openapi()["paths"]) | OPEN)
+    app.add_middleware(Record, metrics=metrics, routes=frozenset(paths) | OPEN)
     return app
 
 

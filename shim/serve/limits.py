@@ -1,6 +1,7 @@
-"""Who may ask, and how much: keys and the size of a body are checked before anything of it is read or parsed."""
+"""Who may ask, how much, and when: keys, the size of a body and room for it are checked before any of it is parsed."""
 
 import hmac
+from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -41,6 +42,19 @@ class Keys:
             return None
         what = "the key is wrong" if token else "a key is needed, as `Authorization: Bearer …`"
         return Refusal(401, what, "key", code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+class Full:
+    """429 where no model has room, before the body is read: what is refused must cost next to nothing."""
+
+    def __init__(self, app: ASGIApp, full: Callable[[], Refusal | None], computing: frozenset[str]):
+        self.app, self.full, self.computing = app, full, computing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI call."""
+        asked = scope["type"] == "http" and scope["path"] in self.computing and scope["method"] == "POST"
+        refusal = self.full() if asked else None
+        await (self.app if refusal is None else refusal_response(scope, refusal))(scope, receive, send)
 
 
 class Body:

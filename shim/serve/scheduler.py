@@ -71,14 +71,21 @@ class ModelThread:
         """Accepted and not yet answered."""
         return len(self._jobs)
 
+    def full(self) -> FullError | None:
+        """Why no job is accepted now, if so."""
+        waiting = len(self._jobs)
+        if waiting < self.max_requests:
+            return None
+        seconds = self._batch_seconds * waiting  # each has a turn, a batch long
+        return FullError(waiting, max(1, min(60, round(seconds))))
+
     def open(self, job: Job) -> None:
         """Accept a job, whose texts then come by `put`. Raises FullError or ClosedError."""
         with self._condition:
             if self._closing:
                 raise ClosedError
-            if len(self._jobs) >= self.max_requests:
-                seconds = self._batch_seconds * len(self._jobs)  # each has a turn, a batch long
-                raise FullError(len(self._jobs), max(1, min(60, round(seconds))))
+            if (full := self.full()) is not None:
+                raise full
             self._jobs.add(job)
             self._show()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -128,7 +128,7 @@ class Served:
                 row += len(part)
             return await done
         except FullError as error:
-            raise Refusal(429, str(error), "overloaded", headers={"retry-after": str(error.retry_after)}) from None
+            raise overloaded(error) from None
         except ClosedError:
             raise Refusal(503, "the server is stopping", "stopping", headers={"retry-after": "5"}) from None
         except BrokenOutputError as error:
@@ -194,6 +194,15 @@ class Service:
             raise Refusal(404, message, "no_model", "model", "model_not_found")
         return found_or_none
 
+    def full(self) -> Refusal | None:
+        """The refusal of a request that no model would accept now, whichever it names."""
+        error = None
+        for found in self.served.values():
+            error = found.thread.full()
+            if error is None:
+                return None
+        return overloaded(error) if error else None
+
     def has(self, task: str) -> bool:
         """Whether a model of that task is served."""
         return any(found.model.task == task for found in self.served.values())
@@ -225,6 +234,11 @@ class Service:
             found.close(drain=False, timeout=2)
 
 
+def overloaded(error: FullError) -> Refusal:
+    """429 with `retry-after`."""
+    return Refusal(429, str(error), "overloaded", headers={"retry-after": str(error.retry_after)})
+
+
 def _parts(texts: Sequence[str], each: int = 0) -> list[Sequence[str]]:
     """The texts in parts of few texts and few characters; `each` are added to every text."""
     parts: list[Sequence[str]] = []
@@ -237,14 +251,3 @@ def _parts(texts: Sequence[str], each: int = 0) -> list[Sequence[str]]:
     if start < len(texts):
         parts.append(texts[start:])
     return parts
-
-
-async def while_there(work: Awaitable[T], gone: Awaitable[None]) -> T | None:
-    """The result of the work, or None, and the work cancelled, when the client is gone before."""
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone)
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0].result() if tasks[0].done() else None
-    finally:
-        for task in tasks:
-            task.cancel()
