@@ -1,9 +1,12 @@
 """One JSON object a line on stderr, never with a text in it."""
 
+import asyncio
 import json
 import logging
+import sys
 import time
 import traceback
+from contextlib import nullcontext
 from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -11,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shim.serve.metrics import Metrics
 
 STANDARD = frozenset(vars(logging.makeLogRecord({})))
+WAIT = 0.1
 FACTS = "sealport"  # the key of a request's scope under which its handler notes what the log may hold
 log = logging.getLogger("shim.request")
 
@@ -34,9 +38,36 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
+class Lines(logging.Handler):
+    """Lines on stderr: those of requests within WAIT seconds, many in one write; any other at once, with all before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, or keep it for a moment."""
+        try:
+            self._lines.append(self.format(record) + "\n")
+            if record.name != log.name:
+                self.flush()
+            elif len(self._lines) == 1:
+                asyncio.get_running_loop().call_later(WAIT, self.flush)
+        except Exception:
+            self.handleError(record)
+
+    def flush(self) -> None:
+        """Write what was kept; called at exit, too."""
+        with self.lock or nullcontext():
+            lines, self._lines = self._lines, []
+            if lines:
+                sys.stderr.write("".join(lines))
+                sys.stderr.flush()
+
+
 def set_up() -> None:
     """Send our records and uvicorn's to stderr as JSON."""
-    handler = logging.StreamHandler()
+    handler = Lines()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
