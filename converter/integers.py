@@ -13,6 +13,7 @@ from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.lockstep import Replace
+from converter.quantize.losses import VECTORS, apart, scores_apart
 from converter.quantize.sites import Input, Integers, Observer, RoundedOps, Site, layer
 from converter.quantize.smooth import Smoothing, search
 from converter.recipe import Recipe
@@ -189,25 +190,16 @@ def _masks(tokens: list[Tokens]) -> list[Tensor]:
 
 
 def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: list[Tensor]) -> np.ndarray:
-    """1 - cosine of each text's outputs, (texts,) float64, the worst of its heads; see `converter.verify` for the heads.
-
-    A reranker's texts have one logit each, whose square error counts against the logits' variance: half of the quotient is
-    what 1 - cosine of centred logits comes to.
-    """
+    """1 - cosine of each text's outputs, (texts,) float64, the worst of its heads; see `converter.quantize.losses`."""
     losses = []
     for name, parts in exact.items():
-        pairs = list(zip(parts, found[name], masks, strict=True))
         if name == "score":
-            one, other = (torch.cat([pair[side] for pair in pairs]).double() for side in (0, 1))
-            error = (one - one.mean()) - (other - other.mean())
-            losses.append(error.square() / (2 * one.var(correction=0)).clamp_min(1e-12))
-        elif name == "sentence_embedding":
-            losses.append(torch.cat([1 - torch.cosine_similarity(a.double(), b.double(), dim=-1) for a, b, _ in pairs]))
-        elif name == "sparse_weights":
-            losses.append(torch.cat([1 - torch.cosine_similarity((a * m).double(), (b * m).double()) for a, b, m in pairs]))
-        elif name == "colbert_vecs":
-            apart = [((1 - (a * b).double().sum(dim=-1)) * m).sum(dim=1) / m.sum(dim=1) for a, b, m in pairs]
-            losses.append(torch.cat(apart))
+            one, other = (torch.cat(values).double() for values in (parts, found[name]))
+            one, other = one - one.mean(), other - other.mean()
+            losses.append(scores_apart(other, one, one.var(correction=0).clamp_min(1e-12)))
+        elif name in VECTORS:
+            rows = zip(found[name], parts, masks, strict=True)
+            losses.append(torch.cat([apart(name, other.double(), one.double(), mask) for other, one, mask in rows]))
     return torch.stack(losses).amax(dim=0).clamp_min(0).nan_to_num(1.0).numpy()
 
 

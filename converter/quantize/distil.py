@@ -18,6 +18,7 @@ from torch import Tensor
 
 from converter.quantize.grid import Codes, Grid
 from converter.quantize.latent import TINY, Matrix, RowAdam
+from converter.quantize.losses import VECTORS, apart, scores_apart
 from converter.quantize.torch_ops import TorchOps
 from shim.text import Tokens
 
@@ -182,20 +183,13 @@ class _Student:
 
 
 def differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], mask: Tensor, spread: float) -> Tensor:
-    """How far each text's outputs are from those wanted, (n,): 1 - cosine for vectors, added up over the heads.
+    """How far each text's outputs are from those wanted, (n,), added up over the heads.
 
-    mask: (n, length), true on tokens. A reranker's score: its squared error over `spread`, the variance of the scores.
+    mask: (n, length), true on tokens. spread: the variance of a reranker's scores.
     """
     if "score" in wanted:
-        return (given["score"].float() - wanted["score"].float()).square() / spread
-    found = 1 - F.cosine_similarity(given["sentence_embedding"], wanted["sentence_embedding"], dim=-1)
-    if "sparse_weights" in wanted:
-        one, other = (part["sparse_weights"].float() * mask for part in (given, wanted))
-        found = found + torch.where(other.any(dim=1), 1 - F.cosine_similarity(one, other, dim=-1), 0.0)
-    if "colbert_vecs" in wanted:
-        far = 1 - F.cosine_similarity(given["colbert_vecs"], wanted["colbert_vecs"], dim=-1)
-        found = found + (far * mask).sum(dim=1) / mask.sum(dim=1)
-    return found
+        return scores_apart(given["score"].float(), wanted["score"].float(), spread)
+    return sum(apart(head, given[head].float(), wanted[head].float(), mask) for head in VECTORS if head in wanted)
 
 
 def _layers(student: _Watched, teacher: _Watched) -> Tensor:

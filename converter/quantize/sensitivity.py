@@ -11,6 +11,7 @@ from torch import Tensor
 
 from converter.quantize.branches import CLEAN, BranchOps, Lanes
 from converter.quantize.grid import Codes
+from converter.quantize.losses import VECTORS, apart, scores_apart
 from shim.text import Tokens
 
 WORK = 1e13  # floating-point operations spent on the variants: a minute or two of two cores
@@ -65,30 +66,15 @@ def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
 
 def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps) -> np.ndarray:
     if "logits" in given:
-        one, other = (_all(given["logits"], name)[:, 0] for name in (CLEAN, lane))
-        return ((one - other).square() / (2 * one.var().clamp(min=1e-12))).numpy()
-    one, other = (_all(given["sentence_embedding"], name) for name in (CLEAN, lane))
-    rows = [(one - other).square().sum(dim=1) / 2]  # of unit vectors, this is 1 - cosine
-    for name in ("sparse_weights", "colbert_vecs"):
-        if name in given:
-            pairs = zip(_of(given[name], CLEAN), _of(given[name], lane), ops.batches, strict=True)
-            rows.append(torch.cat([_per_text(name, a.double(), b.double(), batch.mask) for a, b, batch in pairs]))
+        one, other = (torch.cat(_of(given["logits"], name)).double()[:, 0] for name in (CLEAN, lane))
+        return scores_apart(other, one, one.var().clamp(min=1e-12)).numpy()
+    rows = []
+    for head in VECTORS:
+        if head in given:
+            pairs = zip(_of(given[head], lane), _of(given[head], CLEAN), ops.batches, strict=True)
+            rows += [apart(head, other.double(), one.double(), batch.mask) for other, one, batch in pairs]
     return torch.cat(rows).numpy()
-
-
-def _per_text(name: str, one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """(n,) of a head that gives (n, length) weights or (n, length, d) unit vectors."""
-    if name == "colbert_vecs":
-        each = (one - other).square().sum(dim=2) / 2 * mask
-        return each.sum(dim=1) / mask.sum(dim=1)
-    return 1 - torch.cosine_similarity(one * mask, other * mask, dim=1).where(
-        (one * mask).any(dim=1), torch.tensor(1.0).double()
-    )
 
 
 def _of(value: Lanes, lane: str) -> list[Tensor]:
     return value.get(lane, value[CLEAN])
-
-
-def _all(value: Lanes, lane: str) -> Tensor:
-    return torch.cat(_of(value, lane)).double()
