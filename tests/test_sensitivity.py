@@ -69,3 +69,14 @@ def test_fewer_texts_are_looked_at_where_a_model_is_large(monkeypatch: pytest.Mo
     monkeypatch.setattr(sensitivity, "TOKENS", (4, 6000))
     model = Model("bert")
     assert len(next(iter(model.costs(model.codes(4)).values()))) < 3
+
+
+def test_a_single_pair_tells_what_a_rerankers_tensors_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model("qwen3", ("score",))
+    codes = model.codes(4)
+    every = model.costs(codes)
+    monkeypatch.setattr(sensitivity, "TOKENS", (1, 1))
+    few = model.costs(codes)
+    for name, costs in few.items():
+        assert len(costs) < len(every[name])
+        assert np.isclose(costs[:, None], every[name], rtol=1e-2, atol=1e-9).any(axis=1).all(), "the same variance for both"

@@ -16,6 +16,8 @@ from shim.text import Tokens
 
 WORK = 1e13  # floating-point operations spent on the variants: a minute or two of two cores
 TOKENS = (64, 6000)  # fewest and most that are looked at
+SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
+ENOUGH = 0.7  # of the tokens looked at may suffice, where batches are large
 MEMORY = 1.2e9  # bytes of the lanes' activations
 
 
@@ -38,6 +40,7 @@ def costs(
     together = max(1, int(MEMORY / (8 * count * widest)))
     names = list(codes)
     found: dict[str, np.ndarray] = {}
+    variance = None
     with torch.inference_mode():
         for start in range(0, len(names), together):
             part = set(names[start : start + together])
@@ -47,7 +50,9 @@ def costs(
 
             ops = BranchOps(read, chosen, change)
             given = run(ops)
-            found |= {lane: _rows(given, lane, ops) for lane in part}
+            if "logits" in given and variance is None:
+                variance = _variance(run, read, _some(batches, SCORED)[0])
+            found |= {lane: _rows(given, lane, ops, variance) for lane in part}
             progress(min(start + together, len(names)), len(names))
     return found
 
@@ -57,17 +62,23 @@ def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
     total = sum(batch.input_ids.size for batch in batches)
     step = max(1, round(total / tokens))
     chosen = batches[step // 2 :: step] or batches[:1]
-    if step > len(batches):  # even one batch is more than enough: some of its texts
-        keep = max(1, round(len(chosen[0].input_ids) * tokens / chosen[0].input_ids.size))
-        part = chosen[0]
-        chosen = [Tokens(part.input_ids[:keep], part.attention_mask[:keep], part.token_type_ids[:keep])]
+    share = tokens / sum(batch.input_ids.size for batch in chosen)
+    if share < ENOUGH:  # even so few batches are more than enough: some of their texts
+        kept = [(batch, max(1, round(len(batch.input_ids) * share))) for batch in chosen]
+        chosen = [Tokens(b.input_ids[:rows], b.attention_mask[:rows], b.token_type_ids[:rows]) for b, rows in kept]
     return chosen, sum(batch.input_ids.size for batch in chosen)
 
 
-def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps) -> np.ndarray:
-    if "logits" in given:
+def _variance(run: Callable[[BranchOps], dict[str, Lanes]], read: Callable[[str], np.ndarray], batches: list[Tokens]) -> Tensor:
+    """Of the original's logits; the few texts of the variants show too little of it."""
+    clean = run(BranchOps(read, batches, lambda *_: None))
+    return torch.cat(_of(clean["logits"], CLEAN)).double().var(correction=0).clamp(min=1e-12)
+
+
+def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps, variance: Tensor | None) -> np.ndarray:
+    if variance is not None:
         one, other = (torch.cat(_of(given["logits"], name)).double()[:, 0] for name in (CLEAN, lane))
-        return scores_apart(other, one, one.var().clamp(min=1e-12)).numpy()
+        return scores_apart(other, one, variance).numpy()
     rows = []
     for head in VECTORS:
         if head in given:
