@@ -88,7 +88,7 @@ def serve(
     device: str,
     allow_unverified: bool,
     min_parity: float | None,
-) -> None:
+) -> int:
     """Serve artifacts over HTTP; GET /docs lists the routes.
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
@@ -100,7 +100,7 @@ def serve(
     check_exposure(host, keys, insecure)
     settings = Settings(max_body, max_inputs, max_queue, batch_tokens, drain_timeout, keys, admin_keys, cors_origin)
     opener = partial(load, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
-    serve_forever([partial(opener, path) for path in paths], host, port, settings)
+    return serve_forever([partial(opener, path) for path in paths], host, port, settings)
 
 
 @main_group.command()

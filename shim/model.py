@@ -167,8 +167,10 @@ class Model:
         broken = None
         for head in dict.fromkeys(heads):
             value = arrays[OUTPUTS[head]][row]
-            if head in PER_TOKEN:
+            if head in PER_TOKEN or head == "pooled":
                 value = value[: len(item.ids)]  # without padding
+            if head == "pooled":
+                value = pool(value, self.manifest.model.pooling)
             if not np.isfinite(value).all():
                 broken = head
             values[head] = value[1:] if head == "colbert" else value
@@ -190,12 +192,9 @@ class Model:
     def embeddings(
         self, outputs: Sequence[Output], heads: Sequence[str], dimensions: int | None = None, normalize: bool = True
     ) -> Embeddings:
-        """The texts' outputs together, dense cut to `dimensions`; without `normalize` it is `hidden` pooled, as it is."""
+        """The texts' outputs together, dense cut to `dimensions`; without `normalize` it is `pooled`, as it is."""
         width = check_dimensions(dimensions, self.dimensions)
-        if normalize:
-            dense = np.stack([output.values["dense"] for output in outputs])
-        else:
-            dense = np.stack([pool(output.values["hidden"], self.manifest.model.pooling) for output in outputs])
+        dense = np.stack([output.values["dense" if normalize else "pooled"] for output in outputs])
         if dense.shape[1] != self.dimensions:
             raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
         return Embeddings(

@@ -12,8 +12,8 @@ POOLINGS = ("cls", "mean", "last")
 # Head -> the output of a runtime, or of an ONNX graph, that it is made from.
 OUTPUTS = {"dense": "sentence_embedding", "sparse": "sparse_weights", "colbert": "colbert_vecs", "score": "score"}
 HEADS = tuple(OUTPUTS)
-# What every embedder gives and no recipe lists: the states that are pooled.
-OUTPUTS |= {"hidden": "token_embeddings"}
+# What every embedder gives and no recipe lists: the states that are pooled, and these pooled but not normalised.
+OUTPUTS |= {"hidden": "token_embeddings", "pooled": "token_embeddings"}
 # Head -> the module of its linear layer over the hidden states, as bge-m3's repository calls it, and how wide that is.
 LINEAR = {"sparse": "sparse_linear", "colbert": "colbert_linear"}
 PER_TOKEN = (*LINEAR, "hidden")  # heads with a value for each token, padding included

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from checkpoints import write_bert, write_recipe
+from servers import Server
 
 from converter import corpus, pipeline, recipe
 from converter.recipe import Recipe
@@ -152,6 +153,20 @@ def minilm_artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
         done = run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out, "--json")
         made[f"{target}-{bits}"] = Path(json.loads(done.stdout)["path"])
     return made
+
+
+@pytest.fixture
+def start(tmp_path: Path, tiny_artifact: Path) -> Iterator[Callable[..., Server]]:
+    servers: list[Server] = []
+
+    def make(*arguments: object, artifact: Path | None = None) -> Server:
+        servers.append(Server(tmp_path, artifact or tiny_artifact, *arguments))
+        return servers[-1]
+
+    yield make
+    for server in servers:
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(30) == server.code, "".join(server.lines[-5:])
 
 
 @pytest.fixture(scope="session")

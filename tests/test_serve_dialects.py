@@ -92,6 +92,8 @@ def test_instructions_tasks_and_lengths(post: Callable[..., Any]) -> None:
     assert abs(np.linalg.norm(raw) - 1) > 0.01
     assert near(raw / np.linalg.norm(raw), ask())
     assert near(post("/embed", {"inputs": "a river", "normalize": False, "model": "qwen3-embedding-0.6b"})[0], raw, 1e-4)
+    many = {"model": "qwen3-embedding-0.6b", "input": ["word " * 400] * 500, "normalized": False, "dimensions": 2}
+    assert len(post("/v1/embeddings", many)["data"]) == 500, "the states of all tokens would be too much, the vectors are not"
 
 
 @pytest.mark.parametrize(
@@ -128,14 +130,15 @@ def test_rerank(post: Callable[..., Any], ranked: list[shim.Ranked], path: str) 
     assert "takes no instruction" in post(path, body | {"instruction": "x"}, 400)["message"]
 
 
-def test_teis_rerank(post: Callable[..., Any], ranked: list[shim.Ranked]) -> None:
-    answer = post("/rerank", {"query": QUERY, "texts": DOCUMENTS})
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+def test_teis_rerank(post: Callable[..., Any], ranked: list[shim.Ranked], path: str) -> None:
+    answer = post(path, {"query": QUERY, "texts": DOCUMENTS})
     assert [item["index"] for item in answer] == [item.index for item in ranked]
     assert answer[0].keys() == {"index", "score"}
-    answer = post("/rerank", {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True, "return_text": True})
+    answer = post(path, {"query": QUERY, "texts": DOCUMENTS, "raw_scores": True, "return_text": True})
     assert near([item["score"] for item in answer], [item.logit for item in ranked], 1e-4)
     assert answer[0]["text"] == DOCUMENTS[ranked[0].index]
-    assert post("/rerank", {"query": QUERY, "texts": []}, 400).keys() >= {"error", "error_type"}
+    assert post(path, {"query": QUERY, "texts": []}, 400)["error_type"] == "Empty"
 
 
 def test_teis_embeddings(post: Callable[..., Any], m3: shim.Model) -> None:
@@ -151,6 +154,12 @@ def test_teis_embeddings(post: Callable[..., Any], m3: shim.Model) -> None:
         assert near(np.array(found[0]) / np.linalg.norm(found[0]), wanted.dense[row])
     similar = post("/similarity", {"inputs": {"source_sentence": TEXTS[0], "sentences": TEXTS[1:]}})
     assert near(similar, wanted.dense[1:] @ wanted.dense[0])
+    other = {"source_sentence": TEXTS[0], "sentences": [*TEXTS[1:], TEXTS[0]]}
+    named = post("/similarity", {"inputs": other, "model": "qwen3-embedding-0.6b"})
+    assert not near(named[:-1], similar, 1e-3)
+    assert named == post("/similarity", {"inputs": other, "parameters": {"model": "qwen3-embedding-0.6b"}})
+    assert 0.99999 < named[-1] <= 1
+    post("/similarity", {"inputs": other, "model": "bge-reranker-v2-m3"}, 400)
     assert post("/embed", {"inputs": "a", "prompt_name": "x"}, 400)["error_type"] == "Validation"
     assert post("/embed", {"inputs": []}, 400)["error_type"] == "Empty"
 

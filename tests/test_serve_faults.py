@@ -1,90 +1,18 @@
 """What a running server does when something goes wrong, each brought about: tests/faulty_server.py breaks batches on demand."""
 
 import json
-import os
-import re
 import shutil
-import signal
 import socket
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from conftest import ROOT
+from servers import Server
 
 KEY = {"authorization": "Bearer admin"}
-
-
-class Server:
-    """A faulty server process, its fault file and its log."""
-
-    def __init__(self, folder: Path, *arguments: object):
-        self.fault = folder / "fault"
-        command = [sys.executable, str(ROOT / "tests/faulty_server.py"), "serve", *map(str, arguments), "--port", "0"]
-        environment = os.environ | {"FAULT": str(self.fault), "SEALPORT_ADMIN_KEY": "admin"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
-        self.lines: list[str] = []
-        started = threading.Event()
-        threading.Thread(target=self._read, args=(started,), daemon=True).start()
-        assert started.wait(60), "".join(self.lines)
-        found = re.search(r'running on (http://[^\s"]+)', "".join(self.lines))
-        assert found, "".join(self.lines)
-        self.url = found[1]
-        self.batches().clear()
-
-    def _read(self, started: threading.Event) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.lines.append(line)
-            if "running on" in line:
-                started.set()
-        started.set()
-
-    def batches(self) -> list[int]:
-        """Sizes of the batches that were computed."""
-        path = Path(f"{self.fault}.count")
-        return [int(line) for line in path.read_text().split()] if path.exists() else []
-
-    def embed(self, text: object, **more: Any) -> httpx.Response:
-        """One request."""
-        return httpx.post(f"{self.url}/v1/embeddings", json={"model": "tiny", "input": text} | more, timeout=60)
-
-    def ready(self) -> int:
-        """The status of /health/ready."""
-        return httpx.get(f"{self.url}/health/ready").status_code
-
-    def figure(self, name: str) -> float:
-        """The sum of a metric's values."""
-        page = httpx.get(f"{self.url}/metrics").text
-        return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(f"sealport_{name}"))
-
-    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
-        """Wait for it."""
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, "".join(self.lines[-5:])
-            time.sleep(0.02)
-
-
-@pytest.fixture
-def start(tmp_path: Path, tiny_artifact: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
-
-    def make(*arguments: object, artifact: Path | None = None) -> Server:
-        servers.append(Server(tmp_path, artifact or tiny_artifact, *arguments))
-        return servers[-1]
-
-    yield make
-    for server in servers:
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == 0, "".join(server.lines[-5:])
 
 
 @pytest.mark.parametrize("kind", ["raise", "oom"])
@@ -198,33 +126,6 @@ def test_a_long_request_does_not_starve_a_short_one(start: Callable[..., Server]
         assert len(long.result().json()["data"]) == 400
 
 
-def test_sigterm_answers_what_was_accepted(start: Callable[..., Server]) -> None:
-    server = start("--batch-tokens", 8)
-    server.fault.write_text("slow 0.7")
-    with ThreadPoolExecutor(12) as pool:
-        answers = [pool.submit(server.embed, f"text {number}") for number in range(12)]
-        server.until(lambda: server.figure("queue_requests") == 12)
-        server.process.send_signal(signal.SIGTERM)
-        time.sleep(0.3)
-        with pytest.raises(httpx.ConnectError):
-            server.embed("too late")
-        assert [answer.result().status_code for answer in answers] == [200] * 12
-    assert server.process.wait(10) == 0
-
-
-def test_the_drain_has_an_end(start: Callable[..., Server]) -> None:
-    server = start("--drain-timeout", 1, "--batch-tokens", 8)
-    server.fault.write_text("slow 1.5")
-    with ThreadPoolExecutor(8) as pool:
-        answers = [pool.submit(server.embed, f"text {number}") for number in range(8)]
-        server.until(lambda: server.figure("queue_requests") == 8)
-        started = time.monotonic()
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started < 6
-        assert any(answer.exception() or answer.result().status_code != 200 for answer in answers)
-
-
 def test_reload_takes_only_what_is_whole(start: Callable[..., Server], tiny_artifact: Path, tmp_path: Path) -> None:
     path = Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
     server = start(artifact=path)
@@ -242,6 +143,11 @@ def test_reload_takes_only_what_is_whole(start: Callable[..., Server], tiny_arti
     assert "tokenizer.json is missing" in answer.json()["error"]["message"]
     assert server.embed("text").json() == before
     (tmp_path / "kept").rename(tokenizer)
+    manifest = (path / "artifact.json").read_text()
+    (path / "artifact.json").write_text(manifest.replace('"dimensions": 64', '"dimensions": 65'))
+    assert "65" in reload(headers=KEY).json()["error"]["message"]
+    assert server.embed("text").json() == before
+    (path / "artifact.json").write_text(manifest)
     server.fault.write_text("nan")
     assert server.embed("poison").status_code == 500
     assert server.ready() == 503

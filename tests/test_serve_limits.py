@@ -120,6 +120,26 @@ def test_truncation_is_said_or_refused(address: str) -> None:
     assert left != right
 
 
+def test_a_long_list_of_what_is_no_text_is_told_of_its_first(
+    address: str, tiny_artifact: Path, serve: Callable[..., str]
+) -> None:
+    roomy = serve(tiny_artifact)
+    for path, name in (("/rerank", "documents"), ("/rerank", "texts"), ("/v1/embeddings", "heads")):
+        body = {"model": "tiny", "query": "q", "input": "a", name: [1] * 300_000}
+        answer = httpx.post(roomy + path, json=body, timeout=60)
+        assert answer.status_code == 400
+        assert f"{name}.0" in answer.text, "and of no other"
+        assert len(answer.content) < 500
+
+
+def test_tokenize_shows_no_more_than_can_be_written_at_once(tiny_artifact: Path, serve: Callable[..., str]) -> None:
+    address = serve(tiny_artifact)
+    answer = httpx.post(f"{address}/tokenize", json={"inputs": ["a " * 100_000] * 2})
+    assert answer.status_code == 422
+    assert "over 262144 characters" in answer.json()["error"]
+    assert len(httpx.post(f"{address}/tokenize", json={"inputs": "a " * 100_000}, timeout=60).json()[0]) == 100_002
+
+
 def test_cors_is_for_the_origins_named(address: str) -> None:
     for origin, wanted in (("https://a.example", "https://a.example"), ("https://b.example", None)):
         headers = {"origin": origin, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
@@ -178,7 +198,7 @@ def test_it_does_not_start_without_one(tiny_artifact: Path) -> None:
     assert "--insecure" in done.stderr
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"\xff\n", "schlüssel\n".encode()])
+@pytest.mark.parametrize("content", [None, b"", b"\n \n", b"# none\n", b"one two\n", b"\xff\n", "schlüssel\n".encode()])
 def test_a_file_without_a_good_key_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "keys").write_bytes(content)

@@ -7,12 +7,11 @@ from typing import Any, TypeVar
 import orjson
 from fastapi import Request, Response
 
-from shim.serve.logs import FACTS
+from shim.serve.logs import FACTS, GONE
 from shim.serve.service import Served
 
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
 T = TypeVar("T")
-GONE = 499  # seen in the log only: nobody is there to read it
 
 
 def dump(content: Any) -> bytes:

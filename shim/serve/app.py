@@ -13,7 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 import shim
 from shim.errors import SealportError, UsageError
 from shim.serve.answers import answer
-from shim.serve.dialects import cohere, openai, tei, tei_routes
+from shim.serve.dialects import openai, tei, tei_routes
 from shim.serve.faults import Refusal
 from shim.serve.limits import OPEN, Body, Full, Keys
 from shim.serve.logs import Record
@@ -32,7 +32,14 @@ ERRORS = {
     500: "The model failed, or an output is NaN or infinite.",
     503: "The server is stopping.",
 }
+EXPOSED = [tei.TRUNCATED, "retry-after"]
 NOT_COMPUTED = frozenset({"/tokenize", "/admin/reload"})  # they wait for no model
+HEADERS: dict[int, dict[str, Any]] = {
+    200: {"description": "Numbers of the texts that were cut, where there are any.", "schema": {"type": "string"}},
+    401: {"description": "Bearer.", "schema": {"type": "string"}},
+    429: {"description": "Seconds to wait.", "schema": {"type": "integer"}},
+}
+PARAMETERS = frozenset({"input", "dimensions", "heads", "task", "instruction", "top_n"})  # as errors begin that are about them
 DESCRIPTION = "Sealed embedding and reranking models, in the dialects of OpenAI, Jina, Cohere and text-embeddings-inference."
 log = logging.getLogger("shim")
 
@@ -60,14 +67,20 @@ class Reloaded(BaseModel):
 def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of a route's answers; all of ERRORS unless some are named."""
     entries: dict[int | str, dict[str, Any]] = {200: {"model": success}}
-    return entries | {code: {"model": failure, "description": ERRORS[code]} for code in codes or ERRORS}
+    if not codes and issubclass(failure, tei.Error):
+        entries[200]["headers"] = {tei.TRUNCATED: HEADERS[200]}
+    for code in codes or ERRORS:
+        entries[code] = {"model": failure, "description": ERRORS[code]}
+        if code in (401, 429):
+            entries[code]["headers"] = {"www-authenticate" if code == 401 else "retry-after": HEADERS[code]}
+    return entries
 
 
 def create_app(service: Service, metrics: Metrics) -> FastAPI:
     """The application over loaded models."""
     app = FastAPI(title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None)
     key = [Depends(HTTPBearer(auto_error=False, description="The server's key, where it has one."))]  # only documents it
-    for routes in (openai, cohere, tei_routes):
+    for routes in (openai, tei_routes):
         app.include_router(routes.router(service, documented), dependencies=key)
     _add_health(app, service, metrics)
     _add_reload(app, service, key)
@@ -77,8 +90,10 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     app.add_middleware(Full, full=service.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
     app.add_middleware(Keys, settings=service.settings)
     if service.settings.origins:
-        methods = ["GET", "POST"]
-        app.add_middleware(CORSMiddleware, allow_origins=service.settings.origins, allow_methods=methods, allow_headers=["*"])
+        origins, methods = service.settings.origins, ["GET", "POST"]
+        app.add_middleware(
+            CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=EXPOSED
+        )
     app.add_middleware(Record, metrics=metrics, routes=frozenset(paths) | OPEN)
     return app
 
@@ -135,7 +150,8 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(UsageError)
     async def usage_error(request: Request, error: UsageError) -> Response:
-        param = "input" if str(error).startswith("text") else None
+        first = str(error).split(" ")[0]
+        param = "input" if first == "text" else first if first in PARAMETERS else None
         return refusal_response(request.scope, Refusal(400, str(error), "usage", param))
 
     @app.exception_handler(RequestValidationError)
@@ -146,7 +162,7 @@ def _add_handlers(app: FastAPI) -> None:
         if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
             message = "the body must be a JSON object, sent with content-type: application/json"
         elif first["type"] == "json_invalid":
-            message = f"the body is not JSON ({first['ctx']['error']})"
+            message, where = f"the body is not JSON ({first['ctx']['error']})", ""
         return refusal_response(request.scope, Refusal(400, message, "invalid", where or None))
 
     @app.exception_handler(HTTPException)

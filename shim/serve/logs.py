@@ -15,6 +15,7 @@ from shim.serve.metrics import Metrics
 
 STANDARD = frozenset(vars(logging.makeLogRecord({})))
 WAIT = 0.1
+GONE = 499  # of a client that left before its answer: seen here only, as nobody is there to read it
 FACTS = "sealport"  # the key of a request's scope under which its handler notes what the log may hold
 log = logging.getLogger("shim.request")
 
@@ -85,7 +86,7 @@ class Record:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status = time.perf_counter(), GONE
         facts: dict[str, Any] = {}
         scope[FACTS] = facts
 

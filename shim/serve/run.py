@@ -1,9 +1,10 @@
 """Take the port, load the models, then serve until a signal."""
 
-import contextlib
 import logging
+import os
 import socket
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from shim.errors import UsageError
 from shim.model import Model
@@ -12,8 +13,8 @@ from shim.serve.settings import Settings
 log = logging.getLogger("shim")
 
 
-def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> None:
-    """Open every model in a thread of its own and serve them on host:port.
+def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
+    """Open every model in a thread of its own and serve them on host:port; 1 when the end left requests unanswered, else 0.
 
     Raises UsageError for a port that cannot be had, a name given twice and a missing extra.
     """
@@ -22,6 +23,8 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
         import orjson  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn
+
+        from shim.serve.server import Protocol, Server
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'sealport[serve]'") from None
     from shim.serve.app import create_app
@@ -39,19 +42,27 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
             shown = f"[{host}]" if ":" in host else host
             listener.listen(1024)  # who reads the next line may connect at once
             names, address = ", ".join(service.served), f"http://{shown}:{listener.getsockname()[1]}"
-            log.info("%s running on %s", names, address, extra={"models": list(service.served), "address": address})
+            facts = {"models": list(service.served), "address": address}
             config = uvicorn.Config(
                 create_app(service, metrics),
+                http=Protocol,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 timeout_graceful_shutdown=settings.drain_timeout,
             )
-            with contextlib.suppress(KeyboardInterrupt):  # raised by the signal that ended it, once all is answered
-                uvicorn.Server(config).run(sockets=[listener])
-            log.info("stopped")
+            started = partial(log.info, "%s running on %s", names, address, extra=facts)
+            Server(config, started, service.refuse).run(sockets=[listener])
+            log.info("stopped", extra={"unanswered": service.unanswered})
         finally:
-            service.close()
+            ended = service.close()
+    code = int(service.unanswered > 0)
+    if not ended:
+        # A batch that hangs is in a runtime's own code, which would abort an interpreter that ends under it.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def _bind(host: str, port: int) -> socket.socket:

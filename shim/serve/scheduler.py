@@ -109,15 +109,24 @@ class ModelThread:
         """How many texts of the job wait."""
         return len(job.waiting)
 
-    def close(self, drain: bool = True, timeout: float | None = None) -> None:
-        """Take no more jobs and end: after those accepted, or (not `drain`) after the batch in progress."""
+    def refuse(self) -> int:
+        """Take no more jobs, and end those accepted unanswered; how many that were."""
+        with self._condition:
+            self._closing, jobs = True, list(self._jobs)
+            for job in jobs:
+                self._end(job, ClosedError("the server is stopping"))
+            self._condition.notify()
+        return len(jobs)
+
+    def close(self, drain: bool = True, timeout: float | None = None) -> bool:
+        """Take no more jobs and end: after those accepted, or (not `drain`) after the batch in progress; whether it did."""
+        if not drain:
+            self.refuse()
         with self._condition:
             self._closing = True
-            if not drain:
-                for job in list(self._jobs):
-                    self._end(job, ClosedError("the server is stopping"))
             self._condition.notify()
         self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         started = time.perf_counter()
@@ -151,9 +160,11 @@ class ModelThread:
 
     def _probe(self) -> None:
         """Compute one text. Whatever goes wrong is raised."""
-        output = self.model.compute([self._warm], self.model.manifest.model.heads)[0]
+        heads = self.model.manifest.model.heads
+        output = self.model.compute([self._warm], heads)[0]
         if output.broken:
             raise BrokenOutputError(f"{self.model.name}: NaN or infinity in the {output.broken} output of a first text")
+        self.model.ranking([output]) if self.model.task == "rerank" else self.model.embeddings([output], heads)
 
     def _retry(self) -> None:
         try:

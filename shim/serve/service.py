@@ -19,6 +19,7 @@ from shim.serve.settings import Settings
 from shim.text import Encoded, Piece, check_text, check_texts, prompt_for
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # tokenized at a time, so that a long request does not hold up a short one
+MAX_CHARACTERS = 262_144  # whose tokens are shown in one answer: at most some 20 MB of JSON
 MAX_NUMBERS = 16_000_000  # numbers of vectors per token in one answer: 64 MB, and some 200 MB of JSON
 T = TypeVar("T")
 Encode = Callable[[Sequence[str]], list[Encoded]]
@@ -47,10 +48,10 @@ class Served:
         self.model = self.thread.model
         self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
-    def close(self, drain: bool = True, timeout: float | None = None) -> None:
+    def close(self, drain: bool = True, timeout: float | None = None) -> bool:
         """End both threads; see `ModelThread.close`."""
-        self.thread.close(drain, timeout)
         self._tokenizer.shutdown(wait=False)
+        return self.thread.close(drain, timeout)
 
     async def embed(self, texts: object, options: Options) -> Embeddings:
         """`Model.embed` when its turn comes. Raises UsageError or Refusal."""
@@ -58,7 +59,7 @@ class Served:
         model.check_embed(options.heads, options.late_chunking)
         check_dimensions(options.dimensions, model.dimensions)
         prompt = prompt_for(model.manifest.model.prompts, options.task, options.instruction)
-        heads = tuple(dict.fromkeys(("dense" if options.normalize else "hidden", *options.heads)))
+        heads = tuple(dict.fromkeys(("dense" if options.normalize else "pooled", *options.heads)))
         encode = partial(model.encoder.encode, prompt=prompt, side=options.side)
         outputs = await self._compute(check_texts(texts), encode, heads, options.truncate)
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
@@ -89,8 +90,13 @@ class Served:
         """The tokens of each text, behind the prompt."""
         checked = [prompt + text for text in check_texts(texts)]
         self._check_count(checked)
-        calls = [self._on_tokenizer(partial(self.model.encoder.pieces, part, special)) for part in _parts(checked)]
-        return [found for part in await asyncio.gather(*calls) for found in part]
+        if sum(map(len, checked)) > MAX_CHARACTERS:
+            message = f"over {MAX_CHARACTERS} characters to tokenize; send fewer a request"
+            raise Refusal(422, message, "limit", param="inputs")
+        found: list[list[Piece]] = []
+        for part in _parts(checked):  # one after the other: what others have to tokenize comes in between
+            found += await self._on_tokenizer(partial(self.model.encoder.pieces, part, special))
+        return found
 
     async def _compute(
         self, texts: list[str], encode: Encode, heads: tuple[str, ...], truncate: bool, each: int = 0
@@ -168,6 +174,7 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self.served: dict[str, Served] = {}
         self.aliases: dict[str, str] = {}
+        self.unanswered = 0  # requests that the end came too early for
         self._reloading = asyncio.Lock()
 
     def add(self, opener: Callable[[], Model]) -> None:
@@ -190,7 +197,7 @@ class Service:
             )
         found_or_none = self.served.get(self.aliases.get(name, name))
         if found_or_none is None:
-            message = f"model {name!r} is not served here; there is {', '.join(self.served)}"
+            message = f"model {name[:100]!r} is not served here; there is {', '.join(self.served)}"
             raise Refusal(404, message, "no_model", "model", "model_not_found")
         return found_or_none
 
@@ -228,10 +235,14 @@ class Service:
             await asyncio.to_thread(old.close, True, float(self.settings.drain_timeout))
             return new
 
-    def close(self) -> None:
-        """End every model after the batch in progress; all that was accepted has been answered, or its time is over."""
-        for found in self.served.values():
-            found.close(drain=False, timeout=2)
+    def refuse(self) -> None:
+        """Take no more requests, and refuse those accepted: their time is over."""
+        self.unanswered += sum(found.thread.refuse() for found in self.served.values())
+
+    def close(self) -> bool:
+        """End every model after the batch in progress, and say whether all did; two seconds are enough for one that can."""
+        ended = [found.close(drain=False, timeout=2) for found in self.served.values()]
+        return all(ended)
 
 
 def overloaded(error: FullError) -> Refusal:

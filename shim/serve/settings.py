@@ -37,12 +37,12 @@ def read_keys(key: str | None, path: Path | None, name: str) -> tuple[str, ...]:
             lines = path.read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} file {path} cannot be read ({type(error).__name__})") from None
-        found = [line.strip() for line in lines if line.strip()]
+        found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not found:
             raise UsageError(f"{name} file {path} holds no key; write one a line")
         keys += found
-    if not all(key.isascii() and key.isprintable() and key.strip() == key != "" for key in keys):
-        raise UsageError(f"{name}: a key is printable ASCII without spaces around it, and not empty")
+    if not all(key.isascii() and key.isprintable() and key.split() == [key] for key in keys):
+        raise UsageError(f"{name}: a key is printable ASCII without spaces, and not empty")
     return tuple(keys)
 
 

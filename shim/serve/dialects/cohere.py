@@ -1,4 +1,4 @@
-"""Cohere's and Jina's rerankers: `POST /v1/rerank`, `/v2/rerank` and, unless the body is TEI's, `/rerank`.
+"""Cohere's and Jina's rerankers: `POST /v1/rerank`, `/v2/rerank` and `/rerank`, unless the body is TEI's.
 
 Sources: the public API references, https://docs.cohere.com/reference/rerank and https://api.jina.ai/docs.
 """
@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from shim.model import Ranked
-from shim.serve.answers import answer, note, respond
+from shim.serve.answers import answer, note
 from shim.serve.service import Service
 
 PATHS = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
@@ -32,7 +32,7 @@ class RerankRequest(BaseModel):
 
     model: StrictStr | None = Field(None, description="Name of a served artifact, or of its recipe; else the first reranker.")
     query: StrictStr = Field(min_length=1)
-    documents: list[StrictStr | Document] = Field(min_length=1)
+    documents: list[StrictStr | Document] = Field(min_length=1, fail_fast=True)
     top_n: StrictInt | None = Field(None, ge=1, description="Answer with this many of the best only.")
     return_documents: StrictBool | None = None
     instruction: StrictStr | None = Field(None, description="What relevance means, for a model that takes instructions.")
@@ -106,20 +106,3 @@ async def rerank(service: Service, body: RerankRequest, request: Request) -> Res
     tokens = sum(item.tokens for item in ranked)
     version = "2" if request.url.path == "/v2/rerank" else "1"
     return answer(response(served.model.name, ranked[: body.top_n], texts, body, tokens, version))
-
-
-def router(service: Service, documented: Any) -> APIRouter:
-    """The routes; `documented` gives the OpenAPI entries of the answers."""
-    routes = APIRouter(tags=["Cohere and Jina"])
-
-    @routes.post("/v1/rerank", responses=documented(RerankResponse, Error))
-    async def rerank_v1(body: RerankRequest, request: Request) -> Response:
-        """Documents by relevance to a query."""
-        return await respond(request, rerank(service, body, request))
-
-    @routes.post("/v2/rerank", responses=documented(RerankResponse, Error))
-    async def rerank_v2(body: RerankRequest, request: Request) -> Response:
-        """Documents by relevance to a query."""
-        return await respond(request, rerank(service, body, request))
-
-    return routes

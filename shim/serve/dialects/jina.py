@@ -30,7 +30,9 @@ class JinaFields(BaseModel):
     truncate: StrictBool | None = Field(None, description="False refuses a text over the model's tokens instead of cutting it.")
     late_chunking: StrictBool | None = Field(None, description="Refused, with the reason.")
     return_multivector: StrictBool | None = Field(None, description="The same as `colbert` among the heads.")
-    heads: list[Literal["dense", "sparse", "colbert"]] | None = Field(None, description="What a vector is given with.")
+    heads: list[Literal["dense", "sparse", "colbert"]] | None = Field(
+        None, fail_fast=True, description="What a vector is given with."
+    )
 
     def options(self, dimensions: int | None) -> Options:
         """What the fields ask for. Raises UsageError for two instructions."""

@@ -86,6 +86,12 @@ class ServedModel(BaseModel):
     target: str
     bits: int
     parity: dict[str, float]
+    name: str
+    verdict: str
+    texts: int = Field(description="How many texts the parity was measured on.")
+    license: str
+    runtime: str
+    device: str
 
 
 class ModelList(BaseModel):

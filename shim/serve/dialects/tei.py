@@ -12,7 +12,8 @@ from shim.errors import UsageError
 from shim.serve.service import Options
 from shim.text import TASKS
 
-PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health", "/rerank"})
+RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")  # also Cohere's
+PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health", *RERANK})
 # The names that sentence-transformers' configs use for what we call by tasks.
 PROMPT_NAMES = {"query": "retrieval.query", "passage": "retrieval.passage", "document": "retrieval.passage"}
 TRUNCATED = "x-truncated"  # the answers are bare arrays: which texts were cut is said in this header
@@ -63,7 +64,7 @@ class RerankRequest(Truncation):
     """Body of `POST /rerank` in this dialect."""
 
     query: StrictStr = Field(min_length=1)
-    texts: list[StrictStr] = Field(min_length=1)
+    texts: list[StrictStr] = Field(min_length=1, fail_fast=True)
     raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
     return_text: StrictBool | None = None
 
@@ -72,7 +73,7 @@ class SimilarityInput(BaseModel):
     """One sentence, and those to compare it with."""
 
     source_sentence: StrictStr = Field(min_length=1)
-    sentences: list[Annotated[StrictStr, Field(min_length=1)]] = Field(min_length=1)
+    sentences: list[Annotated[StrictStr, Field(min_length=1)]] = Field(min_length=1, fail_fast=True)
 
 
 class SimilarityParameters(Truncation):
@@ -81,8 +82,8 @@ class SimilarityParameters(Truncation):
     prompt_name: StrictStr | None = None
 
 
-class SimilarityRequest(BaseModel):
-    """Body of `POST /similarity`."""
+class SimilarityRequest(Truncation):
+    """Body of `POST /similarity`. What `parameters` say goes before what stands beside them."""
 
     model_config = ConfigDict(
         extra="ignore",
@@ -90,6 +91,12 @@ class SimilarityRequest(BaseModel):
     )
     inputs: SimilarityInput
     parameters: SimilarityParameters | None = None
+
+    def settled(self) -> SimilarityParameters:
+        """How to embed."""
+        beside = self.model_dump(exclude_none=True, exclude={"inputs", "parameters"})
+        given = self.parameters.model_dump(exclude_none=True) if self.parameters else {}
+        return SimilarityParameters.model_validate(beside | given)
 
 
 class TokenizeRequest(BaseModel):
@@ -155,7 +162,8 @@ class Error(BaseModel):
 def error(message: str, status: int) -> dict[str, Any]:
     """An Error as plain values."""
     kind = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}.get(status, "Validation")
-    return {"error": message, "error_type": "Empty" if "is an empty list" in message else kind}
+    empty = "is an empty list" in message or "at least 1 item" in message
+    return {"error": message, "error_type": "Empty" if empty else kind}
 
 
 def task_of(prompt_name: str | None) -> str | None:
@@ -171,7 +179,7 @@ def options(body: Truncation, prompt_name: str | None) -> Options:
     return Options(task=task_of(prompt_name), truncate=body.truncate is not False, side=body.side)
 
 
-def truncated_header(truncated: Sequence[bool]) -> dict[str, str]:
-    """`x-truncated`: the numbers of the texts that were cut; no header where none was."""
-    cut = [str(index) for index, value in enumerate(truncated) if value]
+def truncated_header(truncated: Sequence[bool], source: bool = False) -> dict[str, str]:
+    """`x-truncated`: the numbers of the texts that were cut, and `source` for what they are compared with; none, no header."""
+    cut = ["source"] * source + [str(index) for index, value in enumerate(truncated) if value]
     return {TRUNCATED: ",".join(cut[:SHOWN]) + (",..." if len(cut) > SHOWN else "")} if cut else {}

@@ -1,8 +1,9 @@
 """The routes of text-embeddings-inference's dialect, and `/rerank`, which it shares with Cohere's."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import Discriminator, RootModel, Tag
 
@@ -110,12 +111,13 @@ def router(service: Service, documented: Any) -> APIRouter:
         """How near sentences are to a sentence."""
 
         async def work() -> Response:
-            parameters = body.parameters or tei.SimilarityParameters.model_validate({})
+            parameters = body.settled()
             served = service.find(parameters.model, "embed")
             texts = [body.inputs.source_sentence, *body.inputs.sentences]
             out = await served.embed(texts, tei.options(parameters, parameters.prompt_name))
             note(request, served, out.tokens, out.truncated)
-            return answer(list(out.dense[1:] @ out.dense[0]), headers=tei.truncated_header(out.truncated))
+            cosines = np.clip(out.dense[1:] @ out.dense[0], -1, 1)
+            return answer(list(cosines), headers=tei.truncated_header(out.truncated[1:], out.truncated[0]))
 
         return await respond(request, work())
 
@@ -129,12 +131,10 @@ def router(service: Service, documented: Any) -> APIRouter:
             prompt = prompt_for(prompts, tei.task_of(body.prompt_name)) if body.prompt_name else ""
             found = await served.pieces(texts_of(body.inputs), body.add_special_tokens is not False, prompt)
             note(request, served, [len(pieces) for pieces in found], [])
-            content = [[asdict(piece) for piece in pieces] for pieces in found]
-            return await large(content, 5 * sum(len(pieces) for pieces in found))
+            return await large(found, 5 * sum(len(pieces) for pieces in found))
 
         return await respond(request, work())
 
-    @routes.post("/rerank", responses=documented(Reranked, RerankError), tags=["Cohere and Jina"])
     async def rerank(body: RerankBody, request: Request) -> Response:
         """Documents by relevance to a query; `texts` in place of `documents` gets TEI's bare array."""
 
@@ -153,6 +153,9 @@ def router(service: Service, documented: Any) -> APIRouter:
             return answer(content, headers=tei.truncated_header(truncated))
 
         return await respond(request, work())
+
+    for path in tei.RERANK:
+        routes.post(path, responses=documented(Reranked, RerankError), tags=["Cohere and Jina"])(rerank)
 
     @routes.get("/info", responses=documented(tei.Info, tei.Error, 401))
     async def info() -> Response:
