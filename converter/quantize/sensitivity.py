@@ -62,6 +62,8 @@ def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
     total = sum(batch.input_ids.size for batch in batches)
     step = max(1, round(total / tokens))
     chosen = batches[step // 2 :: step] or batches[:1]
+    if len(chosen) == 1 and chosen[0].input_ids.size * ENOUGH > tokens:  # the shortest texts, then, or the first of them
+        chosen = [min(batches, key=lambda batch: batch.input_ids.shape[1])]
     share = tokens / sum(batch.input_ids.size for batch in chosen)
     if share < ENOUGH:  # even so few batches are more than enough: some of their texts
         kept = [(batch, max(1, round(len(batch.input_ids) * share))) for batch in chosen]
