@@ -44,19 +44,34 @@ class Quantized:
     changed: dict[str, np.ndarray] = field(default_factory=dict)
 
 
-# Is sent the parity of what it gave, None when that was not measured; returns whether it was left short of the goal.
-Attempts = Generator[Quantized, Parity | None, bool]
+@dataclass(frozen=True)
+class Short:
+    """What was tried last and did not do: its plan, and the 1 - cosine that was measured of it."""
+
+    plan: dict[str, Scheme]
+    error: float
+
+
+# Is sent the parity of what it gave, None when that was not measured; returns what was left short of the goal, if so.
+Attempts = Generator[Quantized, Parity | None, Short | None]
 
 
 def rounded(checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any) -> Attempts:
     """Rounding to nearest with the same bits everywhere; where that falls short, in smaller groups."""
     full = architecture(recipe.architecture).FULL_PRECISION
+    short = None
     for sizes in (GROUP_SIZES,) if goal.strict else (GROUP_SIZES, GROUP_SIZES[1:]):
         plan = uniform(layers(checkpoint), full, goal.bits, sizes) if goal.bits < 16 else {}
         parity = yield Quantized(plan, _rounding(checkpoint, plan, target.GRID), {"method": "fast"} if plan else {})
         if parity is None or parity["verdict"] == "pass" or not plan:
-            return False
-    return True
+            return None
+        short = Short(plan, error(parity, goal))
+    return short
+
+
+def error(parity: Parity, goal: Goal) -> float:
+    """1 - cosine of the head that is farthest off, of its worst text or on average."""
+    return 1 - min(head[goal.on] for head in parity["heads"].values())
 
 
 def layers(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:

@@ -120,6 +120,7 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     recipe, target = request.recipe, _target(request.target)
     effort = request.effort or ("balanced" if goal.bits < CALIBRATED_BELOW or request.calibration or goal.size else "fast")
     fast = effort == "fast" or goal.bits >= 16
+    short = None
     if goal.strict and goal.size:
         raise UsageError("--strict-bits fixes the size; leave it out, or --max-size")
     for flag, given in (("--calibration", request.calibration), ("--max-size", goal.size)):
@@ -129,7 +130,7 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     if fast:
         short = yield from rounded(checkpoint, recipe, goal, target)
         if goal.strict or not short or goal.bits < CALIBRATED_BELOW:  # few bits want calibration, which was not asked for
-            return False
+            return short
     from converter import calibrate, search
 
     shown = corpus.read(request.calibration or corpus.CALIBRATION)
@@ -146,10 +147,10 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
         lessons = calibrate.prepare(checkpoint, recipe, calibrate.covering(checkpoint, shown, texts, COVERING))
     maker = search.Maker(checkpoint, recipe, target, effort, tokens, lessons, progress)
     if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
-        short = yield from search.in_integers(maker, goal)
-        if not short:
-            return False
-    return (yield from search.calibrated(maker, goal))
+        in_floats = yield from search.in_integers(maker, goal)
+        if not in_floats:
+            return None
+    return (yield from search.calibrated(maker, goal, short))
 
 
 def _empty(directory: Path) -> None:

@@ -13,10 +13,10 @@ import numpy as np
 
 import shim
 from converter import cache, calibrate, integers
-from converter.attempts import Attempts, Goal, Quantized, layers
+from converter.attempts import Attempts, Goal, Quantized, Short, error, layers
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress
-from converter.quantize.allocate import Allocation, Choice, allocate
+from converter.quantize.allocate import Allocation, Choice, allocate, predicted
 from converter.quantize.grid import Codes, Scheme
 from converter.quantize.plan import candidates, uniform
 from converter.recipe import Recipe
@@ -74,9 +74,10 @@ class Maker:
         return Quantized(plan, _stored(found.codes), record, changed=found.tensors)
 
 
-def calibrated(maker: Maker, goal: Goal) -> Attempts:
+def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
+    short: what was tried before; how far it came says what costs on the tokens are worth on the texts that judge.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
     checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
@@ -85,7 +86,7 @@ def calibrated(maker: Maker, goal: Goal) -> Attempts:
     if goal.strict:
         yield maker.make(plan, {"method": maker.effort})
         _forget(maker.kept)
-        return False
+        return None
     widths = tuple(bits for bits in target.BITS if goal.bits <= bits < 16)
     shapes = {name: tensors[f"{name}.weight"] for name in plan}
     others = {name: candidates(name, shape[1], widths) for name, shape in shapes.items()}
@@ -95,6 +96,8 @@ def calibrated(maker: Maker, goal: Goal) -> Attempts:
     rest = _rest(checkpoint, shapes, target)
     limit = np.inf if goal.size is None else goal.size - rest
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
+    if short and goal.size is None:
+        aim *= getattr(predicted(choices, short.plan), goal.on) / short.error
     best: tuple[int, Quantized] | None = None
     tried: list[dict[str, Scheme]] = []
     for _ in range(ATTEMPTS[maker.effort]):
@@ -111,16 +114,16 @@ def calibrated(maker: Maker, goal: Goal) -> Attempts:
         if parity is None or goal.size is not None:
             best = None
             break
-        error = 1 - min(head[goal.on] for head in parity["heads"].values())
+        measured = error(parity, goal)
         if parity["verdict"] == "pass" and (best is None or found.point.size < best[0]):
             best = (found.point.size, made)
-        if parity["verdict"] == "pass" and error >= NEAR * allowed:
+        if parity["verdict"] == "pass" and measured >= NEAR * allowed:
             break
-        aim = SPARE * allowed * getattr(found.point, goal.on) / max(error, 1e-12)
+        aim = SPARE * allowed * getattr(found.point, goal.on) / max(measured, 1e-12)
     if best and best[1] is not made:
         yield best[1]
     _forget(maker.kept)
-    return False
+    return None
 
 
 def in_integers(maker: Maker, goal: Goal) -> Attempts:
@@ -129,10 +132,10 @@ def in_integers(maker: Maker, goal: Goal) -> Attempts:
     found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown)
     parity = yield Quantized(found.plan, _stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
     if parity is None or parity["verdict"] == "pass":
-        return False
-    reached = min(head[goal.on] for head in parity["heads"].values())
-    warnings.warn(f"products in integers reach {reached:.5f}, under {goal.parity:g}; only weights are quantized", stacklevel=2)
-    return True
+        return None
+    off = error(parity, goal)
+    warnings.warn(f"products in integers reach {1 - off:.5f}, under {goal.parity:g}; only weights are quantized", stacklevel=2)
+    return Short({}, off)
 
 
 def _choices(

@@ -10,6 +10,7 @@ import numpy as np
 
 from converter.quantize.grid import Scheme
 
+EXCHANGED = 800  # ways to store a tensor, of all tensors, up to which exchanges of two take seconds
 SHARPNESS = 8.0  # of the norm over texts by which changes are chosen: near the maximum, but smooth
 
 
@@ -63,9 +64,15 @@ def allocate(choices: dict[str, list[Choice]], goal: float, on: str = "worst", l
             best, point = dict(chosen), curve[-1]
             reached = getattr(point, on) <= goal
     if reached and not at:
-        best = _trimmed(choices, best, goal, on)
+        best = _exchanged(choices, _trimmed(choices, best, goal, on), goal, on)
         point = _point(sum(c.size for c in best.values()), np.sum([c.costs for c in best.values()], axis=0))
     return Allocation(best, point, curve)
+
+
+def predicted(choices: dict[str, list[Choice]], plan: dict[str, Scheme]) -> Point:
+    """What a plan comes to; of a module that it does not name, full precision."""
+    taken = [next(choice for choice in given if choice.scheme == plan.get(name)) for name, given in choices.items()]
+    return _point(sum(choice.size for choice in taken), np.sum([choice.costs for choice in taken], axis=0))
 
 
 def _step(
@@ -96,6 +103,19 @@ def _trimmed(choices: dict[str, list[Choice]], chosen: dict[str, Choice], goal: 
         changed = total - chosen[name].costs + choice.costs
         if choice.size < chosen[name].size and getattr(_point(0, changed), on) <= goal:
             total, chosen[name] = changed, choice
+    return chosen
+
+
+def _exchanged(choices: dict[str, list[Choice]], chosen: dict[str, Choice], goal: float, on: str) -> dict[str, Choice]:
+    """The same, or what is smaller once one tensor is raised and the others are trimmed, again and again while that helps."""
+    ways = [(name, choice) for name, given in choices.items() for choice in given]
+    while len(ways) <= EXCHANGED:
+        raised = [chosen | {name: choice} for name, choice in ways if choice.size > chosen[name].size]
+        tried = [_trimmed(choices, other, goal, on) for other in raised]
+        smallest = min([chosen, *tried], key=lambda found: sum(choice.size for choice in found.values()))
+        if smallest is chosen:
+            break
+        chosen = smallest
     return chosen
 
 
