@@ -62,7 +62,7 @@ def rounded(checkpoint: Checkpoint, recipe: Recipe, goal: Goal, target: Any) -> 
     short = None
     for sizes in (GROUP_SIZES,) if goal.strict else (GROUP_SIZES, GROUP_SIZES[1:]):
         plan = uniform(layers(checkpoint), full, goal.bits, sizes) if goal.bits < 16 else {}
-        parity = yield Quantized(plan, _rounding(checkpoint, plan, target.GRID), {"method": "fast"} if plan else {})
+        parity = yield Quantized(plan, rounding(checkpoint, plan, target.GRID), {"method": "fast"} if plan else {})
         if parity is None or parity["verdict"] == "pass" or not plan:
             return None
         short = Short(plan, error(parity, goal))
@@ -79,5 +79,6 @@ def layers(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     return {key: tensor.shape for key, tensor in checkpoint.tensors.items() if key not in checkpoint.heads}
 
 
-def _rounding(checkpoint: Checkpoint, plan: dict[str, Scheme], grid: Any) -> Callable[[str], Iterator[Codes]]:
+def rounding(checkpoint: Checkpoint, plan: dict[str, Scheme], grid: Any) -> Callable[[str], Iterator[Codes]]:
+    """Codes of a module of the plan, rounded to nearest, in parts along its rows."""
     return lambda name: (round_to_nearest(part, plan[name], grid) for part in checkpoint.chunks(f"{name}.weight"))

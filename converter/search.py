@@ -13,7 +13,7 @@ import numpy as np
 
 import shim
 from converter import cache, calibrate, integers
-from converter.attempts import Attempts, Goal, Quantized, Short, error, layers
+from converter.attempts import Attempts, Goal, Quantized, Short, error, layers, rounding
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress
 from converter.quantize.allocate import Allocation, Choice, allocate, predicted
@@ -65,7 +65,9 @@ class Maker:
 
     def make(self, plan: dict[str, Scheme], record: dict[str, Any]) -> Quantized:
         """An attempt with the best codes that the effort allows."""
-        if self.effort != "max":
+        if self.effort == "fast":
+            return Quantized(plan, rounding(self.checkpoint, plan, self.target.GRID), record)
+        if self.effort == "balanced":
             return Quantized(plan, _stored(self.base(plan, {}).codes), record)
         codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
         shown = lambda *done: self.progress("distil", *done)  # noqa: E731
