@@ -59,9 +59,15 @@ class Maker:
         grid = self.target.GRID
         return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
 
+    def rounded(self, plan: dict[str, Scheme]) -> calibrate.Calibrated:
+        """Codes without calibration, and the costs of no other scheme."""
+        parts = rounding(self.checkpoint, plan, self.target.GRID)
+        codes = {name: Codes.join(list(parts(name))) for name in plan}
+        return calibrate.Calibrated(codes, {name: {scheme: 1.0} for name, scheme in plan.items()})
+
     def base(self, plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
         """Codes to measure costs with: each weight by itself, none making up for others."""
-        return self.quantize(plan, "rounded" if self.effort == "fast" else "gptq", others)
+        return self.quantize(plan, "gptq", others)
 
     def make(self, plan: dict[str, Scheme], record: dict[str, Any]) -> Quantized:
         """An attempt with the best codes that the effort allows."""
@@ -79,26 +85,27 @@ class Maker:
 def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
-    short: what was tried before; how far it came says what costs on the tokens are worth on the texts that judge.
+    short: what was tried before, of which only as much is raised to full precision as it must be; how far it came says what
+    costs on the tokens are worth on the texts that judge.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
     checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
     tensors, full = layers(checkpoint), architecture(recipe.architecture).FULL_PRECISION
-    plan = uniform(tensors, full, goal.bits)
+    plan = short.plan if short else uniform(tensors, full, goal.bits)
     if goal.strict:
         yield maker.make(plan, {"method": maker.effort})
         _forget(maker.kept)
         return None
     widths = tuple(bits for bits in target.BITS if goal.bits <= bits < 16)
     shapes = {name: tensors[f"{name}.weight"] for name in plan}
-    others = {name: candidates(name, shape[1], widths) for name, shape in shapes.items()}
-    base = maker.base(plan, others)
+    others = {name: [plan[name]] if short else candidates(name, shape[1], widths) for name, shape in shapes.items()}
+    base = maker.rounded(plan) if short else maker.base(plan, others)
     costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, lambda *done: progress("sensitivity", *done))
     choices = _choices(plan, base, costs, shapes, others, target)
     rest = _rest(checkpoint, shapes, target)
     limit = np.inf if goal.size is None else goal.size - rest
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
-    if short and goal.size is None:
+    if short:
         aim *= getattr(predicted(choices, short.plan), goal.on) / short.error
     best: tuple[int, Quantized] | None = None
     tried: list[dict[str, Scheme]] = []
