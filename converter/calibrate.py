@@ -18,8 +18,8 @@ from converter.corpus.coverage import coverage
 from converter.quantize import keep, sensitivity
 from converter.quantize.distil import Distilled, Pace
 from converter.quantize.distil import distil as tune
-from converter.quantize.gptq import ROWS, gptq, relative, searched
-from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
+from converter.quantize.gptq import gptq, relative, searched
+from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.lockstep import LockstepOps
 from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
@@ -31,7 +31,7 @@ from shim.text import Encoded, TextEncoder, Tokens, prompt_for
 
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048
-METHODS = ("rounded", "gptq", "twin")
+METHODS = ("gptq", "twin")
 HELD = 10  # every so many batches judge a distillation, and teach it nothing
 # GPTQ's codes are near their best: on texts that judge, faster rates, moving codes, and a part for each layer's own error lost.
 GENTLY = Pace(200, codes=0.0, scales=1e-4, others=1e-5, layers=0.0)
@@ -101,7 +101,7 @@ def quantize(
     others: Mapping[str, list[Scheme]] = MappingProxyType({}),
     kept: Path | None = None,
 ) -> Calibrated:
-    """Codes of everything in the plan: `rounded` to nearest; or layers by `gptq`, one after the other, tables by a clip search.
+    """Codes of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
 
     Every layer is quantized on what the layers before it, already quantized, make of the calibration texts; with `twin` to give
     what the original gives there, which takes twice the time and memory.
@@ -116,10 +116,7 @@ def quantize(
         schemes = list(others.get(name, []))
         codes, ratios = keep.load(kept, name, plan[name]) or (None, [])
         if codes is None:
-            if method == "rounded":
-                codes = Codes.join([round_to_nearest(part.numpy(), plan[name], grid) for part in weight.split(ROWS)])
-            else:
-                codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
+            codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
             ratios = list(relative(weight, hessian, schemes, plan[name], grid).values())
             keep.save(kept, name, codes, ratios)
         found[name], compared[name] = codes, dict(zip(schemes, ratios, strict=True))

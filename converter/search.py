@@ -34,7 +34,7 @@ RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes a
 class Maker:
     """Makes the codes of a plan, with all that they depend on.
 
-    effort: `fast` rounds, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation on `lessons`.
+    effort: `fast` rounds to nearest, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation on `lessons`.
     """
 
     checkpoint: Checkpoint
