@@ -42,9 +42,10 @@ class Size(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", str(value).strip().lower())
-        if not found or not float(found[1]):
+        size = float(found[1]) * (1024 if found[3] else 1000) ** "_kmg".index(found[2] or "_") if found else 0.0
+        if not 1 <= size < 1e18:
             self.fail(f"{value!r} is not a size such as 400MB or 1.5GB", param, ctx)
-        return int(float(found[1]) * (1024 if found[3] else 1000) ** "_kmg".index(found[2] or "_"))
+        return int(size)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

@@ -14,7 +14,7 @@ from shim.artifact import Manifest
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
 LARGE = 100_000_000  # bytes of an artifact
-PROBES = 2  # texts that also go through MLX's packed kernels when a CPU verifies with dequantized weights
+PROBES = 4  # texts or documents that also go through MLX's packed kernels where a CPU verifies with dequantized weights
 
 
 def measure(

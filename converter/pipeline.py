@@ -16,9 +16,10 @@ import numpy as np
 
 import shim
 from converter import card, corpus
-from converter.attempts import Attempts, Goal, Quantized, rounded
+from converter.attempts import Attempts, Goal, Quantized, layers, rounded
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress, measure
+from converter.quantize.plan import uniform
 from converter.recipe import Recipe, Source
 from converter.source import open_source
 from converter.staging import check_destination, staged
@@ -79,6 +80,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     module = architecture(recipe.architecture)
     if request.target == "onnx":
         checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
+    if bits < 16 and not uniform(layers(checkpoint), module.FULL_PRECISION, bits):
+        raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
     attempts = _attempts(request, checkpoint, goal, texts, progress)
     with staged(destination, request.force) as directory:

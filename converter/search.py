@@ -26,6 +26,8 @@ from shim.text import Tokens
 
 ATTEMPTS = {"fast": 4, "balanced": 4, "max": 3}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
+FURTHER = 0.7  # of an aim that fell short is the next one's, at most
+LAST = 8.0  # by so much the last attempt aims lower
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
@@ -108,8 +110,13 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     if short:
         aim *= getattr(predicted(choices, short.plan), goal.on) / short.error
     best: tuple[int, Quantized] | None = None
+    nearest: tuple[float, Quantized] | None = None
     tried: list[dict[str, Scheme]] = []
-    for _ in range(ATTEMPTS[maker.effort]):
+    for attempt in range(ATTEMPTS[maker.effort] + 1):
+        if attempt == ATTEMPTS[maker.effort]:
+            if best:
+                break
+            aim /= LAST  # what was predicted did not come true: a last one that leaves much room
         found = allocate(choices, aim, goal.on, limit)
         if found.point.size > limit:
             least = rest + found.point.size
@@ -121,16 +128,20 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         made = maker.make(plan, _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None)))
         parity = yield made
         if parity is None or goal.size is not None:
-            best = None
+            best = nearest = None
             break
         measured = error(parity, goal)
+        if nearest is None or measured < nearest[0]:
+            nearest = (measured, made)
         if parity["verdict"] == "pass" and (best is None or found.point.size < best[0]):
             best = (found.point.size, made)
         if parity["verdict"] == "pass" and measured >= NEAR * allowed:
             break
-        aim = SPARE * allowed * getattr(found.point, goal.on) / max(measured, 1e-12)
-    if best and best[1] is not made:
-        yield best[1]
+        right = SPARE * allowed * getattr(found.point, goal.on) / max(measured, 1e-12)
+        aim = right if parity["verdict"] == "pass" else min(right, FURTHER * aim)
+    kept = best or nearest
+    if kept and kept[1] is not made:
+        yield kept[1]
     _forget(maker.kept)
     return None
 

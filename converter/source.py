@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import importlib.util
+import json
 import re
 from collections.abc import Container
 from pathlib import Path
@@ -18,6 +19,8 @@ from shim.errors import IntegrityError, SourceError, UsageError
 from shim.pooling import LINEAR, head_tensors
 from shim.text import TextEncoder
 
+# Of sentence-transformers' modules those that we compute, or that a recipe says as much as.
+MODULES = ("Transformer", "Pooling", "Normalize", "LogitScore")
 # Never wanted from a hub repository: the same weights in other frameworks' formats.
 IGNORED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.mlmodel", "*.gguf")
 
@@ -106,6 +109,7 @@ def _check_recipe(recipe: Recipe, directory: Path, config: Any) -> None:
         raise UsageError(f"{recipe.name}: dimensions {recipe.model.dimensions}, but config.json has hidden_size {width}")
     if places < recipe.model.max_tokens:
         raise UsageError(f"{recipe.name}: max_tokens {recipe.model.max_tokens}, but config.json has {places} positions")
+    _check_modules(directory)
     if (directory / "1_Pooling/config.json").is_file():
         modes = read_json(directory / "1_Pooling/config.json")
         named = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
@@ -146,6 +150,19 @@ def _rename(found: dict[str, Tensor], keys: tuple[tuple[str, str], ...], dropped
     return renamed
 
 
+def _check_modules(directory: Path) -> None:
+    """Raise UsageError for a module of sentence-transformers that we do not compute."""
+    if not (directory / "modules.json").is_file():
+        return
+    try:
+        kinds = [str(entry["type"]).rsplit(".", 1)[-1] for entry in json.loads((directory / "modules.json").read_bytes())]
+    except (ValueError, TypeError, KeyError):
+        raise SourceError(f"{directory}: modules.json is not a list of modules") from None
+    for kind in kinds:
+        if kind not in MODULES:
+            raise UsageError(f"{directory}: modules.json has a {kind} module, which is not supported ({', '.join(MODULES)})")
+
+
 def _rows(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], module: Any) -> Tensor:
     """The rows of the language model's head for `module.ROWS`: of `lm_head.weight`, or of the word table that it is tied to.
 
@@ -159,9 +176,11 @@ def _rows(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], m
         )
     head, table = tensors.get("lm_head.weight"), tensors.get(module.TABLE)
     tied = config.get("tie_word_embeddings", False)
-    parts = [dataclasses.replace(t, rows=ids, shape=(len(ids), t.shape[1])) for t in (table if tied else head, head) if t]
-    if not parts or (not tied and head is None):
+    if not (table if tied else head):
         raise SourceError(f"{directory}: lm_head.weight is missing, and config.json does not tie it to the word table")
+    if any(len(t.shape) != 2 or max(ids) >= t.shape[0] for t in (head, table) if t):
+        raise SourceError(f"{directory}: lm_head.weight or the word table has no rows for {' and '.join(module.ROWS)}")
+    parts = [dataclasses.replace(t, rows=ids, shape=(len(ids), t.shape[1])) for t in (table if tied else head, head) if t]
     if not np.array_equal(read(parts[0]), read(parts[-1])):
         raise SourceError(f"{directory}: lm_head.weight is not the word table, although config.json ties them")
     return parts[0]

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -158,3 +159,21 @@ def test_the_card_says_what_was_measured_and_shows_the_curve(request_: Request) 
     assert len(line.attrib["points"].split()) == len(record["curve"])
     (path / "README.md").write_text("of my own")
     shim.load(path)
+
+
+def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = iter([0.9, 0.95, 0.92, 0.93, 0.94, 0.95])
+    real, sizes = pipeline.measure, []
+
+    def measure(directory: Path, *rest: Any) -> dict[str, Any]:
+        report = real(directory, *rest)
+        sizes.append(sum(path.stat().st_size for path in directory.glob("*.safetensors")))
+        report["heads"]["dense"]["worst"] = next(measured)
+        return {**report, "verdict": "fail"}
+
+    monkeypatch.setattr(pipeline, "measure", measure)
+    path, manifest = made(request_, bits=4)
+    assert manifest.verdict == "fail"
+    assert sizes[0] < min(sizes[1:]), "what fell short is followed by more"
+    assert sizes[-1] == sizes[1] != sizes[-2], "which came nearest, and is made once more"
+    assert sum(file.stat().st_size for file in path.glob("*.safetensors")) == sizes[1]

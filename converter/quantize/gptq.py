@@ -112,7 +112,7 @@ def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tupl
 def _span(low: Tensor, high: Tensor, top: int, grid: Grid) -> tuple[Tensor, Tensor]:
     """The grid from low to high as it can be stored."""
     kind = torch.float16 if grid.dtype is np.float16 else torch.float32
-    least = float(np.finfo(grid.dtype).tiny)
+    least = float(np.finfo(grid.dtype).smallest_subnormal)  # coarse, but as fine as rounding's
     scale = ((high - low) / top).clamp(min=least).to(kind).float()
     if grid.integer_zero:
         return scale, (low / scale).round().clamp(-top, 0) * scale

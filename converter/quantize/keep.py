@@ -29,5 +29,5 @@ def load(folder: Path | None, name: str, scheme: Scheme) -> tuple[Codes, list[fl
         with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
             codes = Codes(stored["codes"], stored["scales"], stored["offsets"], scheme)
             return codes, stored["ratios"].tolist()
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None

@@ -16,6 +16,7 @@ from shim.text import Tokens
 
 WORK = 1e13  # floating-point operations spent on the variants: a minute or two of two cores
 TOKENS = (64, 6000)  # fewest and most that are looked at
+FLAT = 1e-4  # of the logits' mean square, under which their variance is that of one pair: none
 SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
 ENOUGH = 0.7  # of the tokens looked at may suffice, where batches are large
 MEMORY = 1.2e9  # bytes of the lanes' activations
@@ -74,7 +75,9 @@ def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
 def _variance(run: Callable[[BranchOps], dict[str, Lanes]], read: Callable[[str], np.ndarray], batches: list[Tokens]) -> Tensor:
     """Of the original's logits; the few texts of the variants show too little of it."""
     clean = run(BranchOps(read, batches, lambda *_: None))
-    return torch.cat(_of(clean["logits"], CLEAN)).double().var(correction=0).clamp(min=1e-12)
+    logits = torch.cat(_of(clean["logits"], CLEAN)).double()
+    spread = logits.var(correction=0)
+    return (spread if spread > FLAT * logits.square().mean() else logits.square().mean()).clamp(min=1e-12)
 
 
 def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps, variance: Tensor | None) -> np.ndarray:

@@ -13,6 +13,7 @@ from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
+from shim.errors import SealportError
 from shim.pooling import outputs
 
 if TYPE_CHECKING:  # it imports torch, which only calibration needs
@@ -74,7 +75,13 @@ def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     model = graph(ops, found, recipe)
     (directory / "onnx").mkdir()
     size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)
-    ir.save(model, directory / "onnx/model.onnx", external_data="model.onnx_data" if size > EXTERNAL_ABOVE else None)
+    try:
+        ir.save(model, directory / "onnx/model.onnx", external_data="model.onnx_data" if size > EXTERNAL_ABOVE else None)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, SealportError):  # what is wrong with a weight, read while saving
+            cause = cause.__cause__
+        raise cause or error from None
     (directory / "config.json").write_text(json.dumps(checkpoint.config, indent=1) + "\n", encoding="utf-8")
 
 
