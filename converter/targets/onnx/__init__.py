@@ -80,7 +80,7 @@ def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     except Exception as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, SealportError):  # what is wrong with a weight, read while saving
-            cause = cause.__cause__
+            cause = cause.__cause__ or cause.__context__
         raise cause or error from None
     (directory / "config.json").write_text(json.dumps(checkpoint.config, indent=1) + "\n", encoding="utf-8")
 

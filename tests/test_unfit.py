@@ -1,0 +1,78 @@
+"""Originals that nothing faithful can be made of: each is one line that says why, and nothing is left."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import bert_config, bert_weights, write_bert, write_recipe
+from conftest import one_line, run, standin
+from safetensors.torch import load_file, save_file
+
+from converter import cache
+
+
+def refused(recipe: object, source: Path, out: Path, *more: object, code: int = 3) -> str:
+    """The last line on stderr: progress may stand before it."""
+    done = run("converter", recipe, "--source", source, "--out", out, "--effort", "fast", *more, check=code)
+    assert not out.exists() or not list(out.iterdir())
+    assert "Traceback" not in done.stderr
+    return done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_a_weight_that_is_no_number_is_named(tiny: Path, tmp_path: Path, bits: int) -> None:
+    weights = bert_weights(bert_config())
+    weights["encoder.layer.0.output.dense.weight"][3, 4] = np.nan
+    source = write_bert(tmp_path / "checkpoint", weights=weights)
+    said = refused(tiny / "tiny.toml", source, tmp_path / "out", "--to", "onnx", "--bits", bits)
+    assert "encoder.layer.0.output.dense.weight" in said
+
+
+@pytest.mark.parametrize(("text", "code", "message"), [
+    ('[{"type": "sentence_transformers.models.Dense"}]', 2, "modules.json has a Dense module, which is not supported"),
+    ("[", 3, "modules.json is not a list of modules"),
+])  # fmt: skip
+def test_modules_that_we_do_not_compute(tiny: Path, tmp_path: Path, text: str, code: int, message: str) -> None:
+    source = Path(shutil.copytree(tiny / "checkpoint", tmp_path / "checkpoint"))
+    (source / "modules.json").write_text(text)
+    assert message in refused(tiny / "tiny.toml", source, tmp_path / "out", "--to", "mlx", code=code)
+
+
+@pytest.mark.parametrize("target", ["mlx", "onnx"])
+def test_rows_that_no_group_divides(tmp_path: Path, target: str) -> None:
+    config = bert_config(hidden_size=48, intermediate_size=80, num_attention_heads=2)
+    source = write_bert(tmp_path / "checkpoint", config, bert_weights(config))
+    recipe = write_recipe(tmp_path / "tiny.toml", dimensions=48)
+    said = refused(recipe, source, tmp_path / "out", "--to", target, "--bits", 8, code=2)
+    assert "no matrix of tiny has rows of a multiple of 32; take --bits 16" in said
+
+
+def test_a_head_with_too_few_rows(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(standin("qwen3-reranker-0.6b"), tmp_path / "checkpoint"))
+    file = source / "model.safetensors"
+    tensors = load_file(file)
+    width = tensors["model.embed_tokens.weight"].shape[1]
+    save_file(tensors | {"lm_head.weight": torch.zeros(3, width)}, file)
+    config = json.loads((source / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (source / "config.json").write_text(json.dumps(config))
+    recipe = tmp_path / "own.toml"
+    text = (Path(__file__).parent.parent / "recipes/qwen3-reranker-0.6b.toml").read_text()
+    recipe.write_text(text.replace("dimensions = 1024", f"dimensions = {width}"))
+    assert "has no rows for no and yes" in refused(recipe, source, tmp_path / "out", "--to", "mlx")
+
+
+def test_an_empty_file_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
+    one = cache.arrays("kind", 1, lambda: {"a": np.ones(2)})
+    (path,) = (tmp_path / "kind").glob("*.npz")
+    path.write_bytes(b"")
+    np.testing.assert_array_equal(cache.arrays("kind", 1, lambda: {"a": np.ones(2)})["a"], one["a"])
+
+
+@pytest.mark.parametrize("size", ["0.5", "0.9B", "9" * 400 + "GB"])
+def test_a_size_that_is_none(tiny: Path, tmp_path: Path, size: str) -> None:
+    done = run("converter", tiny / "tiny.toml", "--to", "mlx", "--max-size", size, "--out", tmp_path / "out", check=2)
+    assert "is not a size such as" in one_line(done)
