@@ -55,7 +55,7 @@ def test_reranking_clients_get_the_librarys_order(python: str, address: str, cli
 
 
 def test_schemathesis_finds_no_5xx_and_nothing_undocumented(python: str, address: str, tmp_path: Path) -> None:
-    limits = ["--max-examples", os.environ.get("EXAMPLES", "30"), "--phases", "examples,coverage,fuzzing", "--seed", "1"]
+    limits = ["--max-examples", os.environ.get("EXAMPLES", "20"), "--phases", "examples,coverage,fuzzing", "--seed", "1"]
     command = [python, "-m", "schemathesis.cli", "run", f"{address}/openapi.json", "--checks", CHECKS, *limits]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900)
