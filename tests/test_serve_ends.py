@@ -56,7 +56,9 @@ def test_the_drain_has_an_end(start: Callable[..., Server]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_in_the_first_moment_is_an_end_like_any_other(start: Callable[..., Server], number: int) -> None:
-    start().process.send_signal(number)
+    server = start()
+    server.process.send_signal(number)
+    assert server.process.wait(30) == 0
 
 
 def test_a_second_signal_changes_nothing(start: Callable[..., Server]) -> None:

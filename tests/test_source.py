@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import bert_config, bert_weights, write_bert, write_recipe
+from checkpoints import write_recipe
 from safetensors.numpy import load_file, save_file
 
 from converter import pipeline, recipe
 from converter.source import open_source
-from shim.errors import SealportError, SourceError, UsageError
+from shim.errors import SourceError, UsageError
 
 WORDS = "embeddings.word_embeddings.weight"
 QUERY = "encoder.layer.1.attention.self.query.weight"
@@ -231,27 +231,3 @@ def test_a_recipe_that_contradicts_the_checkpoint_is_refused(
         edit_json(checkpoint / file, **changes)
     with pytest.raises(UsageError, match=f"tiny: .*{message}"):
         opened(checkpoint, tiny, **recipe_changes)
-
-
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("pkg:no_such_package", "package 'no_such_package' is not installed; pip install no-such-package"),
-        ("pkg:json", "package 'json' carries no config.json"),
-        ("pkg:os.path", "package 'os.path' is not installed"),
-        ("pkg:", "package '' is not"),
-        ("/no/such/folder", "source '/no/such/folder' is not a directory, pkg:MODULE or REPO"),
-        ("", "is not a directory"),
-    ],
-)
-def test_a_source_that_is_not_there(tiny: Path, source: str, message: str) -> None:
-    with pytest.raises(SourceError, match=message):
-        open_source(recipe.load(str(tiny / "tiny.toml")), source)
-
-
-def test_a_table_smaller_than_the_tokenizer_is_refused(tmp_path: Path, tiny: Path) -> None:
-    """Its rows would run out in the middle of a text."""
-    config = bert_config(vocab_size=1000)
-    write_bert(tmp_path / "checkpoint", config, bert_weights(config))
-    with pytest.raises(SealportError, match=r"tokenizer.json has 30522 tokens, config.json 1000"):
-        opened(tmp_path / "checkpoint", tiny)

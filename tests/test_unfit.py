@@ -11,12 +11,14 @@ from checkpoints import bert_config, bert_weights, write_bert, write_recipe
 from conftest import one_line, run, standin
 from safetensors.torch import load_file, save_file
 
-from converter import cache
+from converter import cache, recipe
+from converter.source import open_source
+from shim.errors import SealportError, SourceError
 
 
-def refused(recipe: object, source: Path, out: Path, *more: object, code: int = 3) -> str:
+def refused(named: object, source: Path, out: Path, *more: object, code: int = 3) -> str:
     """The last line on stderr: progress may stand before it."""
-    done = run("converter", recipe, "--source", source, "--out", out, "--effort", "fast", *more, check=code)
+    done = run("converter", named, "--source", source, "--out", out, "--effort", "fast", *more, check=code)
     assert not out.exists() or not list(out.iterdir())
     assert "Traceback" not in done.stderr
     return done.stderr.splitlines()[-1]
@@ -45,8 +47,8 @@ def test_modules_that_we_do_not_compute(tiny: Path, tmp_path: Path, text: str, c
 def test_rows_that_no_group_divides(tmp_path: Path, target: str) -> None:
     config = bert_config(hidden_size=48, intermediate_size=80, num_attention_heads=2)
     source = write_bert(tmp_path / "checkpoint", config, bert_weights(config))
-    recipe = write_recipe(tmp_path / "tiny.toml", dimensions=48)
-    said = refused(recipe, source, tmp_path / "out", "--to", target, "--bits", 8, code=2)
+    own = write_recipe(tmp_path / "tiny.toml", dimensions=48)
+    said = refused(own, source, tmp_path / "out", "--to", target, "--bits", 8, code=2)
     assert "no matrix of tiny has rows of a multiple of 32; take --bits 16" in said
 
 
@@ -58,10 +60,10 @@ def test_a_head_with_too_few_rows(tmp_path: Path) -> None:
     save_file(tensors | {"lm_head.weight": torch.zeros(3, width)}, file)
     config = json.loads((source / "config.json").read_text()) | {"tie_word_embeddings": False}
     (source / "config.json").write_text(json.dumps(config))
-    recipe = tmp_path / "own.toml"
+    own = tmp_path / "own.toml"
     text = (Path(__file__).parent.parent / "recipes/qwen3-reranker-0.6b.toml").read_text()
-    recipe.write_text(text.replace("dimensions = 1024", f"dimensions = {width}"))
-    assert "has no rows for no and yes" in refused(recipe, source, tmp_path / "out", "--to", "mlx")
+    own.write_text(text.replace("dimensions = 1024", f"dimensions = {width}"))
+    assert "has no rows for no and yes" in refused(own, source, tmp_path / "out", "--to", "mlx")
 
 
 def test_an_empty_file_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,3 +78,27 @@ def test_an_empty_file_in_the_cache_is_made_again(tmp_path: Path, monkeypatch: p
 def test_a_size_that_is_none(tiny: Path, tmp_path: Path, size: str) -> None:
     done = run("converter", tiny / "tiny.toml", "--to", "mlx", "--max-size", size, "--out", tmp_path / "out", check=2)
     assert "is not a size such as" in one_line(done)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("pkg:no_such_package", "package 'no_such_package' is not installed; pip install no-such-package"),
+        ("pkg:json", "package 'json' carries no config.json"),
+        ("pkg:os.path", "package 'os.path' is not installed"),
+        ("pkg:", "package '' is not"),
+        ("/no/such/folder", "source '/no/such/folder' is not a directory, pkg:MODULE or REPO"),
+        ("", "is not a directory"),
+    ],
+)
+def test_a_source_that_is_not_there(tiny: Path, source: str, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        open_source(recipe.load(str(tiny / "tiny.toml")), source)
+
+
+def test_a_table_smaller_than_the_tokenizer_is_refused(tmp_path: Path, tiny: Path) -> None:
+    """Its rows would run out in the middle of a text."""
+    config = bert_config(vocab_size=1000)
+    write_bert(tmp_path / "checkpoint", config, bert_weights(config))
+    with pytest.raises(SealportError, match=r"tokenizer.json has 30522 tokens, config.json 1000"):
+        open_source(recipe.load(str(tiny / "tiny.toml")), str(tmp_path / "checkpoint"))

@@ -8,7 +8,7 @@ import orjson
 from fastapi import Request, Response
 
 from shim.serve.logs import FACTS, GONE
-from shim.serve.service import Served
+from shim.serve.served import Served
 
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
 T = TypeVar("T")

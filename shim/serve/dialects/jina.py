@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictStr
 
 from shim.errors import UsageError
-from shim.serve.service import Options
+from shim.serve.served import Options
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 

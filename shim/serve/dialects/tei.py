@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 from shim.errors import UsageError
-from shim.serve.service import Options
+from shim.serve.served import Options
 from shim.text import TASKS
 
 RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")  # also Cohere's
