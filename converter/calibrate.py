@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -11,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter import corpus
+from converter import cache, corpus
 from converter.checkpoint import Checkpoint
 from converter.corpus import Text
 from converter.corpus.coverage import coverage
-from converter.quantize import keep, sensitivity
+from converter.quantize import sensitivity
 from converter.quantize.distil import Distilled, Pace
 from converter.quantize.distil import distil as tune
 from converter.quantize.gptq import gptq, relative, searched
@@ -99,14 +98,14 @@ def quantize(
     method: str,
     progress: Callable[[int, int], None],
     others: Mapping[str, list[Scheme]] = MappingProxyType({}),
-    kept: Path | None = None,
+    kept: str | None = None,
 ) -> Calibrated:
     """Codes of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
 
     Every layer is quantized on what the layers before it, already quantized, make of the calibration texts; with `twin` to give
     what the original gives there, which takes twice the time and memory.
     `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
-    kept: a folder for the codes of each module, from which a run that was interrupted takes what it had done.
+    kept: the part of the cache for the codes of each module, from which a run that was interrupted takes what it had done.
     """
     found, compared = {}, {}
 
@@ -114,12 +113,15 @@ def quantize(
         if name not in plan:
             return weight
         schemes = list(others.get(name, []))
-        codes, ratios = keep.load(kept, name, plan[name]) or (None, [])
-        if codes is None:
+
+        def make() -> dict[str, np.ndarray]:
             codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
-            ratios = list(relative(weight, hessian, schemes, plan[name], grid).values())
-            keep.save(kept, name, codes, ratios)
-        found[name], compared[name] = codes, dict(zip(schemes, ratios, strict=True))
+            ratios = relative(weight, hessian, schemes, plan[name], grid)
+            return {**codes.arrays(), "ratios": np.array(list(ratios.values()))}
+
+        stored = cache.arrays(kept, name, make) if kept else make()
+        codes = found[name] = Codes(stored["codes"], stored["scales"], stored["offsets"], plan[name])
+        compared[name] = dict(zip(schemes, stored["ratios"].tolist(), strict=True))
         progress(len(found), len(plan))
         return torch.from_numpy(codes.dequantize())
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from converter import cache
 from converter.checkpoint import Checkpoint
 from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
@@ -33,12 +34,18 @@ GRID = Grid(np.float32, integer_zero=True)
 
 
 def quantize(
-    checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], goal: float, progress: Callable[[int, int], None]
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    tokens: list[Tokens],
+    goal: float,
+    progress: Callable[[int, int], None],
+    kept: str | None = None,
 ) -> Integers:
     """Codes and rounded inputs of every layer and table that takes them; goal: the cosine that the worst text must reach.
 
     Each layer gets the fastest way that leaves the calibration texts within SHARE of what the goal allows, measured with all
-    others exact: errors add up. `progress` gets how many steps are done, and of how many.
+    others exact: errors add up. `progress` gets how many steps are done, and of how many. kept: the part of the cache for what
+    was measured and made, from which a run that was interrupted takes what it had done.
     """
     module = architecture(recipe.architecture)
     config = module.Config.read(checkpoint.config)
@@ -58,25 +65,30 @@ def quantize(
             progress(place + 1, steps)
         harmed = run(_rounded(checkpoint.read, tokens, sites, [choice["token"] for choice in choices]))
         probes = _probes(tokens, loss(exact, harmed, _masks(tokens)), PROBE)
-        costs = _costs(checkpoint, run, sites, choices, probes, lambda done: progress(len(sites) + done, steps))
+        costs = _costs(checkpoint, run, sites, choices, probes, lambda done: progress(len(sites) + done, steps), kept)
         modes = allocate(costs, [site.size for site in sites], SHARE * (1 - goal))
         entries = [choice[mode] for choice, mode in zip(choices, modes, strict=True)]
         found: dict[str, Codes] = {}
         total = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values())
         tables = {name: scheme for name, shape in observer.tables.items() if (scheme := _table(shape, total))}
 
+        def scheme_of(name: str, columns: int, table: bool) -> Scheme | None:
+            if not table and inputs[name].activation.mode != "none":
+                return Scheme(8, columns)
+            return tables.get(name) if table else next((Scheme(8, size) for size in GROUPS if columns % size == 0), None)
+
         def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
-            if hessian is None:
-                if name not in tables:
-                    return weight
-                found[name] = searched(weight, tables[name], TABLE if tables[name].bits == TABLE_BITS else GRID)
-            elif inputs[name].activation.mode == "none":
-                group = next((size for size in GROUPS if weight.shape[1] % size == 0), None)
-                if group is None:
-                    return weight
-                found[name] = gptq(weight, hessian, Scheme(8, group), GRID)
-            else:
-                found[name] = per_channel(weight, hessian)
+            scheme = scheme_of(name, weight.shape[1], hessian is None)
+            if scheme is None:
+                return weight
+
+            def make() -> dict[str, np.ndarray]:
+                if hessian is None:
+                    return searched(weight, scheme, TABLE if scheme.bits == TABLE_BITS else GRID).arrays()
+                floats = inputs[name].activation.mode == "none"
+                return (gptq(weight, hessian, scheme, GRID) if floats else per_channel(weight, hessian)).arrays()
+
+            found[name] = Codes(**_kept(kept, f"{name}.codes", make), scheme=scheme)
             progress(min((1 + len(MEASURED)) * len(sites) + len(found), steps), steps)
             return torch.from_numpy(found[name].dequantize())
 
@@ -84,6 +96,10 @@ def quantize(
         inputs = final.inputs
         run(final)
     return Integers(found, inputs, _tensors(checkpoint, sites, inputs, final.rows))
+
+
+def _kept(kept: str | None, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return cache.arrays(kept, name, make) if kept else make()
 
 
 def _choices(checkpoint: Checkpoint, site: Site) -> dict[str, Input]:
@@ -127,6 +143,7 @@ def _costs(
     choices: list[dict[str, Input]],
     probes: list[Tokens],
     progress: Callable[[int], None],
+    stored: str | None,
 ) -> list[dict[str, np.ndarray]]:
     """For each site and mode, what it alone takes from each text's cosine, (texts,) float64."""
     masks = _masks(probes)
@@ -141,14 +158,16 @@ def _costs(
         return array
 
     exact = run(_rounded(read, probes, [], []))
-    count = len(loss(exact, exact, masks))
+    none = np.zeros(len(loss(exact, exact, masks)))
     found = []
     for place, (site, choice) in enumerate(zip(sites, choices, strict=True)):
-        costs = {mode: np.zeros(count) for mode in MODES}
-        for part, mode in enumerate(MEASURED):
-            costs[mode] = loss(exact, run(_rounded(read, probes, [site], [choice[mode]], _likely(site))), masks)
-            progress(len(MEASURED) * place + part + 1)
-        found.append(costs)
+
+        def measured(site: Site = site, choice: dict[str, Input] = choice) -> dict[str, np.ndarray]:
+            ways = {mode: _rounded(read, probes, [site], [choice[mode]], _likely(site)) for mode in MEASURED}
+            return {mode: loss(exact, run(ops), masks) for mode, ops in ways.items()}
+
+        found.append(dict.fromkeys(MODES, none) | _kept(stored, f"{site.members[0]}.costs", measured))
+        progress(len(MEASURED) * (place + 1))
     return found
 
 

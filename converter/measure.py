@@ -13,7 +13,7 @@ from converter.checkpoint import Checkpoint
 from shim.artifact import Manifest
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
-LARGE = 100_000_000  # bytes of an artifact
+LARGE = 30_000_000  # bytes of an artifact
 PROBES = 4  # texts or documents that also go through MLX's packed kernels where a CPU verifies with dequantized weights
 
 

@@ -75,7 +75,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
         raise UsageError(f"parity must be over 0 and at most 1, not {parity}")
     destination = request.out / name
     check_destination(destination, request.force)
-    texts = corpus.read(request.corpus)
+    texts = corpus.judges(request.corpus, recipe.task)
     checkpoint = open_source(recipe, request.source)
     module = architecture(recipe.architecture)
     if request.target == "onnx":
@@ -175,7 +175,7 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
     goal, on = float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst")
     path = corpus_file or corpus.VERIFICATION
-    parity = measure(directory, manifest, checkpoint, corpus.read(path), goal, on, progress)
+    parity = measure(directory, manifest, checkpoint, corpus.judges(path, manifest.task), goal, on, progress)
     measured = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(path)})
     if corpus_file is None:
         artifact.write(directory, measured)

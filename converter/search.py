@@ -6,7 +6,6 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ from shim.text import Tokens
 
 ATTEMPTS = {"fast": 4, "balanced": 4, "max": 3}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
-FURTHER = 0.7  # of an aim that fell short is the next one's, at most
+FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
 LAST = 8.0  # by so much the last attempt aims lower
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
@@ -46,20 +45,23 @@ class Maker:
     tokens: list[Tokens]
     lessons: list[Tokens]
     progress: Progress
-    kept: list[Path] = field(default_factory=list)  # folders of codes, until the search has ended
+    kept: set[str] = field(default_factory=set)  # parts of the cache, until the search has ended
 
     def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
         """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
-        schemes = [(name, str(scheme)) for name, scheme in plan.items()]
-        key = [shim.__version__, self.checkpoint.files, schemes, str(others), str(self.target.GRID), method]
+        grid, kept = self.target.GRID, self.keep([(name, str(scheme)) for name, scheme in plan.items()], str(others), method)
+        shown = lambda *done: self.progress("quantize", *done)  # noqa: E731
+        return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
+
+    def keep(self, *what: Any) -> str:
+        """The part of the cache for what is made of this checkpoint on these tokens, as `what` says."""
+        key = [shim.__version__, self.checkpoint.files, str(self.target.GRID), *what]
         digest = hashlib.sha256(json.dumps(key).encode())
         for batch in self.tokens:
             digest.update(batch.input_ids.tobytes())
-        kept = cache.folder() / "quantize" / digest.hexdigest()
-        self.kept.append(kept)
-        shown = lambda *done: self.progress("quantize", *done)  # noqa: E731
-        grid = self.target.GRID
-        return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
+        kept = f"quantize/{digest.hexdigest()}"
+        self.kept.add(kept)
+        return kept
 
     def rounded(self, plan: dict[str, Scheme]) -> calibrate.Calibrated:
         """Codes without calibration, and the costs of no other scheme."""
@@ -101,26 +103,28 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     widths = tuple(bits for bits in target.BITS if goal.bits <= bits < 16)
     shapes = {name: tensors[f"{name}.weight"] for name in plan}
     others = {name: [plan[name]] if short else candidates(name, shape[1], widths) for name, shape in shapes.items()}
+    rest = _rest(checkpoint, shapes, target)
+    limit = np.inf if goal.size is None else goal.size - rest
+    least = sum(min(target.stored(shapes[name], scheme) for scheme in given) for name, given in others.items())
+    if least > limit:
+        size = f"{(rest + least) / 1e6:.1f} MB"
+        raise UsageError(f"--max-size: at {goal.bits} bits it comes to {size}; fewer --bits make it smaller")
     base = maker.rounded(plan) if short else maker.base(plan, others)
     costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, lambda *done: progress("sensitivity", *done))
     choices = _choices(plan, base, costs, shapes, others, target)
-    rest = _rest(checkpoint, shapes, target)
-    limit = np.inf if goal.size is None else goal.size - rest
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
     if short:
         aim *= getattr(predicted(choices, short.plan), goal.on) / short.error
     best: tuple[int, Quantized] | None = None
     nearest: tuple[float, Quantized] | None = None
     tried: list[dict[str, Scheme]] = []
+    passed, failed = [0.0], [np.inf]  # predictions of attempts
     for attempt in range(ATTEMPTS[maker.effort] + 1):
         if attempt == ATTEMPTS[maker.effort]:
             if best:
                 break
             aim /= LAST  # what was predicted did not come true: a last one that leaves much room
         found = allocate(choices, aim, goal.on, limit)
-        if found.point.size > limit:
-            least = rest + found.point.size
-            raise UsageError(f"--max-size: at {goal.bits} bits it comes to {least / 1e6:.1f} MB; fewer --bits make it smaller")
         plan = {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
         if plan in tried:
             break
@@ -137,8 +141,15 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
             best = (found.point.size, made)
         if parity["verdict"] == "pass" and measured >= NEAR * allowed:
             break
-        right = SPARE * allowed * getattr(found.point, goal.on) / max(measured, 1e-12)
-        aim = right if parity["verdict"] == "pass" else min(right, FURTHER * aim)
+        foretold = getattr(found.point, goal.on)
+        aim = SPARE * allowed * foretold / max(measured, 1e-12)
+        if parity["verdict"] == "pass":
+            passed.append(foretold)
+        else:
+            aim = min(aim, FURTHER[min(len(failed), len(FURTHER)) - 1] * foretold)
+            failed.append(foretold)
+        if best and not max(passed) < aim < min(failed):
+            aim = float(np.sqrt(max(passed) * min(failed)))
     kept = best or nearest
     if kept and kept[1] is not made:
         yield kept[1]
@@ -149,13 +160,15 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
 def in_integers(maker: Maker, goal: Goal) -> Attempts:
     """An ONNX graph whose products are in integers, with inputs in 8 bits, too: one attempt."""
     shown = lambda *done: maker.progress("quantize", *done)  # noqa: E731
-    found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown)
+    kept = maker.keep("integers", goal.parity)
+    found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown, kept)
     parity = yield Quantized(found.plan, _stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
+    _forget(maker.kept)
     if parity is None or parity["verdict"] == "pass":
         return None
     off = error(parity, goal)
     warnings.warn(f"products in integers reach {1 - off:.5f}, under {goal.parity:g}; only weights are quantized", stacklevel=2)
-    return Short({}, off)
+    return Short(found.plan, off)
 
 
 def _choices(
@@ -207,6 +220,6 @@ def _stored(codes: dict[str, Codes]) -> Callable[[str], Iterator[Codes]]:
     return lambda name: iter([codes[name]])
 
 
-def _forget(folders: list[Path]) -> None:
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+def _forget(kept: set[str]) -> None:
+    for part in kept:
+        shutil.rmtree(cache.folder() / part, ignore_errors=True)

@@ -19,8 +19,8 @@ from shim.errors import IntegrityError, SourceError, UsageError
 from shim.pooling import LINEAR, head_tensors
 from shim.text import TextEncoder
 
-# Of sentence-transformers' modules those that we compute, or that a recipe says as much as.
-MODULES = ("Transformer", "Pooling", "Normalize", "LogitScore")
+# Of sentence-transformers' modules those that we compute, or that a recipe says as much as, and the task that each is of.
+MODULES = {"Transformer": "", "Pooling": "embed", "Normalize": "embed", "LogitScore": "rerank"}
 # Never wanted from a hub repository: the same weights in other frameworks' formats.
 IGNORED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.mlmodel", "*.gguf")
 
@@ -109,7 +109,7 @@ def _check_recipe(recipe: Recipe, directory: Path, config: Any) -> None:
         raise UsageError(f"{recipe.name}: dimensions {recipe.model.dimensions}, but config.json has hidden_size {width}")
     if places < recipe.model.max_tokens:
         raise UsageError(f"{recipe.name}: max_tokens {recipe.model.max_tokens}, but config.json has {places} positions")
-    _check_modules(directory)
+    _check_modules(recipe, directory)
     if (directory / "1_Pooling/config.json").is_file():
         modes = read_json(directory / "1_Pooling/config.json")
         named = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
@@ -128,7 +128,10 @@ def _check_tokenizer(recipe: Recipe, directory: Path, config: dict[str, Any]) ->
             f"{directory}: tokenizer.json is missing; save the tokenizer with transformers' save_pretrained first"
         )
     try:
-        known = TextEncoder(directory, recipe.model.max_tokens).tokenizer.get_vocab_size()
+        encoder = TextEncoder(directory, recipe.model.max_tokens)
+        known = encoder.tokenizer.get_vocab_size()
+        if "sparse" in recipe.model.heads:
+            encoder.unused()
     except IntegrityError as error:
         raise SourceError(str(error).replace("\n", " ")) from None
     if known > config["vocab_size"]:
@@ -150,8 +153,8 @@ def _rename(found: dict[str, Tensor], keys: tuple[tuple[str, str], ...], dropped
     return renamed
 
 
-def _check_modules(directory: Path) -> None:
-    """Raise UsageError for a module of sentence-transformers that we do not compute."""
+def _check_modules(recipe: Recipe, directory: Path) -> None:
+    """Raise UsageError for a module of sentence-transformers that we do not compute, or that is of the other task."""
     if not (directory / "modules.json").is_file():
         return
     try:
@@ -161,6 +164,9 @@ def _check_modules(directory: Path) -> None:
     for kind in kinds:
         if kind not in MODULES:
             raise UsageError(f"{directory}: modules.json has a {kind} module, which is not supported ({', '.join(MODULES)})")
+        if MODULES[kind] not in ("", recipe.task):
+            task = f"{MODULES[kind]}, and the recipe's task is {recipe.task}"
+            raise UsageError(f"{recipe.name}: modules.json has a {kind} module, of a model whose task is {task}")
 
 
 def _rows(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], module: Any) -> Tensor:

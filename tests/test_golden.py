@@ -8,7 +8,8 @@ import numpy as np
 import openai
 import pytest
 from checkpoints import GOLDEN_MODELS, golden_checkpoint
-from conftest import run
+
+from converter import pipeline, recipe
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -27,9 +28,8 @@ def client(
         if name != "all-minilm-l6-v2":
             source = golden_checkpoint(name, tmp_path_factory.mktemp("checkpoint"))
             for target, bits in (("onnx", 32), ("onnx", 8), ("mlx", 8)):
-                arguments = (name, "--to", target, "--bits", bits, "--source", source, "--corpus", corpus_file, "--out", out)
-                run("converter", *arguments)
-                paths.append(out / f"{name}-{target}-{bits}bit")
+                request = pipeline.Request(recipe.load(name), target, bits, str(source), out, corpus=corpus_file)
+                paths.append(pipeline.convert(request, lambda *_: None)[0])
     return openai.OpenAI(base_url=f"{serve(*paths)}/v1", api_key="none")
 
 

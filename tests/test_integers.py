@@ -1,6 +1,7 @@
 """Products in integers: the graph against the same arithmetic in torch, the weights, and how each layer is rounded."""
 
 import dataclasses
+import functools
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -52,6 +53,40 @@ def test_every_layer_says_what_it_is(small: tuple[Recipe, Checkpoint, Integers])
     assert all(found[name]["bits"] == 8 for name in layers)
     assert found["embeddings.word_embeddings"]["bits"] == integers.TABLE_BITS
     assert small[2].inputs["encoder.layer.1.attention.self.key"].before == ("layer_norm", "encoder.layer.0.output.LayerNorm")
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    small: tuple[Recipe, Checkpoint, Integers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, checkpoint, fresh = small
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
+    tokens = calibrate.prepare(checkpoint, loaded, corpus.read(corpus.CALIBRATION)[:80])
+    layers = [name for name, mode in fresh.inputs.items() if mode.activation.mode != "none"]
+    assert len(layers) > 5
+    real = {name: getattr(integers, name) for name in ("per_channel", "_likely")}
+
+    def quantize(last: int) -> tuple[Integers | None, dict[str, int]]:
+        calls = dict.fromkeys(real, 0)
+
+        def counted(name: str, *arguments: object) -> object:
+            calls[name] += 1
+            if calls["per_channel"] > last:
+                raise KeyboardInterrupt
+            return real[name](*arguments)
+
+        for name in real:
+            monkeypatch.setattr(integers, name, functools.partial(counted, name))
+        try:
+            return integers.quantize(checkpoint, loaded, tokens, 0.99, lambda *_: None, "kept"), calls
+        except KeyboardInterrupt:
+            return None, calls
+
+    assert quantize(3)[0] is None
+    resumed, calls = quantize(99)
+    assert calls == {"per_channel": len(layers) - 3, "_likely": 0}
+    assert resumed is not None
+    for name, codes in fresh.codes.items():
+        np.testing.assert_array_equal(resumed.codes[name].dequantize(), codes.dequantize())
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,14 +1,20 @@
-"""The packing of ONNX Runtime's 4-bit weights, held to its own quantizer, and read back by its own kernels."""
+"""The packing of ONNX Runtime's weights, held bit for bit to its own quantizers, and read back by its own kernels."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from checkpoints import bert_config, write_bert, write_recipe
-from onnxruntime.capi._pybind_state import quantize_matmul_4bits
+from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
+from onnxruntime.quantization.quant_utils import quantize_data
 
 from converter import calibrate, corpus, pipeline, recipe
+from converter.quantize.channel import ZERO, nearest
 from converter.quantize.grid import Scheme, round_to_nearest
 from converter.quantize.torch_ops import TorchOps
 from converter.source import open_source
@@ -18,23 +24,57 @@ from shim import load
 from shim.architectures import bert
 from shim.pooling import outputs
 
+SIZE = 32  # of a block
 TEXTS = ["one", "a rather longer text about rivers and their mouths", "двенадцать месяцев"]
 
 
+def coded(bits: int, rows: int, blocks: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes, zero points, and weights whose blocks span all codes, so that their scales are a quarter and those zero points."""
+    rng, top = np.random.default_rng(blocks), 2**bits - 1
+    codes = rng.integers(0, top + 1, (rows, blocks * SIZE), dtype=np.uint8)
+    codes[:, ::SIZE], codes[:, 1::SIZE] = 0, top
+    zeros = rng.integers(0, top + 1, (rows, blocks), dtype=np.uint8)
+    weight = (codes.reshape(rows, blocks, SIZE) - zeros[..., None].astype(np.float32)) * 0.25
+    return codes, zeros, weight.reshape(rows, -1)
+
+
+@pytest.mark.parametrize(("bits", "quantizer"), [(4, quantize_matmul_4bits), (8, quantize_matmul_8bits)])
 @pytest.mark.parametrize("blocks", [1, 2, 3])
-def test_two_codes_lie_in_a_byte_as_onnxruntime_packs_them(blocks: int) -> None:
-    rows, size = 5, 32
-    rng = np.random.default_rng(blocks)
-    codes = rng.integers(0, 16, (rows, blocks * size), dtype=np.uint8)
-    codes[:, ::size], codes[:, 1::size] = 0, 15  # so that the span of each block tells its scale and zero point
-    zeros = rng.integers(0, 16, (rows, blocks), dtype=np.uint8)
-    weight = ((codes.reshape(rows, blocks, size) - zeros[..., None].astype(np.float32)) * 0.25).reshape(rows, -1)
-    packed = np.zeros((rows, blocks, size // 2), np.uint8)
-    scales, points = np.zeros(rows * blocks, np.float32), np.zeros(rows * -(-blocks // 2), np.uint8)
-    quantize_matmul_4bits(packed, np.ascontiguousarray(weight.T), scales, points, size, rows, blocks * size, False)
+def test_codes_lie_in_bytes_as_onnxruntime_packs_them(bits: int, quantizer: Callable[..., Any], blocks: int) -> None:
+    rows, per_byte = 5, 8 // bits
+    codes, zeros, weight = coded(bits, rows, blocks)
+    packed = np.zeros((rows, blocks, SIZE // per_byte), np.uint8)
+    scales, points = np.zeros(rows * blocks, np.float32), np.zeros(rows * -(-blocks // per_byte), np.uint8)
+    quantizer(packed, np.ascontiguousarray(weight.T), scales, points, SIZE, rows, blocks * SIZE, False)
     assert (scales == 0.25).all()
-    np.testing.assert_array_equal(pack(codes, 4), packed.reshape(rows, -1))
-    np.testing.assert_array_equal(pack(zeros, 4), points.reshape(rows, -1))
+    np.testing.assert_array_equal(pack(codes, bits), packed.reshape(rows, -1))
+    np.testing.assert_array_equal(pack(zeros, bits), points.reshape(rows, -1))
+
+
+@pytest.mark.parametrize("blocks", [2, 4])  # onnxruntime's own quantizer lets a row begin in the middle of a byte
+def test_a_table_lies_in_bytes_as_onnxruntimes_quantizer_puts_it(blocks: int) -> None:
+    codes, zeros, weight = coded(4, 6, blocks)
+    value = onnx.helper.make_tensor_value_info
+    ends = [value("ids", onnx.TensorProto.INT64, ["n"])], [value("rows", onnx.TensorProto.FLOAT, ["n", blocks * SIZE])]
+    node = onnx.helper.make_node("Gather", ["table", "ids"], ["rows"])
+    graph = onnx.helper.make_graph([node], "table", *ends, [onnx.numpy_helper.from_array(weight, "table")])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)])
+    quantizer = MatMulNBitsQuantizer(model, 4, SIZE, is_symmetric=False, op_types_to_quantize=("Gather",))
+    quantizer.process()
+    stored = {entry.name: entry for entry in quantizer.model.model.graph.initializer}
+    assert pack(codes, 4).tobytes() == stored["table_Q4"].raw_data
+    assert pack(zeros, 4).tobytes() == stored["table_zero_points"].raw_data
+    assert (onnx.numpy_helper.to_array(stored["table_scales"]) == 0.25).all()
+
+
+def test_rows_of_8_bits_are_those_of_onnxruntimes_quantizer() -> None:
+    weight = np.random.default_rng(0).standard_normal((7, 40), np.float32)
+    found = nearest(torch.from_numpy(weight))
+    for row, codes, scale in zip(weight, found.codes, found.scales, strict=True):
+        zero, step, wanted = quantize_data(row, onnx.TensorProto.INT8, symmetric=True)
+        assert zero == 0
+        np.testing.assert_allclose(scale[0], step, rtol=1e-6)
+        np.testing.assert_array_equal(codes.astype(np.int16) - ZERO, wanted)
 
 
 @pytest.mark.parametrize(("bits", "effort"), [(4, "balanced"), (8, "fast")])

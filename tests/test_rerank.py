@@ -86,6 +86,7 @@ def test_a_bert_cross_encoder_sees_the_segments(tmp_path: Path, target: str, bit
     weights["bert.embeddings.token_type_embeddings.weight"] *= 10
     weights |= {"classifier.weight": rng.standard_normal((1, 64), np.float32) / 4, "classifier.bias": np.zeros(1, np.float32)}
     directory = write_bert(tmp_path / "checkpoint", config, weights)
+    (directory / "modules.json").unlink()  # an embedding model's
     path = write_recipe(tmp_path / "tiny.toml", pooling="mean")
     path.write_text(path.read_text().replace('"embed"', '"rerank"').replace('"dense"', '"score"'))
     request = pipeline.Request(recipe.load(str(path)), target, bits, str(directory), tmp_path / "out")

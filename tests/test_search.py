@@ -117,6 +117,7 @@ def test_an_interrupted_run_goes_on_where_it_was(request_: Request, monkeypatch:
     with pytest.warns(UserWarning, match="calibration tokens"):
         tokens = calibrate.prepare(checkpoint, request_.recipe, [calibrate.Text("1", "en", "sentence", "some words of ours")])
     real, calls = calibrate.gptq, []
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
 
     def quantize(last: int) -> calibrate.Calibrated:
         calls.clear()
@@ -128,9 +129,7 @@ def test_an_interrupted_run_goes_on_where_it_was(request_: Request, monkeypatch:
             return real(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(calibrate, "gptq", counted)
-        return calibrate.quantize(
-            checkpoint, request_.recipe, plan, tokens, Grid(), "gptq", lambda *_: None, others, tmp_path / "kept"
-        )
+        return calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), "gptq", lambda *_: None, others, "kept")
 
     with pytest.raises(KeyboardInterrupt):
         quantize(5)

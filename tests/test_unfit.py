@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import bert_config, bert_weights, write_bert, write_recipe
-from conftest import one_line, run, standin
+from conftest import one_line, run, standin, standin_recipe
 from safetensors.torch import load_file, save_file
 
-from converter import cache, recipe
+from converter import cache, corpus, recipe
 from converter.source import open_source
-from shim.errors import SealportError, SourceError
+from shim.errors import SealportError, SourceError, UsageError
 
 
 def refused(named: object, source: Path, out: Path, *more: object, code: int = 3) -> str:
@@ -35,12 +35,35 @@ def test_a_weight_that_is_no_number_is_named(tiny: Path, tmp_path: Path, bits: i
 
 @pytest.mark.parametrize(("text", "code", "message"), [
     ('[{"type": "sentence_transformers.models.Dense"}]', 2, "modules.json has a Dense module, which is not supported"),
+    ('[{"type": "x.LogitScore"}]', 2, "a LogitScore module, of a model whose task is rerank, and the recipe"),
     ("[", 3, "modules.json is not a list of modules"),
 ])  # fmt: skip
 def test_modules_that_we_do_not_compute(tiny: Path, tmp_path: Path, text: str, code: int, message: str) -> None:
     source = Path(shutil.copytree(tiny / "checkpoint", tmp_path / "checkpoint"))
     (source / "modules.json").write_text(text)
     assert message in refused(tiny / "tiny.toml", source, tmp_path / "out", "--to", "mlx", code=code)
+
+
+def test_an_embedding_checkpoint_behind_a_rerankers_recipe() -> None:
+    with pytest.raises(SealportError, match="has a Pooling module, of a model whose task is embed, and the recipe"):
+        open_source(standin_recipe("qwen3-reranker-0.6b"), str(standin("qwen3-embedding-0.6b")))
+
+
+def test_sparse_vectors_without_the_names_of_special_tokens(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(standin("bge-m3"), tmp_path / "checkpoint"))
+    (source / "tokenizer_config.json").unlink()
+    with pytest.raises(SourceError, match=r"tokenizer_config\.json"):
+        open_source(standin_recipe("bge-m3"), str(source))
+
+
+def test_too_few_texts_to_rank(tmp_path: Path) -> None:
+    texts = tmp_path / "few.txt"
+    texts.write_text("One.\nTwo.\nThree.\n")
+    with pytest.raises(UsageError, match="3 texts make rankings of under three documents"):
+        corpus.judges(texts, "rerank")
+    assert len(corpus.judges(texts, "embed")) == 3
+    texts.write_text("One.\nTwo.\nThree.\nFour.\n")
+    assert len(corpus.judges(texts, "rerank")) == 4
 
 
 @pytest.mark.parametrize("target", ["mlx", "onnx"])

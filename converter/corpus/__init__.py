@@ -61,6 +61,18 @@ def rankings(texts: list[Text], documents: int = 10, queries: int = 30) -> list[
     return found
 
 
+def judges(path: Path, task: str) -> list[Text]:
+    """The texts of a file, enough to prove an artifact of the task with: see `read`.
+
+    Raises UsageError where a ranking has fewer than three documents: of two scores the cosine is 1 or -1.
+    """
+    texts = read(path)
+    if task == "rerank" and min(len(ranking.documents) for ranking in rankings(texts)) < 3:
+        few = f"{len(texts)} texts make rankings of under three documents"
+        raise UsageError(f"{path}: {few}, which prove nothing; give 4 and more")
+    return texts
+
+
 def read(path: Path) -> list[Text]:
     """The texts of a JSON Lines file whose objects have `text` (and may have id, lang, kind), or of a text file, one a line.
 

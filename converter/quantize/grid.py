@@ -40,8 +40,14 @@ class Codes:
     def dequantize(self) -> np.ndarray:
         """(rows, columns) float32."""
         rows, columns = self.codes.shape
-        grouped = self.codes.reshape(rows, -1, self.scheme.group_size).astype(np.float32)
-        return (grouped * self.scales[..., None] + self.offsets[..., None]).reshape(rows, columns)
+        weight = self.codes.reshape(rows, -1, self.scheme.group_size).astype(np.float32)
+        weight *= self.scales[..., None]  # in place: of a word table, each copy is a gigabyte
+        weight += self.offsets[..., None]
+        return weight.reshape(rows, columns)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All but the scheme, by name."""
+        return {"codes": self.codes, "scales": self.scales, "offsets": self.offsets}
 
     @classmethod
     def join(cls, parts: "list[Codes]") -> "Codes":
