@@ -1,15 +1,23 @@
 """The upstream library's own vectors, computed one text at a time, so that there is no padding to get wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+)
 
 
 def vectors(directory: Path, texts: list[str], pooling: str, max_tokens: int = 128) -> np.ndarray:
     """(n, d) float32 L2-normalised vectors of a local checkpoint in fp32."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = _tokenizer(directory)
     model = AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
     rows = []
     for text in texts:
@@ -44,8 +52,14 @@ def yes_no(directory: Path, instruction: str, query: str, documents: list[str]) 
 
 def logits(directory: Path, query: str, documents: list[str]) -> list[float]:
     """The relevance logit of each document alone, as the card of bge-reranker-v2-m3 computes it."""
-    tokenizer = AutoTokenizer.from_pretrained(directory)
+    tokenizer = _tokenizer(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
         batches = [tokenizer([[query, document]], return_tensors="pt") for document in documents]
         return [float(model(**batch).logits[0, 0]) for batch in batches]
+
+
+def _tokenizer(directory: Path) -> Any:
+    """The published tokenizer.json: of XLM-RoBERTa's, transformers 5 rebuilds its own, without that one's normalizer."""
+    own = AutoConfig.from_pretrained(directory).model_type == "xlm-roberta"
+    return (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(directory)
