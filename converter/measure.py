@@ -62,6 +62,7 @@ def _embed(
     done = 0
     for task in sorted({text.task for text in texts}):
         rows = [row for row, text in enumerate(texts) if text.task == task]
+        rows.sort(key=lambda row: len(texts[row].text))  # those of a length together: less padding
         for start in range(0, len(rows), 16):
             part = rows[start : start + 16]
             out = model.embed([texts[row].text for row in part], task=task, heads=manifest.model.heads)

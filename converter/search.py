@@ -25,6 +25,7 @@ from shim.text import Tokens
 
 ATTEMPTS = {"fast": 4, "balanced": 4, "max": 3}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
+FARTHER = 1.8  # times as far off as texts that were calibrated on are those that judge; all-MiniLM-L6-v2's 1.6 to 2.4
 FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
 LAST = 8.0  # by so much the last attempt aims lower
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
@@ -113,7 +114,9 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, lambda *done: progress("sensitivity", *done))
     choices = _choices(plan, base, costs, shapes, others, target)
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
-    if short:
+    if not short:
+        aim /= FARTHER
+    else:
         aim *= getattr(predicted(choices, short.plan), goal.on) / short.error
     best: tuple[int, Quantized] | None = None
     nearest: tuple[float, Quantized] | None = None
