@@ -29,8 +29,7 @@ MEASURED = ("tensor", "token", "twice")
 TABLE_BITS = 7  # of a table that is a large part of the model
 LARGE = 0.02  # the part of all weights from which on a table is such a one
 GROUPS = (64, 32)  # weights that share a scale where products are in float32, and in tables
-TABLE = Grid(np.float16, integer_zero=True)
-GRID = Grid(np.float32, integer_zero=True)
+GRID = Grid(np.float32, integer_zero=True, half=(TABLE_BITS,))
 
 
 def quantize(
@@ -84,7 +83,7 @@ def quantize(
 
             def make() -> dict[str, np.ndarray]:
                 if hessian is None:
-                    return searched(weight, scheme, TABLE if scheme.bits == TABLE_BITS else GRID).arrays()
+                    return searched(weight, scheme, GRID).arrays()
                 floats = inputs[name].activation.mode == "none"
                 return (gptq(weight, hessian, scheme, GRID) if floats else per_channel(weight, hessian)).arrays()
 

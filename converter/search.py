@@ -23,7 +23,7 @@ from shim.architectures import architecture
 from shim.errors import UsageError
 from shim.text import Tokens
 
-ATTEMPTS = {"fast": 4, "balanced": 4, "max": 3}  # artifacts that are made and measured at most
+ATTEMPTS = {"fast": 4, "balanced": 4, "max": 6}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
 FARTHER = 1.8  # times as far off as texts that were calibrated on are those that judge; all-MiniLM-L6-v2's 1.6 to 2.4
 FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
@@ -101,9 +101,8 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         yield maker.make(plan, {"method": maker.effort})
         _forget(maker.kept)
         return None
-    widths = tuple(bits for bits in target.BITS if goal.bits <= bits < 16)
     shapes = {name: tensors[f"{name}.weight"] for name in plan}
-    others = {name: [plan[name]] if short else candidates(name, shape[1], widths) for name, shape in shapes.items()}
+    others = {name: [plan[name]] if short else _ways(name, shape[1], goal.bits, target) for name, shape in shapes.items()}
     rest = _rest(checkpoint, shapes, target)
     limit = np.inf if goal.size is None else goal.size - rest
     least = sum(min(target.stored(shapes[name], scheme) for scheme in given) for name, given in others.items())
@@ -172,6 +171,12 @@ def in_integers(maker: Maker, goal: Goal) -> Attempts:
     off = error(parity, goal)
     warnings.warn(f"products in integers reach {1 - off:.5f}, under {goal.parity:g}; only weights are quantized", stacklevel=2)
     return Short(found.plan, off)
+
+
+def _ways(name: str, columns: int, least: int, target: Any) -> list[Scheme]:
+    """Every way in which the target stores the module `name`, short of full precision, with at least so many bits."""
+    widths = target.TABLE_BITS if "embed" in name else target.BITS
+    return candidates(name, columns, tuple(bits for bits in widths if least <= bits < 16))
 
 
 def _choices(

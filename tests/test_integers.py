@@ -24,7 +24,7 @@ from converter.quantize.smooth import Smoothing
 from converter.recipe import Recipe
 from converter.source import open_source
 from converter.targets.onnx import write_integers
-from converter.targets.onnx.int8 import plane_widths, planes
+from converter.targets.onnx.tables import plane_widths, planes
 from shim.architectures import bert
 from shim.pooling import outputs
 from shim.runtimes.onnx import open_runtime

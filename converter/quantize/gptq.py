@@ -100,7 +100,7 @@ def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tupl
     top = 2**scheme.bits - 1
     for first, below in enumerate(SHRINK):
         for above in SHRINK[max(0, first - 2) : first + 3]:
-            scale, offset = _span(low * below, high * above, top, grid)
+            scale, offset = _span(low * below, high * above, scheme.bits, grid)
             codes = ((weight - offset[:, None]) / scale[:, None]).round_().clamp_(0, top)
             error = codes.mul_(scale[:, None]).add_(offset[:, None]).sub_(weight).square_().mul_(importance).sum(dim=1)
             better = error < least
@@ -109,10 +109,10 @@ def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tupl
     return scales, offsets
 
 
-def _span(low: Tensor, high: Tensor, top: int, grid: Grid) -> tuple[Tensor, Tensor]:
+def _span(low: Tensor, high: Tensor, bits: int, grid: Grid) -> tuple[Tensor, Tensor]:
     """The grid from low to high as it can be stored."""
-    kind = torch.float16 if grid.dtype is np.float16 else torch.float32
-    least = float(np.finfo(grid.dtype).smallest_subnormal)  # coarse, but as fine as rounding's
+    top, kind = 2**bits - 1, torch.float16 if grid.kind(bits) is np.float16 else torch.float32
+    least = float(np.finfo(grid.kind(bits)).smallest_subnormal)  # coarse, but as fine as rounding's
     scale = ((high - low) / top).clamp(min=least).to(kind).float()
     if grid.integer_zero:
         return scale, (low / scale).round().clamp(-top, 0) * scale

@@ -19,10 +19,16 @@ class Grid:
 
     dtype: of scales and offsets; codes are chosen for the rounded values. integer_zero: the zero point, -offset / scale, is a
     code itself, as ONNX Runtime stores it; the span then includes zero. Otherwise the offset is any number, as in MLX.
+    half: bits of codes whose scales are float16 whatever dtype says.
     """
 
     dtype: type = np.float16
     integer_zero: bool = False
+    half: tuple[int, ...] = ()
+
+    def kind(self, bits: int) -> type:
+        """The type of the scales of codes of so many bits."""
+        return np.float16 if bits in self.half else self.dtype
 
 
 @dataclass(frozen=True)
@@ -67,16 +73,16 @@ def round_to_nearest(weight: np.ndarray, scheme: Scheme, grid: Grid) -> Codes:
     low, high = grouped.min(axis=2), grouped.max(axis=2)
     if grid.integer_zero:
         low, high = np.minimum(low, 0), np.maximum(high, 0)
-    top = np.float32(2**scheme.bits - 1)
+    top, kind = np.float32(2**scheme.bits - 1), grid.kind(scheme.bits)
     span = np.maximum((high - low) / top, np.float32(1e-7))
     scales = np.where(np.abs(low) > np.abs(high), span, -span)
     anchor = np.where(np.abs(low) > np.abs(high), low, high)
     steps = np.round(anchor / scales)
-    scales = np.where(steps == 0, scales, anchor / np.where(steps == 0, 1, steps)).astype(grid.dtype).astype(np.float32)
-    scales = np.where(scales == 0, np.float32(np.finfo(grid.dtype).tiny), scales)
+    scales = np.where(steps == 0, scales, anchor / np.where(steps == 0, 1, steps)).astype(kind).astype(np.float32)
+    scales = np.where(scales == 0, np.float32(np.finfo(kind).tiny), scales)
     if grid.integer_zero:
         offsets = steps.astype(np.float32) * scales
     else:
-        offsets = np.where(steps == 0, 0, anchor).astype(grid.dtype).astype(np.float32)
+        offsets = np.where(steps == 0, 0, anchor).astype(kind).astype(np.float32)
     codes = np.round((grouped - offsets[..., None]) / scales[..., None])
     return Codes(np.clip(codes, 0, top).astype(np.uint8).reshape(rows, columns), scales, offsets, scheme)

@@ -62,13 +62,14 @@ class Matrix:
         """What it has come to, in numbers that the grid can store; where nothing moved, what it started as."""
         with torch.no_grad():
             scale, offset = self._affine(self.parts, self.scale, self.offset)
-            limit = float(np.finfo(self.grid.dtype).max)
-            stored = scale.numpy().clip(-limit, limit).astype(self.grid.dtype).astype(np.float32)
+            kind = self.grid.kind(self.start.scheme.bits)
+            limit = float(np.finfo(kind).max)
+            stored = scale.numpy().clip(-limit, limit).astype(kind).astype(np.float32)
             if self.grid.integer_zero:
                 zero = np.round(self.start.offsets / self.start.scales)
                 offsets = (zero * stored).astype(np.float32)
             else:
-                offsets = offset.numpy().clip(-limit, limit).astype(self.grid.dtype).astype(np.float32)
+                offsets = offset.numpy().clip(-limit, limit).astype(kind).astype(np.float32)
             codes = self.parts[0].round().clamp_(0, self.top).to(torch.uint8).numpy()
         return Codes(codes, stored, offsets, self.start.scheme)
 

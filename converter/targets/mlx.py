@@ -12,7 +12,7 @@ from converter.recipe import Recipe
 from converter.targets import safetensors
 from converter.targets.safetensors import Layout
 
-BITS = (2, 3, 4, 5, 6, 8, 16)
+BITS = TABLE_BITS = (2, 3, 4, 5, 6, 8, 16)
 DEFAULT_BITS = 4
 GRID = Grid(np.float16, integer_zero=False)
 APART = ("sparse_linear.", "colbert_linear.", "score.")

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
+from converter.targets.onnx import tables
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
 from shim.errors import SealportError
@@ -20,8 +21,9 @@ if TYPE_CHECKING:  # it imports torch, which only calibration needs
     from converter.quantize.sites import Integers
 
 BITS = (4, 8, 16, 32)
+TABLE_BITS = (4, *tables.BITS, 8)  # of tables, when bits are chosen for each tensor
 DEFAULT_BITS = 8
-GRID = Grid(np.float32, integer_zero=True)
+GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
 IR_VERSION = 10
 LONG = 1024  # tokens beyond which a text's attention scores are too many to hold at once
 SHAPES = {
@@ -33,10 +35,15 @@ EXTERNAL_ABOVE = 1 << 28  # bytes of weights beyond which they lie in model.onnx
 
 
 def stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
-    """Bytes of a (rows, columns) weight in a float32 graph: codes, and of each group a scale in float32 and a zero point."""
+    """Bytes of a (rows, columns) weight in a float32 graph: codes, and of each group a scale in float32 and a zero point.
+
+    With bits that no layer has, it is a table: see `tables.stored`.
+    """
     rows, columns = shape
     if scheme is None:
         return 4 * rows * columns
+    if scheme.bits in tables.BITS:
+        return tables.stored(rows, columns, scheme)
     groups = columns // scheme.group_size
     return rows * (columns * scheme.bits // 8 + 4 * groups + -(-groups * scheme.bits // 8))
 

@@ -1,4 +1,4 @@
-"""Graphs whose matrix products are in integers: u8 inputs times s8 weights, and tables of any bits in standard operators."""
+"""Graphs whose matrix products are in integers: u8 inputs times s8 weights."""
 
 from collections.abc import Callable, Iterator
 
@@ -10,7 +10,6 @@ from converter.quantize.activations import LEAST, TOP
 from converter.quantize.channel import ZERO
 from converter.quantize.sites import Input, Integers
 from converter.targets.onnx.ops import CONTRIB, OnnxOps
-from converter.targets.onnx.recorder import unsigned
 
 
 class IntegerOps(OnnxOps):
@@ -127,63 +126,3 @@ class IntegerOps(OnnxOps):
         if key not in self.made:
             self.made[key] = self.node("Concat", self.node("Shape", self.input("input_ids")), self.constant([width]), axis=0)
         return self.made[key]
-
-    def embedding(self, name: str, ids: ir.Value) -> ir.Value:
-        scheme = self.plan.get(name)
-        if scheme is None or scheme.bits in (4, 8):
-            return super().embedding(name, ids)
-        codes, scales, zeros = unsigned(self.found[name])
-        rows, columns = codes.shape
-        groups = columns // scheme.group_size
-
-        def stored() -> Iterator[np.ndarray]:
-            yield planes(codes, scheme.bits)
-            self.done()
-
-        table = self.weight(f"{name}.weight_quant", (rows, columns * scheme.bits // 8), np.uint8, stored)
-        packed = self.node("Gather", table, ids)
-        whole, start, below = None, 0, 0
-        for width in plane_widths(scheme.bits):
-            end = start + columns * width // 8
-            part = self._unpacked(self.slice(packed, start, end, -1), width, below)
-            whole = part if whole is None else self.node("BitwiseOr", whole, part)
-            start, below = end, below + width
-        assert whole is not None
-        shape = self.node("Shape", ids)
-        split, flat = (self.constant(axes) for axes in ([groups, scheme.group_size], [columns]))
-        grouped = self.node("Reshape", self.cast(whole, np.float32), self.node("Concat", shape, split, axis=0))
-        steps = self.weight(f"{name}.weight_scales", (rows, groups), np.float16, lambda: [scales.astype(np.float16)])
-        points = self.weight(f"{name}.weight_zero_points", (rows, groups), np.uint8, lambda: [zeros])
-        step, point = (
-            self.node("Unsqueeze", self.cast(self.node("Gather", part, ids), np.float32), self.constant([-1]))
-            for part in (steps, points)
-        )
-        found = self.node("Mul", self.node("Sub", grouped, point), step)
-        return self.node("Reshape", found, self.node("Concat", shape, flat, axis=0))
-
-    def _unpacked(self, packed: ir.Value, width: int, below: int) -> ir.Value:
-        """The codes' bits of one plane, `below` bits up, from its bytes."""
-        parts = []
-        for shift in range(0, 8, width):
-            part = self.node("BitShift", packed, self.constant(shift, np.uint8), direction="RIGHT") if shift else packed
-            parts.append(self.node("BitwiseAnd", part, self.constant(2**width - 1, np.uint8)))
-        whole = self.node("Concat", *parts, axis=-1)
-        return self.node("BitShift", whole, self.constant(below, np.uint8), direction="LEFT") if below else whole
-
-
-def plane_widths(bits: int) -> list[int]:
-    """The widths of the planes that codes of 1 to 7 bits are stored in, lowest bits first."""
-    return [width for width in (4, 2, 1) if bits & width]
-
-
-def planes(codes: np.ndarray, bits: int) -> np.ndarray:
-    """(rows, columns) codes of `bits` bits, columns a multiple of 8, as (rows, columns * bits / 8) bytes.
-
-    Plane after plane: of one of 2 bits, a byte holds those of a column of each quarter of the row, the first quarter's lowest.
-    """
-    found, below = [], 0
-    for width in plane_widths(bits):
-        parts = np.split((codes >> below) & (2**width - 1), 8 // width, axis=1)
-        found.append(sum(part << (place * width) for place, part in enumerate(parts)))
-        below += width
-    return np.concatenate(found, axis=1).astype(np.uint8)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from converter.targets.onnx import tables
 from converter.targets.onnx.attention import attend
 from converter.targets.onnx.recorder import Recorder
 
@@ -33,6 +34,8 @@ class OnnxOps(Recorder):
         scheme = self.plan.get(name)
         if scheme is None:
             return self.node("Gather", self.tensor(f"{name}.weight"), ids)
+        if scheme.bits in tables.BITS:
+            return tables.gather(self, name, scheme, ids)
         codes, scales, zeros = self.quantized(name, scheme, self.checkpoint.tensors[f"{name}.weight"].shape)
         attributes: dict[str, Any] = {
             "bits": scheme.bits,
