@@ -20,6 +20,8 @@ from converter.quantize.distil import distil as tune
 from converter.quantize.gptq import gptq, relative, searched
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.lockstep import LockstepOps
+from converter.quantize.losses import VECTORS
+from converter.quantize.sites import RoundedOps
 from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
 from shim.architectures import architecture
@@ -31,6 +33,7 @@ from shim.text import Encoded, TextEncoder, Tokens, prompt_for
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048
 METHODS = ("gptq", "twin")
+Codings = Callable[[str], Codes | None]  # of a module, None where it is not quantized
 HELD = 10  # every so many batches judge a distillation, and teach it nothing
 # GPTQ's codes are near their best: on texts that judge, faster rates, moving codes, and a part for each layer's own error lost.
 GENTLY = Pace(200, codes=0.0, scales=1e-4, others=1e-5, layers=0.0)
@@ -146,6 +149,18 @@ def distil(
     weights = {name: torch.from_numpy(checkpoint.read(name)) for name in checkpoint.tensors}
     learned = [batch for place, batch in enumerate(tokens) if place % HELD] or tokens
     return tune(weights, codes, _run(checkpoint, recipe), learned, tokens[::HELD], grid, GENTLY, progress)
+
+
+def run(checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], codes: Codings | None = None) -> dict[str, list[Tensor]]:
+    """The vectors that the model gives on the tokens, of each batch, with the codes that there are in place of its weights."""
+
+    def replace(name: str, weight: Tensor, _: Tensor | None) -> Tensor:
+        found = codes(name) if codes else None
+        return weight if found is None else torch.from_numpy(found.dequantize())
+
+    with torch.inference_mode():
+        found = _run(checkpoint, recipe)(RoundedOps(checkpoint.read, tokens, {}, {}, replace, hessians=False))
+    return {name: parts for name, parts in found.items() if name in VECTORS}
 
 
 def costs(

@@ -14,7 +14,7 @@ from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.lockstep import Replace
-from converter.quantize.losses import VECTORS, apart, scores_apart
+from converter.quantize.losses import loss, masks_of
 from converter.quantize.sites import Input, Integers, Observer, RoundedOps, Site, layer
 from converter.quantize.smooth import Smoothing, search
 from converter.recipe import Recipe
@@ -63,7 +63,7 @@ def quantize(
             choices.append(_choices(checkpoint, site))
             progress(place + 1, steps)
         harmed = run(_rounded(checkpoint.read, tokens, sites, [choice["token"] for choice in choices]))
-        probes = _probes(tokens, loss(exact, harmed, _masks(tokens)), PROBE)
+        probes = _probes(tokens, loss(exact, harmed, masks_of(tokens)), PROBE)
         costs = _costs(checkpoint, run, sites, choices, probes, lambda done: progress(len(sites) + done, steps), kept)
         modes = allocate(costs, [site.size for site in sites], SHARE * (1 - goal))
         entries = [choice[mode] for choice, mode in zip(choices, modes, strict=True)]
@@ -145,7 +145,7 @@ def _costs(
     stored: str | None,
 ) -> list[dict[str, np.ndarray]]:
     """For each site and mode, what it alone takes from each text's cosine, (texts,) float64."""
-    masks = _masks(probes)
+    masks = masks_of(probes)
     kept: dict[str, np.ndarray] = {}
 
     def read(name: str) -> np.ndarray:  # small tensors once, large ones again and again, never all in memory
@@ -201,24 +201,6 @@ def _rounded(
         if site.before[0] == "linear":
             rows[site.before[1]] = entry.smoothing.scale
     return RoundedOps(read, tokens, inputs, rows, replace, hessians)
-
-
-def _masks(tokens: list[Tokens]) -> list[Tensor]:
-    return [torch.from_numpy(batch.attention_mask.astype(bool)) for batch in tokens]
-
-
-def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: list[Tensor]) -> np.ndarray:
-    """1 - cosine of each text's outputs, (texts,) float64, the worst of its heads; see `converter.quantize.losses`."""
-    losses = []
-    for name, parts in exact.items():
-        if name == "score":
-            one, other = (torch.cat(values).double() for values in (parts, found[name]))
-            one, other = one - one.mean(), other - other.mean()
-            losses.append(scores_apart(other, one, one.var(correction=0).clamp_min(1e-12)))
-        elif name in VECTORS:
-            rows = zip(found[name], parts, masks, strict=True)
-            losses.append(torch.cat([apart(name, other.double(), one.double(), mask) for other, one, mask in rows]))
-    return torch.stack(losses).amax(dim=0).clamp_min(0).nan_to_num(1.0).numpy()
 
 
 def _table(shape: tuple[int, ...], total: int) -> Scheme | None:

@@ -5,7 +5,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,15 +17,16 @@ from converter.checkpoint import Checkpoint
 from converter.measure import Progress
 from converter.quantize.allocate import Allocation, Choice, allocate, predicted
 from converter.quantize.grid import Codes, Scheme
+from converter.quantize.losses import loss, masks_of
 from converter.quantize.plan import candidates, uniform
 from converter.recipe import Recipe
 from shim.architectures import architecture
 from shim.errors import UsageError
 from shim.text import Tokens
 
-ATTEMPTS = {"fast": 4, "balanced": 4, "max": 6}  # artifacts that are made and measured at most
+ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
-FARTHER = 1.8  # times as far off as texts that were calibrated on are those that judge; all-MiniLM-L6-v2's 1.6 to 2.4
+FARTHER = 2.2  # times as far off as costs that add up foretell is the worst text; of all-MiniLM-L6-v2 1.8 to 2.5
 FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
 LAST = 8.0  # by so much the last attempt aims lower
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
@@ -86,10 +87,19 @@ class Maker:
         record = {**record, "distilled": {"before": found.before, "after": found.after}}
         return Quantized(plan, _stored(found.codes), record, changed=found.tensors)
 
+    def seen(self, made: Quantized, exact: dict[str, list[Any]], on: str) -> float:
+        """1 - cosine of the `worst` of the texts calibrated on, or their mean; exact: what the original gives there."""
+        codes = lambda name: Codes.join(list(made.codes(name))) if name in made.plan else None  # noqa: E731
+        checkpoint = replace(self.checkpoint, changed=made.changed)
+        found = calibrate.run(checkpoint, self.recipe, self.tokens, codes)
+        losses = loss(exact, found, masks_of(self.tokens))
+        return float(losses.max() if on == "worst" else losses.mean())
+
 
 def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
+    Vectors of the texts that were calibrated on must be near enough, too: they are many more than those that judge.
     short: what was tried before, of which only as much is raised to full precision as it must be; how far it came says what
     costs on the tokens are worth on the texts that judge.
     Raises UsageError where even the lowest bits are over the size that is asked for.
@@ -121,6 +131,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     nearest: tuple[float, Quantized] | None = None
     tried: list[dict[str, Scheme]] = []
     passed, failed = [0.0], [np.inf]  # predictions of attempts
+    exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
     for attempt in range(ATTEMPTS[maker.effort] + 1):
         if attempt == ATTEMPTS[maker.effort]:
             if best:
@@ -137,15 +148,18 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
             best = nearest = None
             break
         measured = error(parity, goal)
+        if exact and parity["verdict"] == "pass":
+            measured = max(measured, maker.seen(made, exact, goal.on))
+        passes = parity["verdict"] == "pass" and measured <= allowed
         if nearest is None or measured < nearest[0]:
             nearest = (measured, made)
-        if parity["verdict"] == "pass" and (best is None or found.point.size < best[0]):
+        if passes and (best is None or found.point.size < best[0]):
             best = (found.point.size, made)
-        if parity["verdict"] == "pass" and measured >= NEAR * allowed:
+        if passes and measured >= NEAR * allowed:
             break
         foretold = getattr(found.point, goal.on)
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
-        if parity["verdict"] == "pass":
+        if passes:
             passed.append(foretold)
         else:
             aim = min(aim, FURTHER[min(len(failed), len(FURTHER)) - 1] * foretold)

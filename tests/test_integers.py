@@ -19,6 +19,7 @@ from converter.checkpoint import Checkpoint
 from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import objective
+from converter.quantize.losses import loss
 from converter.quantize.sites import Input, Integers, RoundedOps
 from converter.quantize.smooth import Smoothing
 from converter.recipe import Recipe
@@ -206,7 +207,7 @@ def test_the_loss_is_the_worst_head() -> None:
         "sentence_embedding": [torch.tensor([[0.6, 0.8], [0.0, 1.0]])],
         "sparse_weights": [torch.tensor([[1.0, 0.0], [1.0, 0.0]])],
     }
-    np.testing.assert_allclose(integers.loss(one, other, masks), [0.4, 0.0], atol=1e-6)
+    np.testing.assert_allclose(loss(one, other, masks), [0.4, 0.0], atol=1e-6)
 
 
 def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:

@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 import pytest
 
 import shim
-from converter import calibrate, pipeline, recipe
+from converter import calibrate, pipeline, recipe, search
 from converter.quantize.grid import Grid
 from converter.quantize.plan import candidates, uniform
 from converter.source import open_source
@@ -176,3 +176,16 @@ def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request,
     assert sizes[0] < min(sizes[1:]), "what fell short is followed by more"
     assert sizes[-1] == sizes[1] != sizes[-2], "which came nearest, and is made once more"
     assert sum(file.stat().st_size for file in path.glob("*.safetensors")) == sizes[1]
+
+
+def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, told = search.Maker.seen, []
+
+    def seen(*arguments: Any) -> float:
+        told.append(real(*arguments))
+        return told[-1]
+
+    monkeypatch.setattr(search.Maker, "seen", seen)
+    assert made(request_, bits=4)[1].verdict == "pass"
+    assert told[0] > 0.001, "the few texts that judge passed, of the many others one did not"
+    assert min(told) <= 0.001, "and then all did"

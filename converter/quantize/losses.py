@@ -3,9 +3,12 @@
 `converter.verify` judges the artifact by the same measures, written apart from these.
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from shim.text import Tokens
 
 VECTORS = ("sentence_embedding", "sparse_weights", "colbert_vecs")  # the outputs that `apart` knows
 
@@ -25,6 +28,25 @@ def apart(head: str, given: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
 def scores_apart(given: Tensor, wanted: Tensor, variance: Tensor | float) -> Tensor:
     """(n,) of a reranker's logits: half the square error over their variance, which 1 - cosine of centred logits comes to."""
     return (given - wanted).square() / (2 * variance)
+
+
+def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: list[Tensor]) -> np.ndarray:
+    """1 - cosine of each text's outputs, (texts,) float64, the worst of its heads; lists have an entry for each batch."""
+    losses = []
+    for name, parts in exact.items():
+        if name == "score":
+            one, other = (torch.cat(values).double() for values in (parts, found[name]))
+            one, other = one - one.mean(), other - other.mean()
+            losses.append(scores_apart(other, one, one.var(correction=0).clamp_min(1e-12)))
+        elif name in VECTORS:
+            rows = zip(found[name], parts, masks, strict=True)
+            losses.append(torch.cat([apart(name, other.double(), one.double(), mask) for other, one, mask in rows]))
+    return torch.stack(losses).amax(dim=0).clamp_min(0).nan_to_num(1.0).numpy()
+
+
+def masks_of(batches: list[Tokens]) -> list[Tensor]:
+    """Of each batch (n, length), true on tokens."""
+    return [torch.from_numpy(batch.attention_mask.astype(bool)) for batch in batches]
 
 
 def _distance(one: Tensor, other: Tensor) -> Tensor:
