@@ -27,6 +27,9 @@ def summary(manifest: Manifest, path: str) -> str:
         if head == "score":
             lines.append(f"  {'':8} worst change of probability {figures['probability']:.5f}; Kendall's tau worst ")
             lines[-1] += f"{figures['kendall']['worst']:.3f}; best document the same for {figures['top1']:.1%} of queries"
+        if figures.get("by_dimensions"):
+            cuts = ", ".join(f"{size} {worst:.5f}" for size, worst in figures["by_dimensions"].items())
+            lines.append(f"  {'':8} worst when cut to so many dimensions: {cuts}")
         if "centred" in figures:
             lines.append(_cosines("centred", figures["centred"]))
             lines.append(f"  {'':8} 10 nearest neighbours agree {figures['neighbours']:.1%}; ")
