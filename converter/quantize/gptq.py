@@ -58,7 +58,7 @@ def objective(weight: Tensor, codes: Codes, hessian: Tensor) -> Tensor:
 def searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
     """Codes of a (rows, columns) float32 matrix by the clip search alone: for a table, whose rows are what goes on.
 
-    How often a token comes is no weight here: it would be the same for all of its row's groups, each of which is searched alone.
+    How often a token comes is no weight here: it would be one number for its whole row, whose groups are searched one by one.
     """
     return Codes.join([_searched(part, scheme, grid) for part in weight.split(ROWS)])
 
