@@ -112,7 +112,7 @@ def test_a_head_that_needs_to_run_code_is_refused(tmp_path: Path) -> None:
 def test_a_reranker_given_to_an_embed_recipe_is_refused() -> None:
     with pytest.raises(UsageError, match="config.json is that of a classifier or reranker"):
         open_source(standin_recipe("bge-m3"), str(standin("bge-reranker-v2-m3")))
-    with pytest.raises(SourceError, match="classifier"):
+    with pytest.raises(UsageError, match="Pooling module, of a model whose task is embed"):
         open_source(standin_recipe("bge-reranker-v2-m3"), str(standin("user-bge-m3")))
 
 
