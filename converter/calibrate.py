@@ -25,8 +25,8 @@ from converter.quantize.sites import RoundedOps
 from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
 from shim.architectures import architecture
+from shim.batches import batches
 from shim.errors import UsageError
-from shim.model import batches
 from shim.pooling import outputs
 from shim.text import Encoded, TextEncoder, Tokens, prompt_for
 

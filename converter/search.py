@@ -28,7 +28,7 @@ ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and m
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
 FARTHER = 2.2  # times as far off as costs that add up foretell is the worst text; of all-MiniLM-L6-v2 1.8 to 2.5
 FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
-LAST = 8.0  # by so much the last attempt aims lower
+LAST = (3.0, 8.0)  # by so much lower the attempts aim that are made beyond those where none passes
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
@@ -132,11 +132,10 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     tried: list[dict[str, Scheme]] = []
     passed, failed = [0.0], [np.inf]  # predictions of attempts
     exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
-    for attempt in range(ATTEMPTS[maker.effort] + 1):
-        if attempt == ATTEMPTS[maker.effort]:
-            if best:
-                break
-            aim /= LAST  # what was predicted did not come true: a last one that leaves much room
+    for lower in (*[1.0] * ATTEMPTS[maker.effort], *LAST):
+        if lower > 1 and best:
+            break
+        aim /= lower  # where none passed, what was predicted did not come true: last ones that leave much room
         found = allocate(choices, aim, goal.on, limit)
         plan = {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
         if plan in tried:

@@ -11,9 +11,10 @@ from typing import Any
 import click
 
 import shim
+from shim.batches import BATCH_TOKENS
 from shim.console import run
 from shim.errors import UsageError
-from shim.model import BATCH_TOKENS, Embeddings, load
+from shim.model import Embeddings, load
 from shim.text import check_text
 
 BATCH = 64  # lines embedded at a time

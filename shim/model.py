@@ -11,12 +11,11 @@ import numpy as np
 
 from shim import artifact
 from shim.artifact import Manifest
+from shim.batches import batches
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, check_dimensions, cut, lexical, pool, probability
 from shim.runtimes import Runtime
 from shim.text import Encoded, TextEncoder, check_text, check_texts, prompt_for
-
-BATCH_TOKENS = 4096  # padded tokens a runtime gets at once; more costs memory and, on a CPU, cache misses
 
 
 @dataclass(frozen=True)
@@ -230,18 +229,3 @@ class Model:
             "runtime": self.runtime.name,
             "device": self.runtime.device,
         }
-
-
-def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS) -> list[list[int]]:
-    """Row numbers grouped by length, longest first.
-
-    A batch's rows x longest stays in the budget of padded tokens; a single row always fits.
-    """
-    order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row].ids))
-    groups: list[list[int]] = []
-    for row in order:
-        if groups and (len(groups[-1]) + 1) * len(encoded[groups[-1][0]].ids) <= budget:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return groups

@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shim.serve.batching import SMALL, WASTE, Item, Job, Line, fill
+from shim.batches import SMALL, WASTE, batches
+from shim.serve.batching import Item, Job, Line, fill
 from shim.text import Encoded
 
 LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=120)
@@ -77,3 +78,19 @@ def test_a_job_dropped_is_not_computed() -> None:
     waiting.drop(gone[0])
     assert waiting.take() == stays[1]
     assert waiting.take() == []
+
+
+def test_batches_stay_in_their_budget_and_lose_nothing() -> None:
+    lengths = [3, 900, 17, 17, 512, 1, 64, 64, 64, 5000]
+    groups = grouped(lengths)
+    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
+    assert all(len(group) == 1 or len(group) * max(lengths[row] for row in group) <= 1024 for group in groups)
+
+
+def test_short_texts_are_not_padded_to_a_long_one() -> None:
+    """A long text among short ones, as documents of a reranker often are, costs no more than by itself."""
+    assert grouped([900, 90, 80, 80, 3, 2]) == [[0], [1, 2, 3], [4, 5]]
+
+
+def grouped(lengths: list[int]) -> list[list[int]]:
+    return batches([Encoded([0] * length, [0] * length, False) for length in lengths], budget=1024)

@@ -12,8 +12,6 @@ from safetensors.numpy import load_file, save_file
 
 import shim
 from shim.errors import IntegrityError, NotFiniteError, UsageError
-from shim.model import batches
-from shim.text import Encoded
 
 MIXED = ["a", "The committee met on Tuesday to discuss the harbour.", "река", "word " * 400, "天气很好", "short one"]
 
@@ -123,14 +121,6 @@ def test_mlx_weights_that_are_not_what_config_says_are_named(
     save_file(tensors, broken / "model.safetensors")
     with pytest.raises(IntegrityError, match=message):
         shim.load(broken, allow_unverified=True)
-
-
-def test_batches_stay_in_their_budget_and_lose_nothing() -> None:
-    lengths = [3, 900, 17, 17, 512, 1, 64, 64, 64, 5000]
-    encoded = [Encoded([0] * length, [0] * length, False) for length in lengths]
-    groups = batches(encoded, budget=1024)
-    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
-    assert all(len(group) == 1 or len(group) * max(lengths[row] for row in group) <= 1024 for group in groups)
 
 
 def test_info_is_what_a_client_needs(tiny_artifact: Path) -> None:

@@ -5,12 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 
+from shim.batches import fits
 from shim.model import Output
 from shim.text import Encoded
 
 LOOKAHEAD = 256  # texts among which a batch looks for its like in length
-WASTE = 1.25  # padded tokens of a batch by its real ones: a short text in a long one's batch costs as much as the long one
-SMALL = 64  # padded tokens that cost next to nothing whatever they hold
 
 
 @dataclass(eq=False)
@@ -89,10 +88,7 @@ class Line:
 
 
 def fill(window: Sequence[Item], budget: int) -> list[Item]:
-    """The first of the window and those nearest to it in length, while rows x longest stays in the budget of padded tokens.
-
-    A single text always fits.
-    """
+    """The first of the window and those nearest to it in length, as many as `fits` allows; a single text always fits."""
     order = sorted(range(len(window)), key=lambda index: window[index].length)
     low = high = order.index(0)
     real = window[0].length
@@ -103,7 +99,7 @@ def fill(window: Sequence[Item], budget: int) -> list[Item]:
                 longest = max(window[order[high]].length, window[order[index]].length)
                 padded = longest * (high - low + 2)
                 total = real + window[order[index]].length
-                if padded <= budget and (padded <= SMALL or padded <= WASTE * total):
+                if fits(padded, total, budget):
                     choices.append((abs(window[order[index]].length - window[0].length), index, total))
         if not choices:
             return [window[index] for index in order[low : high + 1]]

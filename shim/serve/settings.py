@@ -4,8 +4,8 @@ import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
+from shim.batches import BATCH_TOKENS
 from shim.errors import UsageError
-from shim.model import BATCH_TOKENS
 
 
 @dataclass(frozen=True)
