@@ -38,6 +38,8 @@ HELD = 10  # every so many batches judge a distillation, and teach it nothing
 # GPTQ's codes are near their best: on texts that judge, faster rates, moving codes, and a part for each layer's own error lost.
 GENTLY = Pace(200, codes=0.0, scales=1e-4, others=1e-5, layers=0.0)
 FEW = 2000  # tokens under which a layer has seen too little to be quantized on
+WORK = {"balanced": 1.5e13, "max": 6e13}  # floating-point operations of one pass over the model: a few minutes of two cores
+LEAST = 4000  # tokens that a large model gets, too
 
 
 def check_texts(texts: list[Text], judges: list[Text]) -> None:
@@ -60,9 +62,10 @@ def covering(checkpoint: Checkpoint, texts: list[Text], judges: list[Text], coun
     return [*texts, *(text for text in coverage(texts, tokenizer, count) if text.text.strip() not in known)]
 
 
-def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text]) -> list[Tokens]:
+def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text], most: int | None = None) -> list[Tokens]:
     """The texts as batches of tokens, each behind its task's prompt; for a reranker, queries with documents.
 
+    most: tokens, where there are more of them; some of the texts, drawn with a fixed seed, are used then.
     Raises UsageError when they hold nothing but special tokens, and warns when they are few.
     """
     model = recipe.model
@@ -81,7 +84,18 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text]) -> list[T
         warnings.warn(
             f"only {count} calibration tokens; layers are quantized on little ({FEW} and more are better)", stacklevel=2
         )
+    if most and count > most:
+        drawn = np.random.default_rng(0).permutation(len(found))
+        until = int(np.searchsorted(np.cumsum([len(found[row].ids) for row in drawn]), most))
+        found = [found[row] for row in sorted(drawn[: max(until, 1)])]
     return [encoder.batch([found[row] for row in rows]) for rows in batches(found, BATCH_TOKENS)]
+
+
+def affordable(shapes: Mapping[str, tuple[int, ...]], effort: str) -> int:
+    """Tokens that a pass over linear layers of these shapes may take: products with their (out, in) weights, and Hessians."""
+    layers = [shape for name, shape in shapes.items() if len(shape) == 2 and "embed" not in name]
+    each = sum(2 * columns * (rows + columns) for rows, columns in layers)
+    return max(LEAST, int(WORK[effort] / max(each, 1)))
 
 
 @dataclass(frozen=True)
@@ -101,14 +115,15 @@ def quantize(
     method: str,
     progress: Callable[[int, int], None],
     others: Mapping[str, list[Scheme]] = MappingProxyType({}),
-    kept: str | None = None,
+    kept: tuple[str, str] | None = None,
 ) -> Calibrated:
     """Codes of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
 
     Every layer is quantized on what the layers before it, already quantized, make of the calibration texts; with `twin` to give
     what the original gives there, which takes twice the time and memory.
     `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
-    kept: the part of the cache for the codes of each module, from which a run that was interrupted takes what it had done.
+    kept: parts of the cache, for codes of layers and for those of tables, which do not depend on the rest of the plan; a run
+    that was interrupted takes from them what it had done.
     """
     found, compared = {}, {}
 
@@ -122,7 +137,8 @@ def quantize(
             ratios = relative(weight, hessian, schemes, plan[name], grid)
             return {**codes.arrays(), "ratios": np.array(list(ratios.values()))}
 
-        stored = cache.arrays(kept, name, make) if kept else make()
+        key = [name, str(plan[name]), [str(scheme) for scheme in schemes]]
+        stored = cache.arrays(kept[hessian is None], key, make) if kept else make()
         codes = found[name] = Codes(stored["codes"], stored["scales"], stored["offsets"], plan[name])
         compared[name] = dict(zip(schemes, stored["ratios"].tolist(), strict=True))
         progress(len(found), len(plan))

@@ -142,7 +142,7 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
         shown = [text for text in shown if text.text.strip() not in judges] or shown
     else:
         calibrate.check_texts(shown, texts)
-    tokens = calibrate.prepare(checkpoint, recipe, shown)
+    tokens = calibrate.prepare(checkpoint, recipe, shown, None if fast else calibrate.affordable(layers(checkpoint), effort))
     if fast:  # no codes are chosen by them
         tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]
     lessons = tokens

@@ -51,7 +51,8 @@ class Maker:
 
     def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
         """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
-        grid, kept = self.target.GRID, self.keep([(name, str(scheme)) for name, scheme in plan.items()], str(others), method)
+        grid, schemes = self.target.GRID, [(name, str(scheme)) for name, scheme in plan.items()]
+        kept = self.keep(schemes, str(others), method), self.keep("tables")
         shown = lambda *done: self.progress("quantize", *done)  # noqa: E731
         return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
 

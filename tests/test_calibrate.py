@@ -86,6 +86,19 @@ def test_queries_are_calibrated_behind_their_prompt(small) -> None:
     assert with_prompt.input_ids.shape[1] > without.input_ids.shape[1]
 
 
+def test_a_large_model_sees_some_of_the_texts(small) -> None:
+    """As many as a pass can afford, of all lengths; a small one sees them all."""
+    checkpoint, tiny = small
+    shown = corpus.read(corpus.CALIBRATION)
+    count = lambda most: sum(int(batch.attention_mask.sum()) for batch in calibrate.prepare(checkpoint, tiny, shown, most))  # noqa: E731
+    whole = count(None)
+    assert count(whole) == whole
+    assert 4500 < count(5000) <= 5000
+    layers = {"a.weight": (1024, 4096), "b.bias": (1024,), "word_embeddings.weight": (250_000, 1024)}
+    assert calibrate.affordable(layers, "balanced") == int(calibrate.WORK["balanced"] / (2 * 4096 * (1024 + 4096)))
+    assert calibrate.affordable({"a.weight": (10**6, 10**6)}, "balanced") == calibrate.LEAST
+
+
 def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path) -> None:
     found = {}
     lines = corpus.VERIFICATION.read_text(encoding="utf-8").split("\n")

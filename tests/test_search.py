@@ -129,7 +129,8 @@ def test_an_interrupted_run_goes_on_where_it_was(request_: Request, monkeypatch:
             return real(*arguments)  # type: ignore[arg-type]
 
         monkeypatch.setattr(calibrate, "gptq", counted)
-        return calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), "gptq", lambda *_: None, others, "kept")
+        kept = "kept", "tables"
+        return calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), "gptq", lambda *_: None, others, kept)
 
     with pytest.raises(KeyboardInterrupt):
         quantize(5)

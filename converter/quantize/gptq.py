@@ -11,7 +11,7 @@ from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
 ROWS = 4096  # of a table that are searched at once
-SAMPLE = 1024  # rows of a matrix that tell what another scheme would cost
+SAMPLE = (1024, 1_500_000)  # rows, and numbers, of a matrix that tell what another scheme would cost
 BLOCK = 128  # columns whose errors are passed on together; no group is wider
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # parts of a group's span that the clip search tries
 
@@ -77,7 +77,8 @@ def relative(weight: Tensor, hessian: Tensor | None, schemes: list[Scheme], base
 
     hessian: None for a table, whose rows go on as they are.
     """
-    part = weight[:: -(-len(weight) // SAMPLE)].contiguous()
+    rows = max(1, min(SAMPLE[0], SAMPLE[1] // weight.shape[1]))
+    part = weight[:: -(-len(weight) // rows)].contiguous()
 
     def cost(scheme: Scheme) -> float:
         codes = round_to_nearest(part.numpy(), scheme, grid)
