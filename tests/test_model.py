@@ -1,5 +1,6 @@
 """shim.load and Model.embed: what a Python caller sees."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import shim
 from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.runtimes.onnx import threads
 
 MIXED = ["a", "The committee met on Tuesday to discuss the harbour.", "река", "word " * 400, "天气很好", "short one"]
 
@@ -127,3 +129,26 @@ def test_info_is_what_a_client_needs(tiny_artifact: Path) -> None:
     info = shim.load(tiny_artifact).info()
     assert (info["name"], info["dimensions"], info["max_tokens"]) == ("tiny-onnx-32bit", 64, 128)
     assert info["parity"]["dense"] > 0.999
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity") or os.cpu_count() == 1, reason="wants Linux and two cores")
+def test_onnxruntime_keeps_to_the_cores_that_the_process_may_use(tiny_artifact: Path) -> None:
+    code = f"""
+import os
+os.sched_setaffinity(0, {{0}})
+import shim
+model = shim.load({str(tiny_artifact)!r})
+model.embed(["one"])
+print({{core for task in os.listdir("/proc/self/task") for core in os.sched_getaffinity(int(task))}})
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "{0}\n"
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("100000 100000", 1), ("max 100000", 0), ("6400000 100000", 0), ("", 0)])
+def test_onnxruntime_keeps_to_a_containers_share_of_the_cores(
+    limit: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
+    (tmp_path / "cpu.max").write_text(limit)
+    assert threads(tmp_path / "cpu.max") == cores

@@ -1,5 +1,6 @@
 """ONNX Runtime: runs `onnx/model.onnx` on CUDA where it is installed and asked for, else on the CPU."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,29 @@ def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto") -> "Onn
         raise UsageError(f"device {device}: onnxruntime has no {PROVIDERS[device]} here ({', '.join(available)})")
     options = ort.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = threads()
     path = directory / GRAPH
     try:
         session = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"]))))
     except Exception as error:  # onnxruntime's own exceptions have no common public base
         raise IntegrityError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from None
     return OnnxRuntime(session)
+
+
+def threads(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """How many threads onnxruntime may start where the process has only a part of the machine (0: it decides).
+
+    Left alone it starts one per core of the machine and pins each, past taskset's or a container's CPU set and past a cgroup's
+    quota, where they then wait for each other.
+    """
+    all_of_them = os.cpu_count() or 1
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_of_them
+    try:
+        limit, period = quota.read_text().split()
+        mine = min(mine, max(1, round(int(limit) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2 here, or its limit is "max"
+        pass
+    return mine if mine < all_of_them else 0
 
 
 class OnnxRuntime:
