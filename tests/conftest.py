@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import fcntl
 import functools
 import json
 import os
@@ -20,12 +22,17 @@ from servers import Server
 
 from converter import corpus, pipeline, recipe
 from converter.recipe import Recipe
+from shim import artifact
 from shim.artifact import Manifest
 from shim.runtimes.mlx import _import_mlx
 
 # The same examples in every run of CI: what a new one finds is found where it is looked for.
 settings.register_profile("ci", derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+# Where tests run in parallel, each process keeps to one core: the threads of all libraries follow.
+if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 _import_mlx()  # before a test does: on Linux it is then 30 times as fast, for the whole process
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
@@ -93,9 +100,24 @@ def standin_recipe(name: str) -> Recipe:
     return dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, dimensions=width))
 
 
-@functools.cache
-def _artifacts() -> Path:
-    return Path(tempfile.mkdtemp(prefix="sealport-tests-"))
+def pytest_configure() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        os.environ["SEALPORT_TESTS"] = tempfile.mkdtemp(prefix="sealport-tests-")
+
+
+def pytest_unconfigure() -> None:
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["SEALPORT_TESTS"])
+
+
+@contextlib.contextmanager
+def shared_by_all(name: str) -> Iterator[Path]:
+    """A folder of this run's processes, for one of them at a time."""
+    folder = Path(os.environ["SEALPORT_TESTS"]) / name
+    folder.mkdir(exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield folder
 
 
 @functools.cache
@@ -103,24 +125,19 @@ def made(name: str, target: str, bits: int) -> tuple[Path, Manifest]:
     """The artifact of a small checkpoint, verified on the whole corpus, but for what is slow.
 
     A small reranker is verified on the texts that it was trained on: to all others it gives nearly the same score, and that
-    would prove nothing. Every 8th text must do in MLX, which is slow here, for SIBLINGS, and at 16 bits, where tests compare
-    with upstream themselves.
+    would prove nothing. In MLX, which is slow here, every other text must do, and every 8th for SIBLINGS and at 16 bits, where
+    tests compare with upstream themselves.
     """
-    loaded = standin_recipe(name)
-    texts = corpus.CALIBRATION if loaded.task == "rerank" else corpus.VERIFICATION
-    if target == "mlx" and (bits == 16 or name in SIBLINGS):
-        lines = texts.read_text(encoding="utf-8").split("\n")
-        texts = _artifacts() / f"some-{texts.name}"
-        texts.write_text("\n".join(lines[::8]), encoding="utf-8")
-    request = pipeline.Request(loaded, target, bits, str(standin(name)), _artifacts(), corpus=texts)
-    return pipeline.convert(request, lambda *_: None)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _remove_artifacts() -> Iterator[None]:
-    yield
-    if _artifacts.cache_info().currsize:
-        shutil.rmtree(_artifacts())
+    with shared_by_all(f"{name}-{target}-{bits}") as out:
+        for before in out.iterdir():
+            return before, artifact.read(before)
+        loaded = standin_recipe(name)
+        texts = corpus.CALIBRATION if loaded.task == "rerank" else corpus.VERIFICATION
+        if target == "mlx":
+            lines, every = texts.read_text(encoding="utf-8").split("\n"), 8 if bits == 16 or name in SIBLINGS else 2
+            texts = out.with_suffix(".jsonl")
+            texts.write_text("\n".join(lines[::every]), encoding="utf-8")
+        return pipeline.convert(pipeline.Request(loaded, target, bits, str(standin(name)), out, corpus=texts), lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -165,13 +182,14 @@ def below(
 
 
 @pytest.fixture(scope="session")
-def minilm_artifacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def minilm_artifacts() -> dict[str, Path]:
     """all-MiniLM-L6-v2, real weights, converted and verified on the whole corpus: `mlx-8`, `onnx-8`, `onnx-16`, `onnx-32`."""
-    out = tmp_path_factory.mktemp("minilm")
-    made = {}
-    for target, bits in (("mlx", 8), ("onnx", 8), ("onnx", 16), ("onnx", 32)):
-        done = run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out, "--json")
-        made[f"{target}-{bits}"] = Path(json.loads(done.stdout)["path"])
+    with shared_by_all("minilm") as out:
+        made = {}
+        for target, bits in (("mlx", 8), ("onnx", 8), ("onnx", 16), ("onnx", 32)):
+            made[f"{target}-{bits}"] = path = out / f"all-minilm-l6-v2-{target}-{bits}bit"
+            if not path.exists():
+                run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out)
     return made
 
 
