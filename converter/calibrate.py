@@ -38,7 +38,7 @@ HELD = 10  # every so many batches judge a distillation, and teach it nothing
 # GPTQ's codes are near their best: on texts that judge, faster rates, moving codes, and a part for each layer's own error lost.
 GENTLY = Pace(200, codes=0.0, scales=1e-4, others=1e-5, layers=0.0)
 FEW = 2000  # tokens under which a layer has seen too little to be quantized on
-WORK = {"balanced": 1.5e13, "max": 6e13}  # floating-point operations of one pass over the model: a few minutes of two cores
+WORK = {"balanced": 1.2e13, "max": 6e13}  # floating-point operations of one pass over the model: a few minutes of two cores
 LEAST = 4000  # tokens that a large model gets, too
 
 

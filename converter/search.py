@@ -123,6 +123,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     base = maker.rounded(plan) if short else maker.base(plan, others)
     costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, lambda *done: progress("sensitivity", *done))
     choices = _choices(plan, base, costs, shapes, others, target)
+    del base  # its codes are as large as an artifact
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
     if not short:
         aim /= FARTHER
@@ -151,10 +152,10 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         if exact and parity["verdict"] == "pass":
             measured = max(measured, maker.seen(made, exact, goal.on))
         passes = parity["verdict"] == "pass" and measured <= allowed
-        if nearest is None or measured < nearest[0]:
+        if not best and (nearest is None or measured < nearest[0]):
             nearest = (measured, made)
         if passes and (best is None or found.point.size < best[0]):
-            best = (found.point.size, made)
+            best, nearest = (found.point.size, made), None
         if passes and measured >= NEAR * allowed:
             break
         foretold = getattr(found.point, goal.on)

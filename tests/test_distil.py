@@ -11,6 +11,7 @@ from test_lockstep import CONFIGS, POOLING, batch
 from converter.quantize.distil import WORST, Distilled, Pace, differences, distil
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 from converter.quantize.latent import Matrix
+from converter.quantize.losses import loss
 from shim.architectures import architecture
 from shim.pooling import head_tensors, outputs
 
@@ -157,3 +158,13 @@ def test_padding_and_empty_sparse_vectors_are_no_difference() -> None:
     wanted = {"sentence_embedding": torch.eye(2, 4), "sparse_weights": torch.tensor([[1.0, 2.0, 0.0], [0.0, 0.0, 0.0]])}
     given = {**wanted, "sparse_weights": torch.tensor([[1.0, 2.0, 9.0], [0.0, 3.0, 3.0]])}
     torch.testing.assert_close(differences(given, wanted, mask, 1.0), torch.zeros(2))
+
+
+def test_faint_sparse_vectors_are_no_difference() -> None:
+    """What is a hundredth of the usual weights adds nothing to a score, however its cosine turns out."""
+    masks = [torch.ones(2, 2, dtype=torch.bool), torch.ones(1, 2, dtype=torch.bool)]
+    wanted = {"sparse_weights": [torch.tensor([[1.0, 0.0], [0.01, 0.0]]), torch.tensor([[0.0, 2.0]])]}
+    given = {"sparse_weights": [torch.tensor([[1.0, 0.0], [0.0, 0.01]]), torch.tensor([[0.0, 2.0]])]}
+    assert loss(wanted, given, masks).tolist() == [0, 0, 0]
+    given["sparse_weights"][1] = torch.tensor([[2.0, 0.0]])
+    assert loss(wanted, given, masks).tolist() == [0, 0, 1]

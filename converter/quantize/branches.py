@@ -17,8 +17,8 @@ from shim.text import Tokens
 
 CLEAN = ""
 Lanes = dict[str, list[Tensor]]  # the clean lane and those that differ from it, an entry for each batch
-# Takes a linear layer's or table's name and its weight; gives the weight of the variant named after it, None for no variant.
-Change = Callable[[str, Tensor], Tensor | None]
+# Takes a linear layer's or table's name; gives the weight of the variant named after it, None for no variant.
+Change = Callable[[str], Tensor | None]
 
 
 class BranchOps:
@@ -70,7 +70,8 @@ class BranchOps:
         for tensor in tensors_of(kind, name, *settings):
             self.weights[tensor] = torch.from_numpy(self.read(tensor))
         found = {lane: run(value) for lane, value in x.items()}
-        changed = self.change(name, self.weights[f"{name}.weight"]) if kind in ("linear", "embedding") else None
+        del self.weights[f"{name}.weight"]  # a word table is a gigabyte, and so is its variant
+        changed = self.change(name) if kind in ("linear", "embedding") else None
         if changed is not None:
             self.weights[f"{name}.weight"] = changed
             found[name] = run(x[CLEAN])

@@ -12,7 +12,7 @@ from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
 ROWS = 4096  # of a table that are searched at once
 SAMPLE = (1024, 1_500_000)  # rows, and numbers, of a matrix that tell what another scheme would cost
-BLOCK = 128  # columns whose errors are passed on together; no group is wider
+BLOCK = 32  # columns whose errors are passed on together to those after them
 SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # parts of a group's span that the clip search tries
 
 
@@ -51,8 +51,8 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, grid: Grid) -> Codes:
 
 def objective(weight: Tensor, codes: Codes, hessian: Tensor) -> Tensor:
     """What GPTQ lessens, for each row: the mean square of its error on the calibration inputs, (rows,) float64."""
-    error = (torch.from_numpy(codes.dequantize()) - weight).double()
-    return ((error @ hessian) * error).sum(dim=1)
+    error = torch.from_numpy(codes.dequantize()) - weight
+    return ((error @ hessian.float()).double() * error).sum(dim=1)
 
 
 def searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:

@@ -11,18 +11,27 @@ from torch import Tensor
 from shim.text import Tokens
 
 VECTORS = ("sentence_embedding", "sparse_weights", "colbert_vecs")  # the outputs that `apart` knows
+FAINT = 0.1  # of the usual norm of sparse weights, under which they add next to nothing to a score: their cosine means little
 
 
-def apart(head: str, given: Tensor, wanted: Tensor, mask: Tensor) -> Tensor:
+def apart(head: str, given: Tensor, wanted: Tensor, mask: Tensor, least: float = 0.0) -> Tensor:
     """(n,) 1 - cosine of each text's output of a head, tokens' cosines averaged.
 
     given, wanted: (n, d) vectors, (n, length) token weights or (n, length, d) token vectors; mask: (n, length), true on tokens.
+    least: norm of a text's token weights up to which they count as none.
     """
     if head == "sparse_weights":
         given, wanted = given * mask, wanted * mask
-        return torch.where(wanted.any(dim=1), _distance(given, wanted), 0.0)
+        return torch.where(wanted.norm(dim=1) > least, _distance(given, wanted), 0.0)
     found = _distance(given, wanted)
     return (found * mask).sum(dim=1) / mask.sum(dim=1) if head == "colbert_vecs" else found
+
+
+def faint(wanted: list[Tensor], masks: list[Tensor]) -> float:
+    """The norm up to which token weights count as none, by those of these texts; lists have an entry for each batch."""
+    norms = torch.cat([(part * mask).norm(dim=1) for part, mask in zip(wanted, masks, strict=True)])
+    norms = norms[norms > 0]
+    return FAINT * float(norms.median()) if len(norms) else 0.0
 
 
 def scores_apart(given: Tensor, wanted: Tensor, variance: Tensor | float) -> Tensor:
@@ -39,8 +48,8 @@ def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: 
             one, other = one - one.mean(), other - other.mean()
             losses.append(scores_apart(other, one, one.var(correction=0).clamp_min(1e-12)))
         elif name in VECTORS:
-            rows = zip(found[name], parts, masks, strict=True)
-            losses.append(torch.cat([apart(name, other.double(), one.double(), mask) for other, one, mask in rows]))
+            rows, least = zip(found[name], parts, masks, strict=True), faint(parts, masks) if name == "sparse_weights" else 0.0
+            losses.append(torch.cat([apart(name, other.double(), one.double(), mask, least) for other, one, mask in rows]))
     return torch.stack(losses).amax(dim=0).clamp_min(0).nan_to_num(1.0).numpy()
 
 
