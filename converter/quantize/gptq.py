@@ -60,16 +60,17 @@ def searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
 
     How often a token comes is no weight here: it would be one number for its whole row, whose groups are searched one by one.
     """
-    return Codes.join([_searched(part, scheme, grid) for part in weight.split(ROWS)])
-
-
-def _searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
-    grouped = weight.reshape(-1, scheme.group_size)
-    scales, offsets = clip(grouped, torch.ones(scheme.group_size), scheme, grid)
-    codes = ((grouped - offsets[:, None]) / scales[:, None]).round_().clamp_(0, 2**scheme.bits - 1)
-    shape = (len(weight), -1)
-    parts = (codes.to(torch.uint8).reshape(weight.shape), scales.reshape(shape), offsets.reshape(shape))
-    return Codes(parts[0].numpy(), parts[1].numpy(), parts[2].numpy(), scheme)
+    rows, columns = weight.shape
+    codes = np.empty((rows, columns), np.uint8)
+    scales, offsets = (np.empty((rows, columns // scheme.group_size), np.float32) for _ in range(2))
+    for start in range(0, rows, ROWS):  # filled in place: parts kept until the end leave gaps between them of twice their size
+        part = slice(start, start + ROWS)
+        grouped = weight[part].reshape(-1, scheme.group_size)
+        scale, offset = clip(grouped, torch.ones(scheme.group_size), scheme, grid)
+        found = ((grouped - offset[:, None]) / scale[:, None]).round_().clamp_(0, 2**scheme.bits - 1)
+        codes[part] = found.reshape(-1, columns).numpy()
+        scales[part], offsets[part] = scale.reshape(-1, scales.shape[1]).numpy(), offset.reshape(-1, scales.shape[1]).numpy()
+    return Codes(codes, scales, offsets, scheme)
 
 
 def relative(weight: Tensor, hessian: Tensor | None, schemes: list[Scheme], base: Scheme, grid: Grid) -> dict[Scheme, float]:

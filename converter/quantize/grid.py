@@ -58,6 +58,8 @@ class Codes:
     @classmethod
     def join(cls, parts: "list[Codes]") -> "Codes":
         """Parts of one matrix, in the order of their rows, as one."""
+        if len(parts) == 1:
+            return parts[0]
         codes, scales, offsets = zip(*((part.codes, part.scales, part.offsets) for part in parts), strict=True)
         return cls(np.concatenate(codes), np.concatenate(scales), np.concatenate(offsets), parts[0].scheme)
 
