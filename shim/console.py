@@ -12,7 +12,7 @@ import click
 
 from shim.errors import SealportError
 
-INTERRUPTED = 130
+UNREADABLE, INTERRUPTED = 3, 130
 interrupted = threading.Event()  # some libraries turn an interrupt into an error of their own
 
 
@@ -40,6 +40,8 @@ def run(command: click.Command, name: str) -> NoReturn:
             _fail(name, error.format_message().replace("\n", " ") + hint, error.exit_code)
         if isinstance(error, SealportError):
             _fail(name, str(error).replace("\n", " "), error.exit_code)
+        if isinstance(error, OSError) and error.filename:
+            _fail(name, f"{error.filename}: {error.strerror}", UNREADABLE)
         raise
 
 

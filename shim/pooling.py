@@ -72,8 +72,8 @@ def check_dimensions(dimensions: object, width: int) -> int:
 
 
 def pool(hidden: np.ndarray, pooling: str) -> np.ndarray:
-    """The pooled vector (d,) of one text's hidden states (tokens, d), not normalised."""
-    return hidden.mean(axis=0) if pooling == "mean" else hidden[{"cls": 0, "last": -1}[pooling]]
+    """The pooled vector (d,) of one text's hidden states (tokens, d), not normalised, and not a view of them."""
+    return hidden.mean(axis=0) if pooling == "mean" else hidden[{"cls": 0, "last": -1}[pooling]].copy()
 
 
 def cut(dense: np.ndarray, dimensions: int) -> np.ndarray:

@@ -1,4 +1,5 @@
-"""`shim serve`, but what a batch does is told by the file FAULT: raise, oom, nan, slow and a number of seconds, or hold.
+"""`shim serve`, but what a batch does is told by the file FAULT: raise, oom, nan, slow and a number of seconds, or hold; and
+with bug, an answer cannot be put together.
 
 A text that holds the word `poison` brings the fault about; without one in it, a batch is only ever slow, or held until the
 file is gone.
@@ -15,7 +16,7 @@ from shim.cli import main
 
 FAULT = Path(os.environ["FAULT"])
 COUNT = Path(os.environ["FAULT"] + ".count")
-honest = model.Model.compute
+honest, put_together = model.Model.compute, model.Model.embeddings
 
 
 def compute(self, encoded, heads):  # type: ignore[no-untyped-def]
@@ -48,5 +49,13 @@ def compute(self, encoded, heads):  # type: ignore[no-untyped-def]
     return honest(self, encoded, heads)
 
 
+def embeddings(self, *arguments):  # type: ignore[no-untyped-def]
+    """`Model.embeddings`, with its bug."""
+    if FAULT.exists() and FAULT.read_text() == "bug":
+        raise ZeroDivisionError("a text of a client: secret")
+    return put_together(self, *arguments)
+
+
 model.Model.compute = compute  # type: ignore[method-assign]
+model.Model.embeddings = embeddings  # type: ignore[method-assign]
 main()

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.batches import SMALL, WASTE, batches
-from shim.serve.batching import Item, Job, Line, fill
+from shim.serve.batching import AHEAD, LOOKAHEAD, Item, Job, Line, fill
 from shim.text import Encoded
 
 LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=120)
@@ -94,3 +94,16 @@ def test_short_texts_are_not_padded_to_a_long_one() -> None:
 
 def grouped(lengths: list[int]) -> list[list[int]]:
     return batches([Encoded([0] * length, [0] * length, False) for length in lengths], budget=1024)
+
+
+def test_little_of_a_long_request_lies_ready() -> None:
+    short, items = job([4] * LOOKAHEAD)
+    short.waiting.extend(items[:-1])
+    assert (short.ahead(), short.ahead(0.5)) == (False, True)
+    short.waiting.append(items[-1])
+    assert short.ahead()
+    long, items = job([AHEAD // 4] * 4)
+    long.waiting.extend(items[:3])
+    assert (long.ahead(), long.ahead(0.5)) == (False, True)
+    long.waiting.append(items[3])
+    assert long.ahead()

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import shim
 from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.pooling import pool
 from shim.runtimes.onnx import threads
 
 MIXED = ["a", "The committee met on Tuesday to discuss the harbour.", "река", "word " * 400, "天气很好", "short one"]
@@ -123,6 +124,11 @@ def test_mlx_weights_that_are_not_what_config_says_are_named(
     save_file(tensors, broken / "model.safetensors")
     with pytest.raises(IntegrityError, match=message):
         shim.load(broken, allow_unverified=True)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "last", "mean"])
+def test_a_pooled_vector_does_not_keep_every_tokens_states(pooling: str) -> None:
+    assert pool(np.ones((5, 4), np.float32), pooling).base is None
 
 
 def test_info_is_what_a_client_needs(tiny_artifact: Path) -> None:

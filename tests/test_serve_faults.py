@@ -56,6 +56,19 @@ def test_nan_is_an_error_and_the_model_unready(start: Callable[..., Server]) -> 
     assert server.figure("not_finite_total") == 1
 
 
+def test_what_nobody_foresaw_is_500_in_the_figures_and_the_log_too(start: Callable[..., Server]) -> None:
+    server = start()
+    server.fault.write_text("bug")
+    answer = server.embed("text")
+    assert answer.status_code == 500
+    assert answer.json()["error"]["message"] == "internal error (ZeroDivisionError)"
+    assert server.figure('requests_total{route="/v1/embeddings",status="500"}') == 1
+    assert server.figure('errors_total{kind="internal"}') == 1
+    server.until(lambda: any('"status": 500' in line for line in server.lines))
+    server.fault.unlink()
+    assert server.embed("text").status_code == 200
+
+
 def test_a_full_queue_is_429_and_says_when_to_come_back(start: Callable[..., Server]) -> None:
     server = start("--max-queue", 4)
     server.fault.write_text("slow 0.3")
@@ -164,3 +177,25 @@ def test_requests_go_on_during_a_reload(start: Callable[..., Server]) -> None:
         for _ in range(3):
             assert httpx.post(f"{server.url}/admin/reload", json={"model": "tiny"}, headers=KEY, timeout=60).status_code == 200
         assert {answer.result().status_code for answer in answers} == {200}
+
+
+def test_a_request_in_parts_is_answered_by_the_model_that_began_it(start: Callable[..., Server]) -> None:
+    server = start("--batch-tokens", 128)
+    server.fault.write_text("slow 0.05")
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(server.embed, ["many words are in this text"] * 800)
+        server.until(lambda: server.figure("queue_texts") > 100)
+        assert httpx.post(f"{server.url}/admin/reload", json={"model": "tiny"}, headers=KEY, timeout=60).status_code == 200
+        assert long.result().status_code == 200
+    assert server.figure("model_ready") == server.ready() / 200 == 1
+
+
+def test_a_replaced_model_that_cannot_answer_in_time_refuses(start: Callable[..., Server]) -> None:
+    server = start("--drain-timeout", 1, "--batch-tokens", 16)
+    server.fault.write_text("slow 0.5")
+    with ThreadPoolExecutor(1) as pool:
+        long = pool.submit(server.embed, ["many words are in this text"] * 60)
+        server.until(lambda: server.figure("queue_texts") > 10)
+        assert httpx.post(f"{server.url}/admin/reload", json={"model": "tiny"}, headers=KEY, timeout=60).status_code == 200
+        assert (long.result().status_code, long.result().headers["retry-after"]) == (503, "5")
+    assert server.embed("text").status_code == 200

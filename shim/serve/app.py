@@ -30,7 +30,7 @@ ERRORS = {
     422: "More than --max-inputs texts, or a text too long where `truncate` is false.",
     429: "Too many requests wait; `retry-after` says how long.",
     500: "The model failed, or an output is NaN or infinite.",
-    503: "The server is stopping.",
+    503: "The server or the model is stopping.",
 }
 EXPOSED = [tei.TRUNCATED, "retry-after"]
 NOT_COMPUTED = frozenset({"/tokenize", "/admin/reload"})  # they wait for no model

@@ -10,6 +10,7 @@ from shim.model import Output
 from shim.text import Encoded
 
 LOOKAHEAD = 256  # texts among which a batch looks for its like in length
+AHEAD = 1 << 17  # tokens of a request that lie ready, and no more: as Python's integers they take far more room than its texts
 
 
 @dataclass(eq=False)
@@ -25,6 +26,11 @@ class Job:
     hungry: Callable[[], object] = lambda: None
     waiting: deque["Item"] = field(default_factory=deque)
     outputs: dict[int, Output] = field(default_factory=dict)
+
+    def ahead(self, part: float = 1.0) -> bool:
+        """Whether that part of what may lie ready of it does."""
+        tokens = sum(item.length for item in tuple(self.waiting))  # another thread may take some meanwhile
+        return len(self.waiting) >= part * LOOKAHEAD or tokens >= part * AHEAD
 
 
 @dataclass(eq=False)

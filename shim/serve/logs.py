@@ -98,6 +98,9 @@ class Record:
 
         try:
             await self.app(scope, receive, sending)
+        except Exception:  # answered outside of this
+            status, facts["kind"] = 500, "internal"
+            raise
         finally:
             # A path of a client's own making is a label of its own, or a text: neither is kept.
             route = scope["path"] if scope["path"] in self.routes else "other"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from shim.model import Model, Output
-from shim.serve.batching import LOOKAHEAD, Item, Job, Line
+from shim.serve.batching import Item, Job, Line
 from shim.serve.metrics import Metrics
 from shim.text import Encoded
 
@@ -45,7 +45,7 @@ class ModelThread:
         self.model: Model
         self._line, self._condition = Line(budget), threading.Condition()
         self._jobs: set[Job] = set()
-        self._closing = self._broken = False
+        self._closing = self._broken = self._replaced = False
         self._failures = 0
         self._batch_seconds = 0.1  # a running mean
         self._loaded = threading.Event()
@@ -105,16 +105,17 @@ class ModelThread:
             self._show()
             self._condition.notify()
 
-    def waits(self, job: Job) -> int:
-        """How many texts of the job wait."""
-        return len(job.waiting)
+    def succeed(self, old: "ModelThread") -> None:
+        """Show this one's figures under the name from now on, and no more of the old one's, which may still have work."""
+        old._replaced = True
+        self._show()
 
     def refuse(self) -> int:
         """Take no more jobs, and end those accepted unanswered; how many that were."""
         with self._condition:
             self._closing, jobs = True, list(self._jobs)
             for job in jobs:
-                self._end(job, ClosedError("the server is stopping"))
+                self._end(job, ClosedError("the model is stopping"))
             self._condition.notify()
         return len(jobs)
 
@@ -150,7 +151,7 @@ class ModelThread:
                 if self._closing and not self._jobs:
                     return
                 batch = self._line.take()
-                hungry = [job for job in {item.job for item in batch} if len(job.waiting) < LOOKAHEAD // 2]
+                hungry = [job for job in {item.job for item in batch} if not job.ahead(0.5)]
             for job in hungry:
                 job.hungry()
             if batch:
@@ -222,6 +223,8 @@ class ModelThread:
             job.finish(outcome)
 
     def _show(self) -> None:
+        if self._replaced:
+            return
         self.metrics.queue_depth.labels(self.model.name).set(self._line.waiting)
         self.metrics.queue_requests.labels(self.model.name).set(len(self._jobs))
         self.metrics.ready.labels(self.model.name).set(int(self.ready))

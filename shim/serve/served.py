@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from shim.model import Embeddings, Model, Output, Ranked
 from shim.pooling import PER_TOKEN, check_dimensions
-from shim.serve.batching import LOOKAHEAD, Job
+from shim.serve.batching import Job
 from shim.serve.faults import Refusal
 from shim.serve.metrics import Metrics
 from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread
@@ -48,8 +48,7 @@ class Served:
         self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
     def close(self, drain: bool = True, timeout: float | None = None) -> bool:
-        """End both threads; see `ModelThread.close`."""
-        self._tokenizer.shutdown(wait=False)
+        """End the model's thread, see `ModelThread.close`; the tokenizer's ends when no request refers to it any more."""
         return self.thread.close(drain, timeout)
 
     async def embed(self, texts: object, options: Options) -> Embeddings:
@@ -60,7 +59,7 @@ class Served:
         prompt = prompt_for(model.manifest.model.prompts, options.task, options.instruction)
         heads = tuple(dict.fromkeys(("dense" if options.normalize else "pooled", *options.heads)))
         encode = partial(model.encoder.encode, prompt=prompt, side=options.side)
-        outputs = await self._compute(check_texts(texts), encode, heads, options.truncate)
+        outputs = await self._compute(check_texts(texts), encode, heads, options.truncate, len(prompt))
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
 
     async def hidden(self, texts: object, options: Options) -> list[Output]:
@@ -68,7 +67,7 @@ class Served:
         self.model.check_embed()
         prompt = prompt_for(self.model.manifest.model.prompts, options.task, options.instruction)
         encode = partial(self.model.encoder.encode, prompt=prompt, side=options.side)
-        return await self._compute(check_texts(texts), encode, ("hidden",), options.truncate)
+        return await self._compute(check_texts(texts), encode, ("hidden",), options.truncate, len(prompt))
 
     async def rerank(
         self, query: object, documents: object, top_n: int | None, instruction: str | None, truncate: bool, side: str = "right"
@@ -83,7 +82,8 @@ class Served:
         def encode(part: Sequence[str]) -> list[Encoded]:
             return model.encoder.pairs(query, part, prompts, instruction, side)
 
-        return model.ranking(await self._compute(checked, encode, ("score",), truncate, len(query)), top_n)
+        each = len(query) + len(instruction or "")
+        return model.ranking(await self._compute(checked, encode, ("score",), truncate, each), top_n)
 
     async def pieces(self, texts: object, special: bool, prompt: str) -> list[list[Piece]]:
         """The tokens of each text, behind the prompt."""
@@ -120,8 +120,7 @@ class Served:
             done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may fail while we tokenize
             row = tokens = 0
             for part in _parts(texts, each):
-                # No more than a few batches' worth lies tokenized, however much there is: token ids are larger than texts.
-                while len(job.waiting) >= LOOKAHEAD and not done.done():
+                while job.ahead() and not done.done():
                     room.clear()
                     await room.wait()
                 if done.done():
@@ -135,7 +134,7 @@ class Served:
         except FullError as error:
             raise overloaded(error) from None
         except ClosedError:
-            raise Refusal(503, "the server is stopping", "stopping", headers={"retry-after": "5"}) from None
+            raise Refusal(503, "the model is stopping", "stopping", headers={"retry-after": "5"}) from None
         except BrokenOutputError as error:
             raise Refusal(500, str(error), "not_finite") from None
         except BatchError as error:

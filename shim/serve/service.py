@@ -18,6 +18,7 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self.served: dict[str, Served] = {}
         self.aliases: dict[str, str] = {}
+        self._replaced: list[Served] = []  # which still have requests to answer
         self.unanswered = 0  # requests that the end came too early for
         self._reloading = asyncio.Lock()
 
@@ -75,15 +76,19 @@ class Service:
                 new.close(drain=False)
                 raise UsageError(f"the path holds {new.model.name} now, not {old.model.name}; restart to serve another model")
             self.served[old.model.name] = new
-            # Requests that the old one accepted are still answered by it.
-            await asyncio.to_thread(old.close, True, float(self.settings.drain_timeout))
+            new.thread.succeed(old.thread)
+            # Requests that the old one accepted are still answered by it, unless it hangs.
+            self._replaced.append(old)
+            if not await asyncio.to_thread(old.close, True, float(self.settings.drain_timeout)):
+                old.thread.refuse()
+            self._replaced.remove(old)
             return new
 
     def refuse(self) -> None:
         """Take no more requests, and refuse those accepted: their time is over."""
-        self.unanswered += sum(found.thread.refuse() for found in self.served.values())
+        self.unanswered += sum(found.thread.refuse() for found in (*self.served.values(), *self._replaced))
 
     def close(self) -> bool:
         """End every model after the batch in progress, and say whether all did; two seconds are enough for one that can."""
-        ended = [found.close(drain=False, timeout=2) for found in self.served.values()]
+        ended = [found.close(drain=False, timeout=2) for found in (*self.served.values(), *self._replaced)]
         return all(ended)
