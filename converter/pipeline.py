@@ -18,11 +18,11 @@ import shim
 from converter import card, corpus
 from converter.attempts import Attempts, Goal, Quantized, layers, rounded
 from converter.checkpoint import Checkpoint
-from converter.measure import Progress, measure
+from converter.measure import Progress, check_queries, measure
 from converter.quantize.plan import uniform
 from converter.recipe import Recipe, Source
 from converter.source import open_source
-from converter.staging import check_destination, staged
+from converter.staging import check_destination, empty, staged
 from shim import artifact
 from shim.architectures import architecture
 from shim.artifact import Manifest
@@ -76,7 +76,9 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     destination = request.out / name
     check_destination(destination, request.force)
     texts = corpus.judges(request.corpus, recipe.task)
+    digest = artifact.hash_file(request.corpus)
     checkpoint = open_source(recipe, request.source)
+    check_queries(checkpoint, recipe.model, recipe.task, texts)
     module = architecture(recipe.architecture)
     if request.target == "onnx":
         checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
@@ -87,7 +89,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     with staged(destination, request.force) as directory:
         made: Quantized | None = next(attempts)
         while made is not None:
-            _empty(directory)
+            empty(directory)
             _write(request, checkpoint, made, bits, directory, progress)
             manifest = Manifest(
                 schema=artifact.SCHEMA,
@@ -108,7 +110,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             artifact.write(directory, manifest)
             if request.verified:
                 report = measure(directory, manifest, checkpoint, texts, parity, goal.on, progress)
-                manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": artifact.hash_file(request.corpus)})
+                manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": digest})
                 artifact.write(directory, manifest)
             (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
             try:
@@ -140,8 +142,8 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     if fast:  # what is raised may be seen on other texts than those of ours that also judge
         judges = {text.text.strip() for text in texts}
         shown = [text for text in shown if text.text.strip() not in judges] or shown
-    else:
-        calibrate.check_texts(shown, texts)
+    else:  # ours are never calibrated on, as any artifact may be verified with them later
+        calibrate.check_texts(shown, [*texts, *corpus.read(corpus.VERIFICATION), *corpus.read(corpus.DOCUMENTS)])
     tokens = calibrate.prepare(checkpoint, recipe, shown, None if fast else calibrate.affordable(layers(checkpoint), effort))
     if fast:  # no codes are chosen by them
         tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]
@@ -154,11 +156,6 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
         if not in_floats:
             return None
     return (yield from search.calibrated(maker, goal, short))
-
-
-def _empty(directory: Path) -> None:
-    for path in directory.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def reverify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:
@@ -175,8 +172,10 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
     goal, on = float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst")
     path = corpus_file or corpus.VERIFICATION
-    parity = measure(directory, manifest, checkpoint, corpus.judges(path, manifest.task), goal, on, progress)
-    measured = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": artifact.hash_file(path)})
+    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
+    check_queries(checkpoint, manifest.model, manifest.task, texts)
+    parity = measure(directory, manifest, checkpoint, texts, goal, on, progress)
+    measured = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": digest})
     if corpus_file is None:
         artifact.write(directory, measured)
         shown, plotted = directory / "README.md", card.PLOT in manifest.files

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 
 import shim
 from converter import cache, calibrate, integers
@@ -58,7 +59,8 @@ class Maker:
 
     def keep(self, *what: Any) -> str:
         """The part of the cache for what is made of this checkpoint on these tokens, as `what` says."""
-        key = [shim.__version__, self.checkpoint.files, str(self.target.GRID), *what]
+        tools = [shim.__version__, torch.__version__]
+        key = [*tools, str(self.recipe.model), self.checkpoint.files, str(self.target.GRID), *what]
         digest = hashlib.sha256(json.dumps(key).encode())
         for batch in self.tokens:
             digest.update(batch.input_ids.tobytes())
@@ -129,6 +131,8 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         aim /= FARTHER
     else:
         aim *= getattr(predicted(choices, short.plan), goal.on) / short.error
+    widest = sum(max(choice.size for choice in given if choice.scheme) for given in choices.values())
+    room = limit if short or goal.size else min(limit, widest)  # no full precision beyond that, until the widest codes failed
     best: tuple[int, Quantized] | None = None
     nearest: tuple[float, Quantized] | None = None
     tried: list[dict[str, Scheme]] = []
@@ -138,7 +142,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         if lower > 1 and best:
             break
         aim /= lower  # where none passed, what was predicted did not come true: last ones that leave much room
-        found = allocate(choices, aim, goal.on, limit)
+        found = allocate(choices, aim, goal.on, room)
         plan = {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
         if plan in tried:
             break
@@ -159,6 +163,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         if passes and measured >= NEAR * allowed:
             break
         foretold = getattr(found.point, goal.on)
+        room = room if passes or foretold <= aim else limit
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
         if passes:
             passed.append(foretold)
@@ -167,8 +172,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
             failed.append(foretold)
         if best and not max(passed) < aim < min(failed):
             aim = float(np.sqrt(max(passed) * min(failed)))
-    kept = best or nearest
-    if kept and kept[1] is not made:
+    if (kept := best or nearest) and kept[1] is not made:
         yield kept[1]
     _forget(maker.kept)
     return None
@@ -203,14 +207,12 @@ def _choices(
     target: Any,
 ) -> dict[str, list[Choice]]:
     """Every way to store each module; its costs are those of the base, times what its objective is of the base's."""
-    found = {}
-    for name in plan:
-        given = [
-            Choice(scheme, target.stored(shapes[name], scheme), costs[name] * base.relative[name][scheme])
-            for scheme in others[name]
-        ]
-        found[name] = [*given, Choice(None, target.stored(shapes[name], None), np.zeros_like(costs[name]))]
-    return found
+
+    def choice(name: str, scheme: Scheme | None) -> Choice:
+        cost = costs[name] * base.relative[name][scheme] if scheme else np.zeros_like(costs[name])
+        return Choice(scheme, target.stored(shapes[name], scheme), cost)
+
+    return {name: [choice(name, scheme) for scheme in (*others[name], None)] for name in plan}
 
 
 def _record(found: Allocation, goal: Goal, effort: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:

@@ -49,14 +49,15 @@ def summary(manifest: Manifest, path: str) -> str:
 
 
 def shortfall(manifest: Manifest) -> str:
-    """Why the verdict is `fail`, in one line: the worst text of each head under the target, and by how much."""
-    target = manifest.parity["target"]
-    under = {head: figures for head, figures in manifest.parity["heads"].items() if figures["worst"] < target}
+    """Why the verdict is `fail`, in one line: the worst text, or the mean, of each head under the target, and by how much."""
+    target, on = manifest.parity["target"], manifest.parity.get("on", "worst")
+    under = {head: figures for head, figures in manifest.parity["heads"].items() if figures[on] < target}
+    where = {head: f" on text {figures['worst_text']}" if on == "worst" else "" for head, figures in under.items()}
     reasons = [
-        f"{head} {figures['worst']:.5f} on text {figures['worst_text']} is {target - figures['worst']:.5f} short of {target:g}"
+        f"{head} {figures[on]:.5f}{where[head]} is {target - figures[on]:.5f} short of {target:g}"
         for head, figures in under.items()
     ]
-    what = f"worst cosine of {'; '.join(reasons)}; more --bits come nearer" if reasons else "; ".join(manifest.parity["notes"])
+    what = f"{on} cosine of {'; '.join(reasons)}; more --bits come nearer" if reasons else "; ".join(manifest.parity["notes"])
     return f"{manifest.name} failed: {what}; kept, marked fail"
 
 

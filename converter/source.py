@@ -113,7 +113,10 @@ def _check_recipe(recipe: Recipe, directory: Path, config: Any) -> None:
     if (directory / "1_Pooling/config.json").is_file():
         modes = read_json(directory / "1_Pooling/config.json")
         named = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
-        stated = modes.get("pooling_mode") or next((kind for kind, key in named.items() if modes.get(key)), None)
+        flags = [key for key, value in modes.items() if key.startswith("pooling_mode_") and value]
+        stated = modes.get("pooling_mode") or next((kind for kind, key in named.items() if flags == [key]), " and ".join(flags))
+        if recipe.model.prompts and modes.get("include_prompt") is False:
+            raise UsageError(f"{recipe.name}: 1_Pooling/config.json leaves prompts out of the mean, which is not supported")
         if stated != recipe.model.pooling:
             raise UsageError(f"{recipe.name}: pooling {recipe.model.pooling!r}, but 1_Pooling/config.json says {stated!r}")
     if (directory / "sentence_bert_config.json").is_file():

@@ -44,6 +44,12 @@ def staged(destination: Path, force: bool) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def empty(directory: Path) -> None:
+    """Remove what is in it, for the next attempt."""
+    for path in directory.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 def _sweep(destination: Path) -> None:
     """Remove what a killed run left: partial folders whose process is gone."""
     for left in destination.parent.glob(f".{destination.name}.partial-*-*"):

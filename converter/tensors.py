@@ -100,6 +100,8 @@ def read(tensor: Tensor) -> np.ndarray:
     elif tensor.strides:
         count = 1 + sum((axis - 1) * stride for axis, stride in zip(tensor.shape, tensor.strides, strict=True))
         flat = np.fromfile(tensor.file, kind, count, offset=tensor.offset)
+        if len(flat) < count:
+            raise SourceError(f"{tensor.file}: tensor {tensor.key} ends behind the file; is the download complete?")
         bytes_apart = [stride * kind.itemsize for stride in tensor.strides]
         array = np.lib.stride_tricks.as_strided(flat, tensor.shape, bytes_apart, writeable=False)
     else:
@@ -149,7 +151,12 @@ def index_pickle(path: Path) -> dict[str, Tensor]:
             continue
         # Fake tensors carry the place of their storage in the file: https://pytorch.org/docs/stable/notes/serialization.html
         start = value.untyped_storage()._checkpoint_offset + value.storage_offset() * value.element_size()
-        if start + value.numel() * value.element_size() > size:
+        count = (
+            1 + sum((axis - 1) * stride for axis, stride in zip(value.shape, strides, strict=True))
+            if strides
+            else value.numel()
+        )
+        if start + count * value.element_size() > size:
             raise SourceError(f"{path}: tensor {key} ends behind the file; is the download complete?")
         found[key] = Tensor(path, key, tuple(value.shape), kind, start, strides)
     return found

@@ -44,6 +44,16 @@ def test_the_command_refuses_overlap_and_leaves_nothing(tiny: Path, tmp_path: Pa
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("ours", [corpus.VERIFICATION, corpus.DOCUMENTS])
+def test_texts_of_ours_that_judge_are_never_calibrated_on(
+    tiny: Path, tmp_path: Path, corpus_file: Path, ours: Path, convert
+) -> None:
+    """Not even when others judge: `convert verify` would then prove the artifact with what it knows."""
+    arguments = (tiny / "tiny.toml", "--to", "mlx", "--source", tiny / "checkpoint", "--out", tmp_path)
+    done = convert(*arguments, "--corpus", corpus_file, "--calibration", ours, "--json", check=2)
+    assert "verification texts, too" in json.loads(done.stdout)["error"]
+
+
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "empty.txt"

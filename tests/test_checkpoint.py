@@ -2,6 +2,7 @@
 
 import json
 import struct
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -64,3 +65,21 @@ def test_a_weight_that_float16_cannot_hold_is_named(tmp_path: Path) -> None:
     assert checkpoint.read("w").max() == 70_000
     with pytest.raises(SourceError, match="tensor w is out of the range of float16"):
         checkpoint.read("w", np.float16)
+
+
+def test_strides_that_reach_behind_the_file_are_refused(tmp_path: Path) -> None:
+    """Read as they stand, they would be whatever lies in memory behind the file's numbers."""
+    path = tmp_path / "pytorch_model.bin"
+    torch.save({"weight": torch.zeros(8, 4).T}, path)
+    assert index(tmp_path)["weight"].shape == (4, 8)
+    lying = tmp_path / "lying"
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(lying, "w") as changed:
+        for entry in source.infolist():
+            content = source.read(entry)
+            if entry.filename.endswith("data.pkl"):  # its strides (1, 4), as two one-byte integers, become (1, 65535)
+                assert content.count(b"K\x01K\x04") == 1
+                content = content.replace(b"K\x01K\x04", b"K\x01M\xff\xff")
+            changed.writestr(entry, content)
+    lying.replace(path)
+    with pytest.raises(SourceError, match="ends behind the file"):
+        index(tmp_path)

@@ -218,6 +218,12 @@ def test_two_tensors_of_one_name_are_refused(checkpoint: Path, tiny: Path, tenso
     ("recipe_changes", "file", "changes", "message"),
     [
         ({"pooling": "cls"}, "", {}, "pooling 'cls', but 1_Pooling/config.json says 'mean'"),
+        (
+            {},
+            "1_Pooling/config.json",
+            {"pooling_mode_max_tokens": True},
+            "says 'pooling_mode_mean_tokens and pooling_mode_max_tok",
+        ),
         ({"max_tokens": 64}, "", {}, "max_tokens 64, but sentence_bert_config.json says 128"),
         ({"max_tokens": 1024}, "sentence_bert_config.json", {"max_seq_length": 1024}, "config.json has 512 positions"),
         ({"dimensions": 32}, "", {}, "dimensions 32, but config.json has hidden_size 64"),

@@ -1,7 +1,9 @@
 """Originals that nothing faithful can be made of: each is one line that says why, and nothing is left."""
 
 import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +13,7 @@ from checkpoints import bert_config, bert_weights, write_bert, write_recipe
 from conftest import one_line, run, standin, standin_recipe
 from safetensors.torch import load_file, save_file
 
-from converter import cache, corpus, recipe
+from converter import cache, corpus, pipeline, recipe
 from converter.source import open_source
 from shim.errors import SealportError, SourceError, UsageError
 
@@ -54,6 +56,14 @@ def test_sparse_vectors_without_the_names_of_special_tokens(tmp_path: Path) -> N
     (source / "tokenizer_config.json").unlink()
     with pytest.raises(SourceError, match=r"tokenizer_config\.json"):
         open_source(standin_recipe("bge-m3"), str(source))
+
+
+def test_prompts_that_are_left_out_of_the_mean(tmp_path: Path) -> None:
+    source = Path(shutil.copytree(standin("multilingual-e5-large"), tmp_path / "source"))
+    path = source / "1_Pooling/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"include_prompt": False}))
+    with pytest.raises(UsageError, match="leaves prompts out of the mean"):
+        open_source(standin_recipe("multilingual-e5-large"), str(source))
 
 
 def test_too_few_texts_to_rank(tmp_path: Path) -> None:
@@ -125,3 +135,27 @@ def test_a_table_smaller_than_the_tokenizer_is_refused(tmp_path: Path, tiny: Pat
     write_bert(tmp_path / "checkpoint", config, bert_weights(config))
     with pytest.raises(SealportError, match=r"tokenizer.json has 30522 tokens, config.json 1000"):
         open_source(recipe.load(str(tiny / "tiny.toml")), str(tmp_path / "checkpoint"))
+
+
+def test_a_query_that_leaves_no_room_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "long.txt"
+    path.write_text("word " * 9000 + "\none\ntwo\nthree\n")
+    loaded, out = standin_recipe("bge-reranker-v2-m3"), tmp_path / "out"
+    request = pipeline.Request(loaded, "onnx", 32, str(standin(loaded.name)), out, corpus=path)
+    with pytest.raises(UsageError, match="query"):
+        pipeline.convert(request, lambda *_: None)
+    assert not out.exists()
+
+
+def test_a_name_that_the_disk_does_not_take(tiny: Path, tmp_path: Path) -> None:
+    arguments = (tiny / "tiny.toml", "--to", "onnx", "--source", tiny / "checkpoint", "--out", tmp_path / ("x" * 300))
+    assert "File name too long" in one_line(run("converter", *arguments, check=3))
+
+
+def test_a_corpus_that_can_be_read_only_once(tiny: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("one\ntwo\n",))
+    writer.start()
+    arguments = (tiny / "tiny.toml", "--to", "onnx", "--source", tiny / "checkpoint", "--corpus", tmp_path / "pipe")
+    assert "not a file that can be read again" in one_line(run("converter", *arguments, "--out", tmp_path / "out", check=2))
+    writer.join()

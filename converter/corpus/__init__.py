@@ -67,6 +67,8 @@ def judges(path: Path, task: str) -> list[Text]:
     Raises UsageError where a ranking has fewer than three documents: of two scores the cosine is 1 or -1.
     """
     texts = read(path)
+    if not path.is_file():
+        raise UsageError(f"{path}: not a file that can be read again, as its hash is sealed, too")
     if task == "rerank" and min(len(ranking.documents) for ranking in rankings(texts)) < 3:
         few = f"{len(texts)} texts make rankings of under three documents"
         raise UsageError(f"{path}: {few}, which prove nothing; give 4 and more")

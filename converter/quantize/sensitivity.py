@@ -11,13 +11,13 @@ from torch import Tensor
 
 from converter.quantize.branches import CLEAN, BranchOps, Lanes
 from converter.quantize.grid import Codes
-from converter.quantize.losses import VECTORS, apart, faint, scores_apart
+from converter.quantize.losses import VECTORS, apart, scores_apart
 from shim.text import Tokens
 
 WORK = 1e13  # floating-point operations spent on the variants: a minute or two of two cores
 TOKENS = (64, 6000)  # fewest and most that are looked at
 FLAT = 1e-4  # of the logits' mean square, under which their variance is that of one pair: none
-SCORED = 2000  # tokens of the texts that a reranker's variance and the usual norm of sparse weights are taken of
+SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
 ENOUGH = 0.7  # of the tokens looked at may suffice, where batches are large
 MEMORY = 1.2e9  # bytes of the lanes' activations
 
@@ -41,7 +41,7 @@ def costs(
     together = max(1, int(MEMORY / (8 * count * widest)))
     names = list(codes)
     found: dict[str, np.ndarray] = {}
-    scale: Tensor | float | None = None
+    variance = None
     with torch.inference_mode():
         for start in range(0, len(names), together):
             part = set(names[start : start + together])
@@ -51,9 +51,9 @@ def costs(
 
             ops = BranchOps(read, chosen, change)
             given = run(ops)
-            if scale is None:
-                scale = _scale(run, read, _some(batches, SCORED)[0]) if given.keys() & {"logits", "sparse_weights"} else 0.0
-            found |= {lane: _rows(given, lane, ops, scale) for lane in part}
+            if "logits" in given and variance is None:
+                variance = _variance(run, read, _some(batches, SCORED)[0])
+            found |= {lane: _rows(given, lane, ops, variance) for lane in part}
             progress(min(start + together, len(names)), len(names))
     return found
 
@@ -72,28 +72,23 @@ def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
     return chosen, sum(batch.input_ids.size for batch in chosen)
 
 
-def _scale(
-    run: Callable[[BranchOps], dict[str, Lanes]], read: Callable[[str], np.ndarray], batches: list[Tokens]
-) -> Tensor | float:
-    """The variance of the original's logits, or the norm of faint sparse weights: the variants' few texts show too little."""
-    ops = BranchOps(read, batches, lambda _: None)
-    clean = run(ops)
-    if "sparse_weights" in clean:
-        return faint(_of(clean["sparse_weights"], CLEAN), [batch.mask for batch in ops.batches])
+def _variance(run: Callable[[BranchOps], dict[str, Lanes]], read: Callable[[str], np.ndarray], batches: list[Tokens]) -> Tensor:
+    """Of the original's logits; the few texts of the variants show too little of it."""
+    clean = run(BranchOps(read, batches, lambda _: None))
     logits = torch.cat(_of(clean["logits"], CLEAN)).double()
     spread = logits.var(correction=0)
     return (spread if spread > FLAT * logits.square().mean() else logits.square().mean()).clamp(min=1e-12)
 
 
-def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps, scale: Tensor | float) -> np.ndarray:
-    if "logits" in given:
+def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps, variance: Tensor | None) -> np.ndarray:
+    if variance is not None:
         one, other = (torch.cat(_of(given["logits"], name)).double()[:, 0] for name in (CLEAN, lane))
-        return scores_apart(other, one, scale).numpy()
+        return scores_apart(other, one, variance).numpy()
     rows = []
     for head in VECTORS:
         if head in given:
             pairs = zip(_of(given[head], lane), _of(given[head], CLEAN), ops.batches, strict=True)
-            rows += [apart(head, other.double(), one.double(), batch.mask, float(scale)) for other, one, batch in pairs]
+            rows += [apart(head, other.double(), one.double(), batch.mask) for other, one, batch in pairs]
     return torch.cat(rows).numpy()
 
 
