@@ -142,6 +142,7 @@ def quantize(
         codes = found[name] = Codes(stored["codes"], stored["scales"], stored["offsets"], plan[name])
         compared[name] = dict(zip(schemes, stored["ratios"].tolist(), strict=True))
         progress(len(found), len(plan))
+        weight = torch.empty(0)  # lets go of a word table, a gigabyte, before there is another
         return torch.from_numpy(codes.dequantize())
 
     with torch.inference_mode():
