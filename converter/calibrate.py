@@ -172,8 +172,10 @@ def run(checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], codes: Cod
     """The vectors that the model gives on the tokens, of each batch, with the codes that there are in place of its weights."""
 
     def replace(name: str, weight: Tensor, _: Tensor | None) -> Tensor:
-        found = codes(name) if codes else None
-        return weight if found is None else torch.from_numpy(found.dequantize())
+        if (found := codes(name) if codes else None) is None:
+            return weight
+        del weight  # as above
+        return torch.from_numpy(found.dequantize())
 
     with torch.inference_mode():
         found = _run(checkpoint, recipe)(RoundedOps(checkpoint.read, tokens, {}, {}, replace, hessians=False))
