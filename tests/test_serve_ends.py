@@ -51,7 +51,7 @@ def test_the_drain_has_an_end(start: Callable[..., Server]) -> None:
         assert time.monotonic() - started < 6
         assert {answer.result().status_code for answer in answers} <= {200, 503}
         late = [answer.result() for answer in answers if answer.result().status_code == 503]
-        assert late[0].json()["error"]["message"] == "the server is stopping"
+        assert late[0].json()["error"]["message"] == "the model is stopping"
     server.until(lambda: f'"unanswered": {len(late)}' in server.lines[-1])
 
 
