@@ -30,7 +30,7 @@ from shim.runtimes.mlx import _import_mlx
 settings.register_profile("ci", derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
 # Where tests run in parallel, each process keeps to one core: the threads of all libraries follow.
-if worker := os.environ.get("PYTEST_XDIST_WORKER"):
+if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):  # not on macOS
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 _import_mlx()  # before a test does: on Linux it is then 30 times as fast, for the whole process
