@@ -1,8 +1,8 @@
 """JSON answers: written, given up when nobody waits for them any more, and noted in the log."""
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any
 
 import orjson
 from fastapi import Request, Response
@@ -11,7 +11,6 @@ from shim.serve.logs import FACTS, GONE
 from shim.serve.served import Served
 
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
-T = TypeVar("T")
 
 
 def dump(content: Any) -> bytes:
@@ -26,13 +25,25 @@ def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = 
 
 async def respond(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The work's response, unless the client leaves first: then the work is cancelled."""
+    task, left = asyncio.current_task(), False
+    assert task is not None
 
-    async def gone() -> None:
+    async def watch() -> None:
+        nonlocal left
         while (await request.receive())["type"] != "http.disconnect":
             pass
+        left = task.cancel()
 
-    found = await _while_there(work, gone())
-    return Response(status_code=GONE) if found is None else found
+    watcher = asyncio.ensure_future(watch())
+    try:
+        return await work
+    except asyncio.CancelledError:
+        if not left:
+            raise
+        task.uncancel()
+        return Response(status_code=GONE)
+    finally:
+        watcher.cancel()
 
 
 def note(request: Request, served: Served, tokens: Sequence[int], truncated: Sequence[bool]) -> None:
@@ -55,14 +66,3 @@ def _piecewise(content: Any) -> bytes:
     if isinstance(content, list):
         return b"[" + b",".join(map(dump, content)) + b"]"
     return dump(content)
-
-
-async def _while_there(work: Awaitable[T], gone: Awaitable[None]) -> T | None:
-    """The result of the work, or None, and the work cancelled, when the client is gone before."""
-    tasks = asyncio.ensure_future(work), asyncio.ensure_future(gone)
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0].result() if tasks[0].done() else None
-    finally:
-        for task in tasks:
-            task.cancel()

@@ -14,11 +14,12 @@ import shim
 from shim.errors import SealportError, UsageError
 from shim.serve.answers import answer
 from shim.serve.dialects import openai, tei, tei_routes
+from shim.serve.direct import Direct
 from shim.serve.faults import Refusal
 from shim.serve.limits import OPEN, Body, Full, Keys
 from shim.serve.logs import Record
 from shim.serve.metrics import CONTENT_TYPE, Metrics
-from shim.serve.refusals import refusal_response
+from shim.serve.refusals import refusal_response, usage_refusal
 from shim.serve.scheduler import BrokenOutputError
 from shim.serve.service import Service
 
@@ -39,7 +40,6 @@ HEADERS: dict[int, dict[str, Any]] = {
     401: {"description": "Bearer.", "schema": {"type": "string"}},
     429: {"description": "Seconds to wait.", "schema": {"type": "integer"}},
 }
-PARAMETERS = frozenset({"input", "dimensions", "heads", "task", "instruction", "top_n"})  # as errors begin that are about them
 DESCRIPTION = "Sealed embedding and reranking models, in the dialects of OpenAI, Jina, Cohere and text-embeddings-inference."
 log = logging.getLogger("shim")
 
@@ -80,12 +80,14 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     """The application over loaded models."""
     app = FastAPI(title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None)
     key = [Depends(HTTPBearer(auto_error=False, description="The server's key, where it has one."))]  # only documents it
-    for routes in (openai, tei_routes):
-        app.include_router(routes.router(service, documented), dependencies=key)
+    routers = [dialect.router(service, documented) for dialect in (openai, tei_routes)]
+    for router in routers:
+        app.include_router(router, dependencies=key)
     _add_health(app, service, metrics)
     _add_reload(app, service, key)
     _add_handlers(app)
     paths = app.openapi()["paths"]
+    app.add_middleware(Direct, routes=[route for router in routers for route in router.routes])
     app.add_middleware(Body, settings=service.settings)
     app.add_middleware(Full, full=service.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
     app.add_middleware(Keys, settings=service.settings)
@@ -150,9 +152,7 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(UsageError)
     async def usage_error(request: Request, error: UsageError) -> Response:
-        first = str(error).split(" ")[0]
-        param = "input" if first == "text" else first if first in PARAMETERS else None
-        return refusal_response(request.scope, Refusal(400, str(error), "usage", param))
+        return refusal_response(request.scope, usage_refusal(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:

@@ -5,10 +5,20 @@ from typing import Any
 from fastapi import Response
 from starlette.types import Scope
 
+from shim.errors import UsageError
 from shim.serve.answers import answer
 from shim.serve.dialects import cohere, openai, tei
 from shim.serve.faults import Refusal
 from shim.serve.logs import FACTS
+
+PARAMETERS = frozenset({"input", "dimensions", "heads", "task", "instruction", "top_n"})  # as errors begin that are about them
+
+
+def usage_refusal(error: UsageError) -> Refusal:
+    """A request that cannot be meant."""
+    first = str(error).split(" ")[0]
+    param = "input" if first == "text" else first if first in PARAMETERS else None
+    return Refusal(400, str(error), "usage", param)
 
 
 def refusal_response(scope: Scope, refusal: Refusal) -> Response:
