@@ -1,6 +1,7 @@
 """Each dialect's answers from a running server, against the library's own outputs."""
 
 import base64
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -174,6 +175,36 @@ def test_teis_tokenize_and_info(post: Callable[..., Any], address: str, m3: shim
     info = httpx.get(f"{address}/info").json()
     assert (info["model_id"], info["max_input_length"]) == ("bge-m3-onnx-32bit", m3.max_tokens)
     assert info["model_type"] == {"embedding": {"pooling": "cls"}}
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("/v1/embeddings", '{"model": "bge-m3", "input": ["a", {"text": "б"}], "heads": ["sparse"], "dimensions": 64}'),
+        ("/v1/embeddings", '{"model": "none", "model": "bge-m3", "input": "the last of a name counts"}'),
+        ("/v1/embeddings", '{"model": "bge-m3", "input": "a", "dimensions": 64.0}'),
+        ("/v1/embeddings", '{"model": "bge-m3", "input": "a", "dimensions": 36893488147419103232}'),
+        ("/v1/embeddings", '{"model": "bge-m3", "input": [NaN, 1e400]}'),
+        ("/v1/embeddings", '{"model": "bge-m3", "input": "\\ud800"}'),
+        ("/v1/embeddings", '{"model": "bge-m3", "input": ' + "[" * 500 + "]" * 500 + "}"),
+        ("/v1/embeddings", '{"model": "bge-m3", "input": "a", "truncate": "yes"}'),
+        ("/v1/embeddings", '{"model": "bge-m3", "input": "a"'),
+        ("/v1/embeddings", '["a"]'),
+        ("/rerank", '{"query": "a", "documents": ["b", {"text": "c"}]}'),
+        ("/rerank", '{"query": "a", "texts": ["b", "c"], "raw_scores": true}'),
+        ("/rerank", '{"query": 1, "texts": ["b", "c"]}'),
+        ("/rerank", "{}"),
+        ("/embed", '{"inputs": ["a", "b"], "truncate": null}'),
+        ("/similarity", '{"inputs": {"source_sentence": "a", "sentences": ["b"]}}'),
+    ],
+)
+def test_the_short_cut_answers_as_the_framework_does(address: str, path: str, content: str) -> None:
+    kinds = ("application/json", "application/json; charset=utf-8", "application/vnd.api+json")  # the last has no short cut
+    found = [httpx.post(address + path, content=content, headers={"content-type": kind}, timeout=60) for kind in kinds]
+    assert found[0].status_code < 500
+    assert len({(answer.status_code, answer.headers["content-type"]) for answer in found}) == 1
+    first, *others = (re.sub(r'"id":"[^"]*"', "", answer.text) for answer in found)
+    assert others == [first, first]
 
 
 def test_models_say_what_they_are(address: str) -> None:

@@ -17,6 +17,7 @@ STANDARD = frozenset(vars(logging.makeLogRecord({})))
 WAIT = 0.1
 GONE = 499  # of a client that left before its answer: seen here only, as nobody is there to read it
 FACTS = "sealport"  # the key of a request's scope under which its handler notes what the log may hold
+DUMP = json.JSONEncoder(default=str).encode
 log = logging.getLogger("shim.request")
 
 
@@ -36,7 +37,7 @@ class JsonFormatter(logging.Formatter):
             error = record.exc_info[1]
             frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
             line |= {"error": type(error).__name__, "frames": frames[-8:]}
-        return json.dumps(line, ensure_ascii=True, default=str)
+        return DUMP(line)
 
 
 class Lines(logging.Handler):
@@ -110,4 +111,7 @@ class Record:
             if status >= 400:
                 self.metrics.errors.labels(facts.get("kind", str(status))).inc()
             level = logging.DEBUG if route in ("/metrics", "/health", "/health/live", "/health/ready") else logging.INFO
-            log.log(level, "request", extra={"route": route, "status": status, "seconds": round(seconds, 6), **facts})
+            if log.isEnabledFor(level):
+                extra = {"route": route, "status": status, "seconds": round(seconds, 6), **facts}
+                # Not `log.log`, which looks for the line of code that calls it.
+                log.handle(log.makeRecord(log.name, level, __file__, 0, "request", (), None, extra=extra))

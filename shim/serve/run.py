@@ -1,5 +1,6 @@
 """Take the port, load the models, then serve until a signal."""
 
+import gc
 import logging
 import os
 import socket
@@ -32,6 +33,8 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
     from shim.serve.metrics import Metrics
     from shim.serve.service import Service
 
+    # Its threads, woken for every request, would take the cores from the models'.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = Metrics()
     service = Service(settings, metrics)
     with _bind(host, port) as listener:
@@ -50,8 +53,10 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
                 log_config=None,
                 access_log=False,
                 server_header=False,
+                proxy_headers=False,  # nothing here depends on who asks
                 timeout_graceful_shutdown=settings.drain_timeout,
             )
+            gc.freeze()  # all that stays: under load, collections would go through it again and again
             started = partial(log.info, "%s running on %s", names, address, extra=facts)
             Server(config, started, service.refuse).run(sockets=[listener])
             log.info("stopped", extra={"unanswered": service.unanswered})

@@ -1,6 +1,7 @@
 """One artifact being served: a request's texts checked, tokenized, queued, computed, put together."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from shim.serve.settings import Settings
 from shim.text import Encoded, Piece, check_text, check_texts, prompt_for
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # tokenized at a time, so that a long request does not hold up a short one
+SHORT = 512  # characters that are tokenized at once: to have another thread do it would take as long
 MAX_CHARACTERS = 262_144  # whose tokens are shown in one answer: at most some 20 MB of JSON
 MAX_NUMBERS = 16_000_000  # numbers of vectors per token in one answer: 64 MB, and some 200 MB of JSON
 T = TypeVar("T")
@@ -39,13 +41,14 @@ class Options:
 
 
 class Served:
-    """One artifact being served: its model's thread, and a thread for its tokenizer, as neither may be used by two at once."""
+    """One artifact being served: its model's thread, and its tokenizer, with a thread for long texts; used by one at a time."""
 
     def __init__(self, opener: Callable[[], Model], settings: Settings, metrics: Metrics):
         self.opener, self.settings, self.metrics = opener, settings, metrics
         self.thread = ModelThread(opener, metrics, settings.batch_tokens, settings.max_queue)
         self.model = self.thread.model
         self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
+        self._tokenizing = threading.Lock()
 
     def close(self, drain: bool = True, timeout: float | None = None) -> bool:
         """End the model's thread, see `ModelThread.close`; the tokenizer's ends when no request refers to it any more."""
@@ -94,7 +97,7 @@ class Served:
             raise Refusal(422, message, "limit", param="inputs")
         found: list[list[Piece]] = []
         for part in _parts(checked):  # one after the other: what others have to tokenize comes in between
-            found += await self._on_tokenizer(partial(self.model.encoder.pieces, part, special))
+            found += await self._tokenize(partial(self.model.encoder.pieces, part, special), sum(map(len, part)))
         return found
 
     async def _compute(
@@ -109,10 +112,10 @@ class Served:
         def settle(outcome: list[Output] | Exception) -> None:
             if not done.done():
                 done.set_exception(outcome) if isinstance(outcome, Exception) else done.set_result(outcome)
+            room.set()
 
         def finish(outcome: list[Output] | Exception) -> None:
             loop.call_soon_threadsafe(settle, outcome)
-            loop.call_soon_threadsafe(room.set)
 
         job = Job(heads, len(texts), finish, lambda: loop.call_soon_threadsafe(room.set))
         try:
@@ -125,7 +128,7 @@ class Served:
                     await room.wait()
                 if done.done():
                     break
-                encoded = await self._on_tokenizer(partial(encode, part))
+                encoded = await self._tokenize(partial(encode, part), sum(map(len, part)) + each * len(part))
                 tokens += sum(len(item.ids) for item in encoded)
                 self._check_part(encoded, row, truncate, tokens, heads)
                 self.thread.put(job, row, encoded)
@@ -142,11 +145,21 @@ class Served:
         finally:
             self.thread.drop(job)
 
-    async def _on_tokenizer(self, call: Callable[[], T]) -> T:
+    async def _tokenize(self, call: Callable[[], T], characters: int) -> T:
         started = time.perf_counter()
-        found = await asyncio.get_running_loop().run_in_executor(self._tokenizer, call)
+        if characters <= SHORT and self._tokenizing.acquire(blocking=False):
+            try:
+                found = call()
+            finally:
+                self._tokenizing.release()
+        else:
+            found = await asyncio.get_running_loop().run_in_executor(self._tokenizer, self._with_tokenizer, call)
         self.metrics.tokenize_seconds.labels(self.model.name).observe(time.perf_counter() - started)
         return found
+
+    def _with_tokenizer(self, call: Callable[[], T]) -> T:
+        with self._tokenizing:
+            return call()
 
     def _check_count(self, texts: Sequence[str]) -> None:
         if len(texts) > self.settings.max_inputs:
