@@ -1,16 +1,26 @@
 """What a running server does when something goes wrong, each brought about: tests/faulty_server.py breaks batches on demand."""
 
+import asyncio
+import gc
 import json
 import shutil
 import socket
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from servers import Server
+
+import shim
+from shim.serve.metrics import Metrics
+from shim.serve.served import Options
+from shim.serve.service import Service
+from shim.serve.settings import Settings
 
 KEY = {"authorization": "Bearer admin"}
 
@@ -199,3 +209,24 @@ def test_a_replaced_model_that_cannot_answer_in_time_refuses(start: Callable[...
         assert httpx.post(f"{server.url}/admin/reload", json={"model": "tiny"}, headers=KEY, timeout=60).status_code == 200
         assert (long.result().status_code, long.result().headers["retry-after"]) == (503, "5")
     assert server.embed("text").status_code == 200
+
+
+def test_a_replaced_model_is_gone_without_a_collection(tiny_artifact: Path) -> None:
+    """The server freezes what is there at its start: a cycle with the model in it would stay for ever."""
+    service = Service(Settings(), Metrics())
+    service.add(partial(shim.load, tiny_artifact))
+    (name,) = service.served
+    old = weakref.ref(service.served[name].model)
+
+    async def replace() -> None:
+        await service.served[name].embed(["short", "long " * 200], Options())
+        assert old() is not None
+        await service.reload(name)
+
+    gc.disable()
+    try:
+        asyncio.run(replace())
+        assert old() is None
+    finally:
+        gc.enable()
+        service.close()
