@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import shim
@@ -11,7 +12,8 @@ from converter import measure, pipeline, recipe, show
 from converter.inventory import inventory
 from converter.staging import staged
 from converter.targets import safetensors
-from shim.errors import SourceError, UsageError
+from shim.errors import IntegrityError, SourceError, UsageError
+from shim.runtimes import mlx
 
 
 @pytest.fixture
@@ -31,6 +33,28 @@ def test_packed_weights_that_are_not_what_was_verified_fail(
     _, manifest = pipeline.convert(dataclasses.replace(request_, force=True), lambda *_: None)
     assert manifest.verdict == "fail"
     assert "the kernels that a GPU uses" in show.shortfall(manifest)
+
+
+def test_packed_weights_that_give_no_numbers_fail(request_: pipeline.Request, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = mlx.MlxRuntime.run
+
+    def run(self: mlx.MlxRuntime, *arguments: Any) -> dict[str, np.ndarray]:
+        found = honest(self, *arguments)
+        return {name: array * np.nan for name, array in found.items()} if self.kernels == "quantized" else found
+
+    monkeypatch.setattr(mlx.MlxRuntime, "run", run)
+    path, manifest = pipeline.convert(request_, lambda *_: None)
+    assert manifest.parity["heads"]["dense"]["worst"] > 0.999
+    assert (manifest.verdict, manifest.parity["packed_kernels"]["worst"]) == ("fail", 0)
+    with pytest.raises(IntegrityError, match="fail"):
+        shim.load(path)
+
+
+def test_a_mean_under_the_target_is_told_of_as_a_mean(request_: pipeline.Request) -> None:
+    _, manifest = pipeline.convert(dataclasses.replace(request_, bits=2, strict_bits=True, parity_on="mean"), lambda *_: None)
+    assert manifest.verdict == "fail"
+    mean = manifest.parity["heads"]["dense"]["mean"]
+    assert f"mean cosine of dense {mean:.5f} is {0.999 - mean:.5f} short of 0.999; more --bits" in show.shortfall(manifest)
 
 
 @pytest.mark.parametrize("parity", [float("nan"), 0.0, -1.0, 1.5])
@@ -60,8 +84,6 @@ def test_a_half_built_artifact_is_not_listed(tmp_path: Path) -> None:
 
 
 def test_tensors_in_another_order_than_their_header_are_refused(tmp_path: Path) -> None:
-    import numpy as np
-
     layouts = {name: safetensors.Layout("F32", (2,)) for name in ("a", "b")}
     swapped: Any = [("b", np.zeros(2, np.float32)), ("a", np.ones(2, np.float32))]
     with pytest.raises(ValueError, match="tensor b"):
