@@ -34,7 +34,8 @@ class Quantized:
     """One attempt: the scheme of every quantized module, its codes in parts along its rows, and how it was decided.
 
     integers: what an ONNX graph whose products are in integers is made of, instead of the plan and the codes.
-    changed: vectors that are not the checkpoint's, float32.
+    changed: vectors that are not the checkpoint's, float32. vectors: what it gives on the texts that were calibrated on, where
+    making it has shown that.
     """
 
     plan: dict[str, Scheme]
@@ -42,6 +43,7 @@ class Quantized:
     record: dict[str, Any] = field(default_factory=dict)
     integers: "Integers | None" = None
     changed: dict[str, np.ndarray] = field(default_factory=dict)
+    vectors: dict[str, list[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

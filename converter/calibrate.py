@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -100,10 +100,14 @@ def affordable(shapes: Mapping[str, tuple[int, ...]], effort: str) -> int:
 
 @dataclass(frozen=True)
 class Calibrated:
-    """codes: of each module of a plan. relative: what other schemes would cost of that, {module: {Scheme: ratio}}."""
+    """codes: of each module of a plan. relative: what other schemes would cost of that, {module: {Scheme: ratio}}.
+
+    vectors: what the model gives with these codes on the tokens, as `run` has it.
+    """
 
     codes: dict[str, Codes]
     relative: dict[str, dict[Scheme, float]]
+    vectors: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 def quantize(
@@ -148,10 +152,10 @@ def quantize(
     with torch.inference_mode():
         run = _run(checkpoint, recipe)
         read = checkpoint.read
-        run(TwinOps(read, tokens, replace, run) if method == "twin" else LockstepOps(read, tokens, replace))
+        given = run(TwinOps(read, tokens, replace, run) if method == "twin" else LockstepOps(read, tokens, replace))
         for name in plan.keys() - found.keys():  # carried along for other loaders; ours computes nothing with it
             replace(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
-    return Calibrated(found, compared)
+    return Calibrated(found, compared, {name: parts[: len(tokens)] for name, parts in given.items() if name in VECTORS})
 
 
 def distil(

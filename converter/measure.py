@@ -56,6 +56,17 @@ def measure(
     return report
 
 
+def original(
+    checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: list[corpus.Text], progress: Progress
+) -> reference.Outputs:
+    """What artifacts are held to; computed once, then read from the cache. Raises what reference.py does."""
+    if task == "embed":
+        return reference.embed(checkpoint, spec, texts, lambda done: progress("reference", done, len(texts)))
+    rankings = corpus.rankings(texts)
+    pairs = sum(len(ranking.documents) for ranking in rankings)
+    return reference.rank(checkpoint, spec, rankings, lambda done: progress("reference", done, pairs))
+
+
 def check_queries(checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: list[corpus.Text]) -> None:
     """Raise UsageError for a query that leaves a reranker no room for a document."""
     if task == "rerank":
@@ -67,7 +78,7 @@ def check_queries(checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: lis
 def _embed(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
 ) -> tuple[shim.Model, dict[str, Any], int]:
-    expected = reference.embed(checkpoint, manifest.model, texts, lambda done: progress("reference", done, len(texts)))
+    expected = original(checkpoint, manifest.model, manifest.task, texts, progress)
     model = shim.load(directory, allow_unverified=True)
     dense = np.empty((len(texts), model.dimensions), np.float32)
     sparse: list[dict[int, float]] = [{} for _ in texts]
@@ -98,15 +109,14 @@ def _rerank(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
 ) -> tuple[shim.Model, dict[str, Any], int]:
     rankings = corpus.rankings(texts)
-    pairs = sum(len(ranking.documents) for ranking in rankings)
-    expected = reference.rank(checkpoint, manifest.model, rankings, lambda done: progress("reference", done, pairs))
+    expected = original(checkpoint, manifest.model, manifest.task, texts, progress)
     model = shim.load(directory, allow_unverified=True)
     scores = []
     for number, ranking in enumerate(rankings):
         scores.append(_logits(model, ranking))
         progress("verify", number + 1, len(rankings))
     assert expected.scores is not None
-    return model, {"score": verify.score_report(expected.scores, scores, rankings)}, pairs
+    return model, {"score": verify.score_report(expected.scores, scores, rankings)}, sum(len(one.documents) for one in rankings)
 
 
 def _logits(model: shim.Model, ranking: corpus.Ranking) -> np.ndarray:

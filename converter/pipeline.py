@@ -18,7 +18,7 @@ import shim
 from converter import card, corpus
 from converter.attempts import Attempts, Goal, Quantized, layers, rounded
 from converter.checkpoint import Checkpoint
-from converter.measure import Progress, check_queries, measure
+from converter.measure import Progress, check_queries, measure, original
 from converter.quantize.plan import uniform
 from converter.recipe import Recipe, Source
 from converter.source import open_source
@@ -70,10 +70,9 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     if bits not in target.BITS:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
     parity = recipe.parity.cosine if request.parity is None else request.parity
-    name = f"{recipe.name}-{request.target}-{bits}bit"
     if not 0 < parity <= 1:
         raise UsageError(f"parity must be over 0 and at most 1, not {parity}")
-    destination = request.out / name
+    destination = request.out / (name := f"{recipe.name}-{request.target}-{bits}bit")
     check_destination(destination, request.force)
     texts = corpus.judges(request.corpus, recipe.task)
     digest = artifact.hash_file(request.corpus)
@@ -85,6 +84,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     if bits < 16 and not uniform(layers(checkpoint), module.FULL_PRECISION, bits):
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
+    if request.verified:  # for the cache: nothing else is in memory yet, and a broken original costs no more time
+        original(checkpoint, recipe.model, recipe.task, texts, progress)
     attempts = _attempts(request, checkpoint, goal, texts, progress)
     with staged(destination, request.force) as directory:
         made: Quantized | None = next(attempts)

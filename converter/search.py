@@ -27,7 +27,7 @@ from shim.text import Tokens
 
 ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
-FARTHER = 2.2  # times as far off as costs that add up foretell is the worst text; of all-MiniLM-L6-v2 1.8 to 2.5
+FARTHER = 1.5  # times as far off as costs that add up foretell is the worst text; of all-MiniLM-L6-v2 1.3 to 2.1
 FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
 LAST = (3.0, 8.0)  # by so much lower the attempts aim that are made beyond those where none passes
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
@@ -83,7 +83,8 @@ class Maker:
         if self.effort == "fast":
             return Quantized(plan, rounding(self.checkpoint, plan, self.target.GRID), record)
         if self.effort == "balanced":
-            return Quantized(plan, _stored(self.base(plan, {}).codes), record)
+            made = self.base(plan, {})
+            return Quantized(plan, _stored(made.codes), record, vectors=made.vectors)
         codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
         shown = lambda *done: self.progress("distil", *done)  # noqa: E731
         found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, shown)
@@ -93,18 +94,19 @@ class Maker:
     def seen(self, made: Quantized, exact: dict[str, list[Any]], on: str) -> float:
         """1 - cosine of the `worst` of the texts calibrated on, or their mean; exact: what the original gives there."""
         codes = lambda name: Codes.join(list(made.codes(name))) if name in made.plan else None  # noqa: E731
-        checkpoint = replace(self.checkpoint, changed=made.changed)
-        found = calibrate.run(checkpoint, self.recipe, self.tokens, codes)
-        losses = loss(exact, found, masks_of(self.tokens))
+        changed = replace(self.checkpoint, changed=made.changed)
+        losses = loss(exact, made.vectors or calibrate.run(changed, self.recipe, self.tokens, codes), masks_of(self.tokens))
         return float(losses.max() if on == "worst" else losses.mean())
 
 
-def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts:
+def calibrated(
+    maker: Maker, goal: Goal, short: Short | None = None, nearest: tuple[float, Quantized] | None = None
+) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
     Vectors of the texts that were calibrated on must be near enough, too: they are many more than those that judge.
     short: what was tried before, of which only as much is raised to full precision as it must be; how far it came says what
-    costs on the tokens are worth on the texts that judge.
+    costs on the tokens are worth on the texts that judge. nearest: what came nearest before, and how far off it was.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
     checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
@@ -127,14 +129,11 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     choices = _choices(plan, base, costs, shapes, others, target)
     del base  # its codes are as large as an artifact
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
-    if not short:
-        aim /= FARTHER
-    else:
-        aim *= getattr(predicted(choices, short.plan), goal.on) / short.error
+    aim *= getattr(predicted(choices, short.plan), goal.on) / short.error if short else 1 / FARTHER
     widest = sum(max(choice.size for choice in given if choice.scheme) for given in choices.values())
-    room = limit if short or goal.size else min(limit, widest)  # no full precision beyond that, until the widest codes failed
+    room = limit if short or goal.size else min(limit, widest)  # no full precision beyond that, unless the widest codes fail
     best: tuple[int, Quantized] | None = None
-    nearest: tuple[float, Quantized] | None = None
+    given: Quantized | None = None  # what was measured last
     tried: list[dict[str, Scheme]] = []
     passed, failed = [0.0], [np.inf]  # predictions of attempts
     exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
@@ -148,22 +147,23 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
             break
         tried.append(plan)
         made = maker.make(plan, _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None)))
-        parity = yield made
-        if parity is None or goal.size is not None:
-            best = nearest = None
-            break
-        measured = error(parity, goal)
-        if exact and parity["verdict"] == "pass":
-            measured = max(measured, maker.seen(made, exact, goal.on))
-        passes = parity["verdict"] == "pass" and measured <= allowed
-        if not best and (nearest is None or measured < nearest[0]):
-            nearest = (measured, made)
+        measured, passes = maker.seen(made, exact, goal.on) if exact else 0.0, False
+        if measured <= allowed:  # else it has failed already
+            parity, given = (yield made), made
+            if parity is None or goal.size is not None:
+                best = nearest = None
+                break
+            measured = max(measured, error(parity, goal))
+            passes = parity["verdict"] == "pass" and measured <= allowed
+            if not best and (nearest is None or measured < nearest[0]):
+                nearest = (measured, made)
         if passes and (best is None or found.point.size < best[0]):
             best, nearest = (found.point.size, made), None
         if passes and measured >= NEAR * allowed:
             break
         foretold = getattr(found.point, goal.on)
-        room = room if passes or foretold <= aim else limit
+        if not (passes or best) and foretold > aim and room < limit:
+            return (yield from calibrated(maker, goal, Short(plan, measured), nearest))
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
         if passes:
             passed.append(foretold)
@@ -172,8 +172,8 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
             failed.append(foretold)
         if best and not max(passed) < aim < min(failed):
             aim = float(np.sqrt(max(passed) * min(failed)))
-    if (kept := best or nearest) and kept[1] is not made:
-        yield kept[1]
+    if (last := (best or nearest or (0, made))[1]) is not given:
+        yield last
     _forget(maker.kept)
     return None
 

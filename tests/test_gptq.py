@@ -93,6 +93,6 @@ def test_constant_and_zero_weights_stay_what_they_are() -> None:
 def test_clipping_spends_the_grid_on_what_is_important() -> None:
     weight = torch.linspace(-1, 1, 64)[None]
     weight[0, 0] = -8
-    scale, _ = clip(weight, torch.where(weight > -2, 1.0, 1e-6)[0], Scheme(4, 64), MLX)
-    whole, _ = clip(weight, torch.where(weight > -2, 1e-6, 1.0)[0], Scheme(4, 64), MLX)
+    scale, _ = clip(weight.T, torch.where(weight > -2, 1.0, 1e-6)[0], Scheme(4, 64), MLX)
+    whole, _ = clip(weight.T, torch.where(weight > -2, 1e-6, 1.0)[0], Scheme(4, 64), MLX)
     assert scale < 0.8 * whole

@@ -4,11 +4,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.gptq import BLOCK, SHRINK, _inverse_root, objective
+from converter.quantize.gptq import BLOCK, _inverse_root, objective
 from converter.quantize.grid import Codes, Scheme
 
 ZERO = 128  # what stands for 0 in Codes, whose codes are unsigned
 TOP = 127  # -128 is not used, so that a row may be turned over
+SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # parts of a row's span that the clip search tries
 
 
 def nearest(weight: Tensor) -> Codes:

@@ -3,17 +3,22 @@
 Source: Frantar et al. 2022, GPTQ: accurate post-training quantization for generative pre-trained transformers.
 """
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from converter.quantize.descent import descend
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
 ROWS = 4096  # of a table that are searched at once
-SAMPLE = (1024, 1_500_000)  # rows, and numbers, of a matrix that tell what another scheme would cost
+SAMPLE = (1024, 200_000)  # rows, and numbers, of a matrix that tell what another scheme would cost
 BLOCK = 32  # columns whose errors are passed on together to those after them
-SHRINK = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)  # parts of a group's span that the clip search tries
+INWARD = (0.0, 0.5, 1.0)  # steps of the grid by which the clip search moves each end of a group's span inward
+CUT = 0.2  # of the span, that is tried in place of so many steps, where a few weights lie far out
+REFITS = 2  # least-squares fits of scale and offset to the codes that each of those gives
 
 
 def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, grid: Grid) -> Codes:
@@ -27,26 +32,29 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, grid: Grid) -> Codes:
     if upper is None:
         return nearest
     rows, columns = weight.shape
-    size, left = scheme.group_size, weight.clone()
-    codes = torch.zeros(rows, columns)
-    scales, offsets = torch.zeros(rows, columns // size), torch.zeros(rows, columns // size)
+    size, top = scheme.group_size, 2**scheme.bits - 1
+    left = weight.T.contiguous()  # a column at a time is what all this reads and writes
+    codes = torch.empty(columns, rows)
+    scales, offsets = torch.empty(columns // size, rows), torch.empty(columns // size, rows)
     importance = hessian.diagonal().float()
     for start in range(0, columns, BLOCK):
         end = min(start + BLOCK, columns)
-        block, errors, root = left[:, start:end], torch.zeros(rows, end - start), upper[start:end, start:end]
+        block, errors, root = left[start:end], torch.empty(end - start, rows), upper[start:end, start:end]
         for column in range(end - start):
             group, place = divmod(start + column, size)
             if place == 0:
                 part = slice(start + column, start + column + size)
-                scales[:, group], offsets[:, group] = clip(left[:, part], importance[part], scheme, grid)
-            scale, offset = scales[:, group], offsets[:, group]
-            code = ((block[:, column] - offset) / scale).round_().clamp_(0, 2**scheme.bits - 1)
-            codes[:, start + column] = code
-            errors[:, column] = (block[:, column] - (code * scale + offset)) / root[column, column]
-            block[:, column + 1 :] -= errors[:, column, None] * root[column, column + 1 :]
-        left[:, end:] -= errors @ upper[start:end, end:]
-    found = Codes(codes.to(torch.uint8).numpy(), scales.numpy(), offsets.numpy(), scheme)
-    return _better_rows(weight, hessian, found, nearest)
+                scales[group], offsets[group] = clip(left[part], importance[part], scheme, grid)
+            scale, offset = scales[group], offsets[group]
+            code = torch.sub(block[column], offset, out=codes[start + column]).div_(scale).round_().clamp_(0, top)
+            errors[column] = (block[column] - (code * scale + offset)) / root[column, column]
+            block[column + 1 :].addr_(root[column, column + 1 :], errors[column], alpha=-1)
+        left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
+    stored = [part.T.contiguous().numpy() for part in (codes.to(torch.uint8), scales, offsets)]
+    found = Codes(stored[0], stored[1], stored[2], scheme)
+    square = hessian.to(torch.float32, copy=True)
+    square.diagonal().add_(DAMPING * square.diagonal().mean())
+    return _better_rows(weight, hessian, descend(weight, square, found, grid), nearest)
 
 
 def objective(weight: Tensor, codes: Codes, hessian: Tensor) -> Tensor:
@@ -66,7 +74,7 @@ def searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
     for start in range(0, rows, ROWS):  # filled in place: parts kept until the end leave gaps between them of twice their size
         part = slice(start, start + ROWS)
         grouped = weight[part].reshape(-1, scheme.group_size)
-        scale, offset = clip(grouped, torch.ones(scheme.group_size), scheme, grid)
+        scale, offset = clip(grouped.T.contiguous(), torch.ones(scheme.group_size), scheme, grid)
         found = ((grouped - offset[:, None]) / scale[:, None]).round_().clamp_(0, 2**scheme.bits - 1)
         codes[part] = found.reshape(-1, columns).numpy()
         scales[part], offsets[part] = scale.reshape(-1, scales.shape[1]).numpy(), offset.reshape(-1, scales.shape[1]).numpy()
@@ -74,54 +82,59 @@ def searched(weight: Tensor, scheme: Scheme, grid: Grid) -> Codes:
 
 
 def relative(weight: Tensor, hessian: Tensor | None, schemes: list[Scheme], base: Scheme, grid: Grid) -> dict[Scheme, float]:
-    """What each scheme costs of what `base` does, both rounded to nearest: the ratio of their objectives on some of the rows.
+    """What each scheme costs of what `base` does, with codes of a clip search: the ratio of their objectives on some rows.
 
     hessian: None for a table, whose rows go on as they are.
     """
     rows = max(1, min(SAMPLE[0], SAMPLE[1] // weight.shape[1]))
     part = weight[:: -(-len(weight) // rows)].contiguous()
 
+    square = hessian.float() if hessian is not None and torch.isfinite(hessian).all() else None
+
     def cost(scheme: Scheme) -> float:
-        codes = round_to_nearest(part.numpy(), scheme, grid)
-        if hessian is not None and torch.isfinite(hessian).all():
-            return float(objective(part, codes, hessian).sum())
+        codes = searched(part, scheme, grid)
+        if square is not None:
+            return float(objective(part, codes, square).sum())
         return float((torch.from_numpy(codes.dequantize()) - part).double().square().sum())
 
-    whole = cost(base)
+    whole = cost(base) if schemes else 0.0
     return {scheme: cost(scheme) / whole if whole > 0 else 0.0 for scheme in schemes}
 
 
 def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Scale and offset of each row of one group, (rows,), with the least weighted square error of those that are tried.
+    """Scale and offset of groups, (n,) each, with the least weighted square error of those that are tried.
 
-    weight: (rows, group_size). importance: (group_size,) or (rows, group_size) weights of the errors.
-    Tried are spans from the whole one down to 0.6 of it, each end shrunk by itself.
+    weight: (group_size, n), a group in each column. importance: (group_size,) weights of the errors.
+    Tried are spans whose ends are moved inward, each by itself, and after each of them those that fit its codes best.
     """
-    low, high = weight.amin(dim=1), weight.amax(dim=1)
+    top, kind = 2**scheme.bits - 1, torch.float16 if grid.kind(scheme.bits) is np.float16 else torch.float32
+    low, high = weight.amin(dim=0), weight.amax(dim=0)
     if grid.integer_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
+    step = (high - low) / top
+    finest = float(np.finfo(grid.kind(scheme.bits)).smallest_subnormal)  # coarse, but as fine as rounding's
     least = torch.full_like(low, torch.inf)
     scales, offsets = torch.ones_like(low), torch.zeros_like(low)
-    top = 2**scheme.bits - 1
-    for first, below in enumerate(SHRINK):
-        for above in SHRINK[max(0, first - 2) : first + 3]:
-            scale, offset = _span(low * below, high * above, scheme.bits, grid)
-            codes = ((weight - offset[:, None]) / scale[:, None]).round_().clamp_(0, top)
-            error = codes.mul_(scale[:, None]).add_(offset[:, None]).sub_(weight).square_().mul_(importance).sum(dim=1)
+    total = importance.sum()
+    middle = (importance @ weight) / total
+    far = CUT * top
+    for below, above in (*itertools.product(INWARD, INWARD), (far, 0.0), (0.0, far), (far, far)):
+        first = low + below * step
+        scale = ((step * (top - below - above)) / top).clamp(min=finest).to(kind).float()
+        steps = (first / scale).round().clamp(-top, 0)
+        offset = steps * scale if grid.integer_zero else first.to(kind).float()
+        for _ in range(REFITS + 1):
+            codes = ((weight - offset) / scale).round_().clamp_(0, top)
+            error = importance @ (codes * scale).add_(offset).sub_(weight).square_()
             better = error < least
             least = torch.where(better, error, least)
             scales, offsets = torch.where(better, scale, scales), torch.where(better, offset, offsets)
+            mean = -steps if grid.integer_zero else (importance @ codes) / total
+            along = codes.sub_(mean)
+            slope = (importance @ (along * weight)) / (importance @ along.square())
+            scale = torch.where(slope > finest, slope, scale).to(kind).float()
+            offset = steps * scale if grid.integer_zero else (middle - scale * mean).to(kind).float()
     return scales, offsets
-
-
-def _span(low: Tensor, high: Tensor, bits: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """The grid from low to high as it can be stored."""
-    top, kind = 2**bits - 1, torch.float16 if grid.kind(bits) is np.float16 else torch.float32
-    least = float(np.finfo(grid.kind(bits)).smallest_subnormal)  # coarse, but as fine as rounding's
-    scale = ((high - low) / top).clamp(min=least).to(kind).float()
-    if grid.integer_zero:
-        return scale, (low / scale).round().clamp(-top, 0) * scale
-    return scale, low.to(kind).float()
 
 
 def _inverse_root(hessian: Tensor) -> Tensor | None:
@@ -130,18 +143,18 @@ def _inverse_root(hessian: Tensor) -> Tensor | None:
         return None
     damping = DAMPING * hessian.diagonal().mean()
     for _ in range(4):
-        damped = hessian + damping * torch.eye(len(hessian), dtype=hessian.dtype)
+        damped = hessian.flip(0, 1)
+        damped.diagonal().add_(damping)
         lower, failed = torch.linalg.cholesky_ex(damped)
-        if not failed:
-            upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(lower), upper=True)
-            if not failed:
-                return upper.float()
+        if not failed:  # turned around, H = R Rᵀ with R upper triangular, so that its inverse is (R⁻¹)ᵀ R⁻¹
+            return torch.linalg.solve_triangular(lower.float(), torch.eye(len(lower)), upper=False).flip(0, 1)
         damping = damping * 10
     return None
 
 
 def _better_rows(weight: Tensor, hessian: Tensor, one: Codes, other: Codes) -> Codes:
-    chosen = (objective(weight, one, hessian) < objective(weight, other, hessian)).numpy()[:, None]
+    square = hessian.float()
+    chosen = (objective(weight, one, square) < objective(weight, other, square)).numpy()[:, None]
     codes = np.where(chosen, one.codes, other.codes)
     scales, offsets = np.where(chosen, one.scales, other.scales), np.where(chosen, one.offsets, other.offsets)
     return Codes(codes, scales, offsets, one.scheme)

@@ -1,0 +1,68 @@
+"""Coordinate descent over codes that are there already, on the objective that it is for."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_gptq import BITS, MLX, ONNX, grids, problem
+from torch import Tensor
+
+from converter.quantize.descent import descend
+from converter.quantize.gptq import gptq, objective
+from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
+
+
+def damped(hessian: Tensor) -> Tensor:
+    return (hessian + 0.01 * hessian.diagonal().mean() * torch.eye(len(hessian))).float()
+
+
+@grids
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), bits=st.sampled_from(BITS), group=st.sampled_from([32, 64, 128]), tokens=st.integers(1, 300))
+def test_no_row_gets_worse(grid: Grid, seed: int, bits: int, group: int, tokens: int) -> None:
+    weight, hessian = problem(seed, tokens)
+    square = damped(hessian)
+    nearest = round_to_nearest(weight.numpy(), Scheme(bits, group), grid)  # of either sign: its grid may run downward
+    before, after = (objective(weight, codes, square) for codes in (nearest, descend(weight, square, nearest, grid)))
+    assert (after <= before * (1 + 1e-4)).all()
+
+
+@grids
+@pytest.mark.parametrize("bits", [4, 8])
+def test_it_betters_what_went_over_the_columns_once(grid: Grid, bits: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, hessian = problem(0)
+    with monkeypatch.context() as patched:
+        patched.setattr("converter.quantize.gptq.descend", lambda weight, square, codes, grid: codes)
+        once = objective(weight, gptq(weight, hessian, Scheme(bits, 32), grid), hessian).sum()
+    assert objective(weight, gptq(weight, hessian, Scheme(bits, 32), grid), hessian).sum() < 0.95 * once
+
+
+@grids
+def test_what_it_gives_can_be_stored(grid: Grid) -> None:
+    weight, hessian = problem(1)
+    codes = descend(weight, damped(hessian), round_to_nearest(weight.numpy(), Scheme(3, 32), grid), grid)
+    assert codes.codes.dtype == np.uint8
+    assert codes.codes.max() <= 7
+    for stored in (codes.scales, codes.offsets):
+        np.testing.assert_array_equal(stored, stored.astype(grid.dtype).astype(np.float32))
+    if grid.integer_zero:
+        zeros = -codes.offsets / codes.scales
+        np.testing.assert_allclose(zeros, np.round(zeros), atol=1e-4)
+
+
+def test_scales_are_fitted_to_the_codes() -> None:
+    weight, hessian = problem(2)
+    found = round_to_nearest(weight.numpy(), Scheme(4, 32), ONNX)
+    off = Codes(found.codes, found.scales * np.float32(1.3), found.offsets * np.float32(1.3), found.scheme)
+    square = damped(hessian)
+    before, after = (objective(weight, codes, square).sum() for codes in (found, descend(weight, square, off, ONNX)))
+    assert after < before
+
+
+def test_a_group_of_zeros_stays_finite() -> None:
+    weight, hessian = problem(3)
+    weight[:, 32:64] = 0
+    found = descend(weight, damped(hessian), round_to_nearest(weight.numpy(), Scheme(4, 32), MLX), MLX).dequantize()
+    assert np.isfinite(found).all()
+    assert np.abs(found).max() < 2 * weight.abs().max()
