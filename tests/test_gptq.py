@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from converter.quantize.gptq import clip, gptq, objective
+from converter.quantize.gptq import clip, gptq, objective, searched
 from converter.quantize.grid import Grid, Scheme, round_to_nearest
 
 BITS = (2, 3, 4, 5, 6, 8)
@@ -96,3 +96,14 @@ def test_clipping_spends_the_grid_on_what_is_important() -> None:
     scale, _ = clip(weight.T, torch.where(weight > -2, 1.0, 1e-6)[0], Scheme(4, 64), MLX)
     whole, _ = clip(weight.T, torch.where(weight > -2, 1e-6, 1.0)[0], Scheme(4, 64), MLX)
     assert scale < 0.8 * whole
+
+
+@grids
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_the_clip_search_is_nearer_than_rounding_at_any_bits(grid: Grid, bits: int) -> None:
+    weight, _ = problem(5, rows=64)
+    ours, nearest = (
+        float(np.square(codes.dequantize() - weight.numpy()).sum())
+        for codes in (searched(weight, Scheme(bits, 32), grid), round_to_nearest(weight.numpy(), Scheme(bits, 32), grid))
+    )
+    assert ours < 0.97 * nearest

@@ -181,12 +181,15 @@ def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request,
 
 def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
     real, told = search.Maker.seen, []
+    measure, measured = pipeline.measure, []
 
     def seen(*arguments: Any) -> float:
         told.append(real(*arguments))
         return told[-1]
 
     monkeypatch.setattr(search.Maker, "seen", seen)
+    monkeypatch.setattr(pipeline, "measure", lambda *given: measured.append(given) or measure(*given))
     assert made(request_, bits=4)[1].verdict == "pass"
-    assert told[0] > 0.001, "the few texts that judge passed, of the many others one did not"
-    assert min(told) <= 0.001, "and then all did"
+    assert told[0] > 0.001, "one of the many texts that were calibrated on was too far off"
+    assert min(told) <= 0.001, "and then all were near enough"
+    assert len(measured) == sum(off <= 0.001 for off in told), "only what those let pass was held to the texts that judge"
