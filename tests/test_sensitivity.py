@@ -10,6 +10,7 @@ from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 from converter.quantize.torch_ops import TorchOps
 from shim.architectures import architecture
 from shim.pooling import head_tensors, outputs
+from shim.text import Tokens
 
 
 class Model:
@@ -80,3 +81,12 @@ def test_a_single_pair_tells_what_a_rerankers_tensors_cost(monkeypatch: pytest.M
     for name, costs in few.items():
         assert len(costs) < len(every[name])
         assert np.isclose(costs[:, None], every[name], rtol=1e-2, atol=1e-9).any(axis=1).all(), "the same variance for both"
+
+
+def test_the_texts_looked_at_are_of_all_lengths() -> None:
+    batches = [Tokens(*[np.full((count, length), length)] * 3) for count, length in ((40, 5), (20, 20), (4, 100))]
+    chosen, count = sensitivity._some(batches, 250)
+    assert [batch.input_ids.shape for batch in chosen] == [(10, 5), (5, 20), (1, 100)]
+    assert count == sum(batch.input_ids.size for batch in chosen) == 250
+    alone, _ = sensitivity._some(batches, 1)
+    assert [batch.input_ids.shape for batch in alone] == [(1, 5)], "the shortest, where even one text is more than enough"

@@ -18,7 +18,6 @@ WORK = 5e13  # floating-point operations spent on the variants: about a minute o
 TOKENS = (64, 6000)  # fewest and most that are looked at
 FLAT = 1e-4  # of the logits' mean square, under which their variance is that of one pair: none
 SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
-ENOUGH = 0.7  # of the tokens looked at may suffice, where batches are large
 MEMORY = 1.2e9  # bytes of the lanes' activations
 
 
@@ -59,17 +58,21 @@ def costs(
 
 
 def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
-    """Batches of all lengths with about that many tokens together, and how many, padding included."""
+    """Texts of all lengths with about that many tokens together, in batches, and how many, padding included."""
     total = sum(batch.input_ids.size for batch in batches)
     step = max(1, round(total / tokens))
-    chosen = batches[step // 2 :: step] or batches[:1]
-    if len(chosen) == 1 and chosen[0].input_ids.size * ENOUGH > tokens:  # the shortest texts, then, or the first of them
-        chosen = [min(batches, key=lambda batch: batch.input_ids.shape[1])]
-    share = tokens / sum(batch.input_ids.size for batch in chosen)
-    if share < ENOUGH:  # even so few batches are more than enough: some of their texts
-        kept = [(batch, max(1, round(len(batch.input_ids) * share))) for batch in chosen]
-        chosen = [Tokens(b.input_ids[:rows], b.attention_mask[:rows], b.token_type_ids[:rows]) for b, rows in kept]
+    chosen, place = [], step // 2  # where in the batch the next text is
+    for batch in batches:
+        count = len(batch.input_ids)
+        if place < count:
+            chosen.append(_rows_of(batch, slice(place, None, step)))
+        place = (place - count) % step if place < count else place - count
+    chosen = chosen or [_rows_of(min(batches, key=lambda batch: batch.input_ids.shape[1]), slice(1))]
     return chosen, sum(batch.input_ids.size for batch in chosen)
+
+
+def _rows_of(batch: Tokens, rows: slice) -> Tokens:
+    return Tokens(batch.input_ids[rows], batch.attention_mask[rows], batch.token_type_ids[rows])
 
 
 def _variance(run: Callable[[BranchOps], dict[str, Lanes]], read: Callable[[str], np.ndarray], batches: list[Tokens]) -> Tensor:
