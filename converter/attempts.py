@@ -54,6 +54,15 @@ class Short:
     error: float
 
 
+@dataclass(frozen=True)
+class Tried:
+    """An attempt that did not pass: how far off it was, and what it takes to make it again."""
+
+    error: float
+    plan: dict[str, Scheme]
+    record: dict[str, Any]
+
+
 # Is sent the parity of what it gave, None when that was not measured; returns what was left short of the goal, if so.
 Attempts = Generator[Quantized, Parity | None, Short | None]
 

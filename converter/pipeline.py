@@ -1,5 +1,6 @@
 """The stages in order: recipe -> source -> quantize -> target -> verify -> seal -> rename."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
@@ -114,10 +115,9 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": digest})
                 artifact.write(directory, manifest)
             (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
-            try:
+            made = None  # lets go of its codes, before there are others
+            with contextlib.suppress(StopIteration):
                 made = attempts.send(manifest.parity if request.verified else None)
-            except StopIteration:
-                made = None
     return destination, manifest
 
 

@@ -6,6 +6,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 
 import shim
 from converter import cache, calibrate, integers
-from converter.attempts import Attempts, Goal, Quantized, Short, error, layers, rounding
+from converter.attempts import Attempts, Goal, Quantized, Short, Tried, error, layers, rounding
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress
 from converter.quantize.allocate import Allocation, Choice, allocate, predicted
@@ -54,7 +55,7 @@ class Maker:
         """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
         grid, schemes = self.target.GRID, [(name, str(scheme)) for name, scheme in plan.items()]
         kept = self.keep(schemes, str(others), method), self.keep("tables")
-        shown = lambda *done: self.progress("quantize", *done)  # noqa: E731
+        shown = partial(self.progress, "quantize")
         return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
 
     def keep(self, *what: Any) -> str:
@@ -86,8 +87,7 @@ class Maker:
             made = self.base(plan, {})
             return Quantized(plan, _stored(made.codes), record, vectors=made.vectors)
         codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
-        shown = lambda *done: self.progress("distil", *done)  # noqa: E731
-        found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, shown)
+        found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, partial(self.progress, "distil"))
         record = {**record, "distilled": {"before": found.before, "after": found.after}}
         return Quantized(plan, _stored(found.codes), record, changed=found.tensors)
 
@@ -99,14 +99,12 @@ class Maker:
         return float(losses.max() if on == "worst" else losses.mean())
 
 
-def calibrated(
-    maker: Maker, goal: Goal, short: Short | None = None, nearest: tuple[float, Quantized] | None = None
-) -> Attempts:
+def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tried | None = None) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
     Vectors of the texts that were calibrated on must be near enough, too: they are many more than those that judge.
     short: what was tried before, of which only as much is raised to full precision as it must be; how far it came says what
-    costs on the tokens are worth on the texts that judge. nearest: what came nearest before, and how far off it was.
+    costs on the tokens are worth on the texts that judge. nearest: what came nearest before.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
     checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
@@ -125,15 +123,14 @@ def calibrated(
         size = f"{(rest + least) / 1e6:.1f} MB"
         raise UsageError(f"--max-size: at {goal.bits} bits it comes to {size}; fewer --bits make it smaller")
     base = maker.rounded(plan) if short else maker.base(plan, others)
-    costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, lambda *done: progress("sensitivity", *done))
-    choices = _choices(plan, base, costs, shapes, others, target)
+    costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, partial(progress, "sensitivity"))
+    full = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
+    choices = _choices(base, costs, shapes, {name: [*given, *[None] * full] for name, given in others.items()}, target)
     del base  # its codes are as large as an artifact
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
     aim *= getattr(predicted(choices, short.plan), goal.on) / short.error if short else 1 / FARTHER
-    widest = sum(max(choice.size for choice in given if choice.scheme) for given in choices.values())
-    room = limit if short or goal.size else min(limit, widest)  # no full precision beyond that, unless the widest codes fail
     best: tuple[int, Quantized] | None = None
-    given: Quantized | None = None  # what was measured last
+    judged: dict[str, Scheme] | None = None  # the plan that was held to the texts that judge last
     tried: list[dict[str, Scheme]] = []
     passed, failed = [0.0], [np.inf]  # predictions of attempts
     exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
@@ -141,28 +138,30 @@ def calibrated(
         if lower > 1 and best:
             break
         aim /= lower  # where none passed, what was predicted did not come true: last ones that leave much room
-        found = allocate(choices, aim, goal.on, room)
+        found = allocate(choices, aim, goal.on, limit)
         plan = {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
         if plan in tried:
             break
         tried.append(plan)
-        made = maker.make(plan, _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None)))
+        record = _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None))
+        made = maker.make(plan, record)
         measured, passes = maker.seen(made, exact, goal.on) if exact else 0.0, False
         if measured <= allowed:  # else it has failed already
-            parity, given = (yield made), made
+            parity, judged = (yield made), plan
             if parity is None or goal.size is not None:
                 best = nearest = None
                 break
             measured = max(measured, error(parity, goal))
             passes = parity["verdict"] == "pass" and measured <= allowed
-            if not best and (nearest is None or measured < nearest[0]):
-                nearest = (measured, made)
+            if not best and (nearest is None or measured < nearest.error):
+                nearest = Tried(measured, plan, record)
         if passes and (best is None or found.point.size < best[0]):
             best, nearest = (found.point.size, made), None
         if passes and measured >= NEAR * allowed:
             break
         foretold = getattr(found.point, goal.on)
-        if not (passes or best) and foretold > aim and room < limit:
+        del made  # its codes, before there are others
+        if not (passes or best or full) and foretold > aim:
             return (yield from calibrated(maker, goal, Short(plan, measured), nearest))
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
         if passes:
@@ -172,16 +171,17 @@ def calibrated(
             failed.append(foretold)
         if best and not max(passed) < aim < min(failed):
             aim = float(np.sqrt(max(passed) * min(failed)))
-    if (last := (best or nearest or (0, made))[1]) is not given:
-        yield last
+    if best and best[1].plan is not judged:
+        yield best[1]
+    elif not best and (last := nearest or Tried(measured, plan, record)).plan is not judged:
+        yield maker.make(last.plan, last.record)
     _forget(maker.kept)
     return None
 
 
 def in_integers(maker: Maker, goal: Goal) -> Attempts:
     """An ONNX graph whose products are in integers, with inputs in 8 bits, too: one attempt."""
-    shown = lambda *done: maker.progress("quantize", *done)  # noqa: E731
-    kept = maker.keep("integers", goal.parity)
+    shown, kept = partial(maker.progress, "quantize"), maker.keep("integers", goal.parity)
     found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown, kept)
     parity = yield Quantized(found.plan, _stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
     _forget(maker.kept)
@@ -199,20 +199,19 @@ def _ways(name: str, columns: int, least: int, target: Any) -> list[Scheme]:
 
 
 def _choices(
-    plan: dict[str, Scheme],
     base: calibrate.Calibrated,
     costs: dict[str, np.ndarray],
     shapes: dict[str, tuple[int, ...]],
-    others: dict[str, list[Scheme]],
+    schemes: dict[str, list[Scheme | None]],
     target: Any,
 ) -> dict[str, list[Choice]]:
-    """Every way to store each module; its costs are those of the base, times what its objective is of the base's."""
+    """Each module in each of its schemes; the costs are those of the base, times what its objective is of the base's."""
 
     def choice(name: str, scheme: Scheme | None) -> Choice:
         cost = costs[name] * base.relative[name][scheme] if scheme else np.zeros_like(costs[name])
         return Choice(scheme, target.stored(shapes[name], scheme), cost)
 
-    return {name: [choice(name, scheme) for scheme in (*others[name], None)] for name in plan}
+    return {name: [choice(name, scheme) for scheme in given] for name, given in schemes.items()}
 
 
 def _record(found: Allocation, goal: Goal, effort: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
