@@ -102,7 +102,8 @@ class Maker:
 def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tried | None = None) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
-    Vectors of the texts that were calibrated on must be near enough, too: they are many more than those that judge.
+    Vectors of the texts that were calibrated on must be near enough, too, as far as codes go: they are many more than those
+    that judge, but nothing is raised to full precision for their sake.
     short: what was tried before, of which only as much is raised to full precision as it must be; how far it came says what
     costs on the tokens are worth on the texts that judge. nearest: what came nearest before.
     Raises UsageError where even the lowest bits are over the size that is asked for.
@@ -145,23 +146,23 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
         tried.append(plan)
         record = _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None))
         made = maker.make(plan, record)
-        measured, passes = maker.seen(made, exact, goal.on) if exact else 0.0, False
-        if measured <= allowed:  # else it has failed already
+        measured, passes, foretold = maker.seen(made, exact, goal.on) if exact else 0.0, False, getattr(found.point, goal.on)
+        widest, vetoed = foretold > aim and not full, measured > allowed
+        if widest or not vetoed:  # else it has failed already
             parity, judged = (yield made), plan
             if parity is None or goal.size is not None:
                 best = nearest = None
                 break
-            measured = max(measured, error(parity, goal))
+            measured = error(parity, goal) if vetoed else max(measured, error(parity, goal))
             passes = parity["verdict"] == "pass" and measured <= allowed
             if not best and (nearest is None or measured < nearest.error):
                 nearest = Tried(measured, plan, record)
         if passes and (best is None or found.point.size < best[0]):
             best, nearest = (found.point.size, made), None
-        if passes and measured >= NEAR * allowed:
+        if passes and (vetoed or measured >= NEAR * allowed):
             break
-        foretold = getattr(found.point, goal.on)
         del made  # its codes, before there are others
-        if not (passes or best or full) and foretold > aim:
+        if widest and not best:
             return (yield from calibrated(maker, goal, Short(plan, measured), nearest))
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
         if passes:

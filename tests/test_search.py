@@ -193,3 +193,13 @@ def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request
     assert told[0] > 0.001, "one of the many texts that were calibrated on was too far off"
     assert min(told) <= 0.001, "and then all were near enough"
     assert len(measured) == sum(off <= 0.001 for off in told), "only what those let pass was held to the texts that judge"
+
+
+def test_nothing_is_left_whole_for_the_sake_of_texts_that_do_not_judge(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.Maker, "seen", lambda *_: 0.5)
+    path, manifest = made(request_, bits=4)
+    assert manifest.verdict == "pass"
+    assert 8 in bits(manifest)
+    assert len(manifest.quantization["tensors"]) == len(json.loads((path / "quantization.json").read_text())["tensors"])

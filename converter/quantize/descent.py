@@ -43,9 +43,10 @@ def descend(weight: Tensor, hessian: Tensor, given: Codes, grid: Grid) -> Codes:
 def _refitted(
     code: Tensor, scale: Tensor, offset: Tensor, square: Tensor, slope: Tensor, bits: int, grid: Grid
 ) -> tuple[Tensor, Tensor]:
-    """Scales and offsets of one group, (rows,) each, that are best for its codes, as they can be stored.
+    """Scales and offsets of one group, (rows,) each, that are best for its codes (normal equations), as they can be stored.
 
     code, slope: (group_size, rows). square: the group's part of the Hessian. Rows that would gain nothing keep what they have.
+    With a zero point that is a code itself the offset follows the scale; otherwise it is a second unknown.
     """
     kind = torch.float16 if grid.kind(bits) is np.float16 else torch.float32
     steps = (offset / scale).round() if grid.integer_zero else torch.zeros_like(scale)
@@ -53,8 +54,7 @@ def _refitted(
     spread = square @ along
     curve, pull = (along * spread).sum(dim=0), (along * slope).sum(dim=0)
     if grid.integer_zero:
-        wanted = scale - pull / curve
-        new = wanted.to(kind).float()
+        new = (scale - pull / curve).to(kind).float()
         moved, change = new - scale, steps * new
         gain = moved * (2 * pull + moved * curve)
     else:

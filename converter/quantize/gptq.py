@@ -88,7 +88,6 @@ def relative(weight: Tensor, hessian: Tensor | None, schemes: list[Scheme], base
     """
     rows = max(1, min(SAMPLE[0], SAMPLE[1] // weight.shape[1]))
     part = weight[:: -(-len(weight) // rows)].contiguous()
-
     square = hessian.float() if hessian is not None and torch.isfinite(hessian).all() else None
 
     def cost(scheme: Scheme) -> float:

@@ -14,7 +14,7 @@ from converter.quantize.grid import Codes
 from converter.quantize.losses import VECTORS, apart, scores_apart
 from shim.text import Tokens
 
-WORK = 5e13  # floating-point operations spent on the variants: about a minute of two cores
+WORK = 5e13  # floating-point operations spent on the variants: about three minutes of two cores
 TOKENS = (64, 6000)  # fewest and most that are looked at
 FLAT = 1e-4  # of the logits' mean square, under which their variance is that of one pair: none
 SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
