@@ -27,7 +27,7 @@ from converter.staging import check_destination, empty, staged
 from shim import artifact
 from shim.architectures import architecture
 from shim.artifact import Manifest
-from shim.errors import IntegrityError, SourceError, UsageError
+from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
@@ -85,8 +85,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     if bits < 16 and not uniform(layers(checkpoint), module.FULL_PRECISION, bits):
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
-    if request.verified:  # for the cache: nothing else is in memory yet, and a broken original costs no more time
-        original(checkpoint, recipe.model, recipe.task, texts, progress)
+    with contextlib.suppress(NotFiniteError):  # for the cache, while memory is free; whoever quantizes names a weight that is NaN
+        _ = request.verified and original(checkpoint, recipe.model, recipe.task, texts, progress)
     attempts = _attempts(request, checkpoint, goal, texts, progress)
     with staged(destination, request.force) as directory:
         made: Quantized | None = next(attempts)
