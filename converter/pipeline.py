@@ -85,7 +85,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     if bits < 16 and not uniform(layers(checkpoint), module.FULL_PRECISION, bits):
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
-    with contextlib.suppress(NotFiniteError):  # for the cache, while memory is free; whoever quantizes names a weight that is NaN
+    with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
         _ = request.verified and original(checkpoint, recipe.model, recipe.task, texts, progress)
     attempts = _attempts(request, checkpoint, goal, texts, progress)
     with staged(destination, request.force) as directory:
