@@ -66,8 +66,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     recipe, target = request.recipe, _target(request.target)
     if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
         raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
-    default = 4 if request.max_size else target.DEFAULT_BITS
-    bits = default if request.bits is None else request.bits
+    bits = request.bits if request.bits is not None else 4 if request.max_size else target.DEFAULT_BITS
     if bits not in target.BITS:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
     parity = recipe.parity.cosine if request.parity is None else request.parity
@@ -85,8 +84,9 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     if bits < 16 and not uniform(layers(checkpoint), module.FULL_PRECISION, bits):
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
-    with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
-        _ = request.verified and original(checkpoint, recipe.model, recipe.task, texts, progress)
+    if request.verified:
+        with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
+            original(checkpoint, recipe.model, recipe.task, texts, progress)
     attempts = _attempts(request, checkpoint, goal, texts, progress)
     with staged(destination, request.force) as directory:
         made: Quantized | None = next(attempts)

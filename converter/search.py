@@ -109,8 +109,8 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
     checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
-    tensors, full = layers(checkpoint), architecture(recipe.architecture).FULL_PRECISION
-    plan = short.plan if short else uniform(tensors, full, goal.bits)
+    tensors = layers(checkpoint)
+    plan = short.plan if short else uniform(tensors, architecture(recipe.architecture).FULL_PRECISION, goal.bits)
     if goal.strict:
         yield maker.make(plan, {"method": maker.effort})
         _forget(maker.kept)
@@ -125,8 +125,8 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
         raise UsageError(f"--max-size: at {goal.bits} bits it comes to {size}; fewer --bits make it smaller")
     base = maker.rounded(plan) if short else maker.base(plan, others)
     costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, partial(progress, "sensitivity"))
-    full = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
-    choices = _choices(base, costs, shapes, {name: [*given, *[None] * full] for name, given in others.items()}, target)
+    whole = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
+    choices = _choices(base, costs, shapes, {name: [*given, *[None] * whole] for name, given in others.items()}, target)
     del base  # its codes are as large as an artifact
     allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
     aim *= getattr(predicted(choices, short.plan), goal.on) / short.error if short else 1 / FARTHER
@@ -146,8 +146,8 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
         tried.append(plan)
         record = _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None))
         made = maker.make(plan, record)
-        measured, passes, foretold = maker.seen(made, exact, goal.on) if exact else 0.0, False, getattr(found.point, goal.on)
-        widest, vetoed = foretold > aim and not full, measured > allowed
+        foretold, measured = getattr(found.point, goal.on), maker.seen(made, exact, goal.on) if exact else 0.0
+        widest, vetoed, passes = foretold > aim and not whole, measured > allowed, False
         if widest or not vetoed:  # else it has failed already
             parity, judged = (yield made), plan
             if parity is None or goal.size is not None:

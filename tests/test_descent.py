@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_gptq import BITS, MLX, grids, problem
+from test_gptq import BITS, MLX, check_stored, grids, problem
 from torch import Tensor
 
 from converter.quantize.descent import descend
@@ -50,13 +50,7 @@ def test_it_betters_what_went_over_the_columns_once(grid: Grid, bits: int, monke
 def test_what_it_gives_can_be_stored(grid: Grid) -> None:
     weight, hessian = problem(1)
     codes = descend(weight, damped(hessian), round_to_nearest(weight.numpy(), Scheme(3, 32), grid), grid)
-    assert codes.codes.dtype == np.uint8
-    assert codes.codes.max() <= 7
-    for stored in (codes.scales, codes.offsets):
-        np.testing.assert_array_equal(stored, stored.astype(grid.dtype).astype(np.float32))
-    if grid.integer_zero:
-        zeros = -codes.offsets / codes.scales
-        np.testing.assert_allclose(zeros, np.round(zeros), atol=1e-4)
+    check_stored(codes, grid)
 
 
 def test_a_group_of_zeros_stays_finite() -> None:

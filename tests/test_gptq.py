@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from converter.quantize.gptq import clip, gptq, objective, searched
-from converter.quantize.grid import Grid, Scheme, round_to_nearest
+from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 BITS = (2, 3, 4, 5, 6, 8)
 MLX, ONNX = Grid(np.float16, integer_zero=False), Grid(np.float32, integer_zero=True)
@@ -23,6 +23,20 @@ def problem(seed: int, tokens: int = 300, rows: int = 16, columns: int = 128) ->
     inputs[:, :3] *= 10
     inputs = inputs.double()
     return torch.randn(rows, columns, generator=make) * 0.05, inputs.T @ inputs / tokens
+
+
+def check_stored(codes: Codes, grid: Grid) -> None:
+    """Codes are what the packers take: within their bits, scales and offsets as they are stored."""
+    top = 2**codes.scheme.bits - 1
+    assert codes.codes.dtype == np.uint8
+    assert codes.codes.max() <= top
+    for stored in (codes.scales, codes.offsets):
+        np.testing.assert_array_equal(stored, stored.astype(grid.dtype).astype(np.float32))
+    if grid.integer_zero:
+        zeros = -codes.offsets / codes.scales
+        np.testing.assert_allclose(zeros, np.round(zeros), atol=1e-4)
+        assert zeros.min() > -0.01
+        assert zeros.max() < top + 0.01
 
 
 @grids
@@ -57,15 +71,7 @@ def test_it_is_much_better_than_rounding_where_inputs_depend_on_each_other(grid:
 def test_codes_are_what_the_packers_take(grid: Grid) -> None:
     weight, hessian = problem(1)
     codes = gptq(weight, hessian, Scheme(3, 32), grid)
-    assert codes.codes.dtype == np.uint8
-    assert codes.codes.max() <= 7
-    for stored in (codes.scales, codes.offsets):
-        np.testing.assert_array_equal(stored, stored.astype(grid.dtype).astype(np.float32))
-    if grid.integer_zero:
-        zeros = -codes.offsets / codes.scales
-        np.testing.assert_allclose(zeros, np.round(zeros), atol=1e-4)
-        assert zeros.min() > -0.01
-        assert zeros.max() < 7.01
+    check_stored(codes, grid)
 
 
 def test_dead_channels_are_rounded_and_disturb_nothing() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.descent import descend
+from converter.quantize.descent import descend, stored
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
@@ -50,8 +50,7 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, grid: Grid) -> Codes:
             errors[column] = (block[column] - (code * scale + offset)) / root[column, column]
             block[column + 1 :].addr_(root[column, column + 1 :], errors[column], alpha=-1)
         left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
-    stored = [part.T.contiguous().numpy() for part in (codes.to(torch.uint8), scales, offsets)]
-    found = Codes(stored[0], stored[1], stored[2], scheme)
+    found = Codes(*(part.T.contiguous().numpy() for part in (codes.to(torch.uint8), scales, offsets)), scheme)
     square = hessian.to(torch.float32, copy=True)
     square.diagonal().add_(DAMPING * square.diagonal().mean())
     return _better_rows(weight, hessian, descend(weight, square, found, grid), nearest)
@@ -106,7 +105,7 @@ def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tupl
     weight: (group_size, n), a group in each column. importance: (group_size,) weights of the errors.
     Tried are spans whose ends are moved inward, each by itself, and after each of them those that fit its codes best.
     """
-    top, kind = 2**scheme.bits - 1, torch.float16 if grid.kind(scheme.bits) is np.float16 else torch.float32
+    top, kind = 2**scheme.bits - 1, stored(grid, scheme.bits)
     low, high = weight.amin(dim=0), weight.amax(dim=0)
     if grid.integer_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
