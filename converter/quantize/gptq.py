@@ -50,7 +50,8 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, grid: Grid) -> Codes:
             errors[column] = (block[column] - (code * scale + offset)) / root[column, column]
             block[column + 1 :].addr_(root[column, column + 1 :], errors[column], alpha=-1)
         left[end:].addmm_(upper[start:end, end:].T, errors, alpha=-1)
-    found = Codes(*(part.T.contiguous().numpy() for part in (codes.to(torch.uint8), scales, offsets)), scheme)
+    parts = [part.T.contiguous().numpy() for part in (codes.to(torch.uint8), scales, offsets)]
+    found = Codes(parts[0], parts[1], parts[2], scheme)
     square = hessian.to(torch.float32, copy=True)
     square.diagonal().add_(DAMPING * square.diagonal().mean())
     return _better_rows(weight, hessian, descend(weight, square, found, grid), nearest)
