@@ -22,6 +22,7 @@ from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.lockstep import LockstepOps
 from converter.quantize.losses import VECTORS
 from converter.quantize.sites import RoundedOps
+from converter.quantize.tables import WHOLE, slopes
 from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
 from shim.architectures import architecture
@@ -40,6 +41,7 @@ GENTLY = Pace(200, codes=0.0, scales=1e-4, others=1e-5, layers=0.0)
 FEW = 2000  # tokens under which a layer has seen too little to be quantized on
 WORK = {"balanced": 1.2e13, "max": 6e13}  # floating-point operations of one pass over the model: a few minutes of two cores
 LEAST = 4000  # tokens that a large model gets, too
+SLOPED = 6000  # about so many tokens show what an error in a table does
 
 
 def check_texts(texts: list[Text], judges: list[Text]) -> None:
@@ -121,7 +123,7 @@ def quantize(
     others: Mapping[str, list[Scheme]] = MappingProxyType({}),
     kept: tuple[str, str] | None = None,
 ) -> Calibrated:
-    """Codes of everything in the plan: layers by GPTQ, one after the other, tables by a clip search.
+    """Codes of everything in the plan: layers by GPTQ, one after the other; tables, too, or by a clip search in a large model.
 
     Every layer is quantized on what the layers before it, already quantized, make of the calibration texts; with `twin` to give
     what the original gives there, which takes twice the time and memory.
@@ -130,11 +132,13 @@ def quantize(
     that was interrupted takes from them what it had done.
     """
     found, compared = {}, {}
+    tables = _slopes(checkpoint, recipe, tokens, kept[1] if kept else None)
 
     def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
         if name not in plan:
             return weight
-        schemes = list(others.get(name, []))
+        schemes, table = list(others.get(name, [])), hessian is None
+        hessian = tables.get(name) if table else hessian
 
         def make() -> dict[str, np.ndarray]:
             codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
@@ -142,7 +146,7 @@ def quantize(
             return {**codes.arrays(), "ratios": np.array(list(ratios.values()))}
 
         key = [name, str(plan[name]), [str(scheme) for scheme in schemes]]
-        stored = cache.arrays(kept[hessian is None], key, make) if kept else make()
+        stored = cache.arrays(kept[table], key, make) if kept else make()
         codes = found[name] = Codes(stored["codes"], stored["scales"], stored["offsets"], plan[name])
         compared[name] = dict(zip(schemes, stored["ratios"].tolist(), strict=True))
         progress(len(found), len(plan))
@@ -156,6 +160,20 @@ def quantize(
         for name in plan.keys() - found.keys():  # carried along for other loaders; ours computes nothing with it
             replace(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
     return Calibrated(found, compared, {name: parts[: len(tokens)] for name, parts in given.items() if name in VECTORS})
+
+
+def _slopes(checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], kept: str | None) -> dict[str, Tensor]:
+    """Of each table what quantize/tables.py finds; nothing for a model that is too large to be held whole."""
+    if sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values()) > WHOLE:
+        return {}
+
+    def make() -> dict[str, np.ndarray]:
+        weights = {name: torch.from_numpy(checkpoint.read(name)) for name in checkpoint.tensors}
+        found = slopes(weights, _run(checkpoint, recipe), sensitivity.some(tokens, SLOPED)[0])
+        return {name: part.numpy() for name, part in found.items()}
+
+    stored = cache.arrays(kept, "slopes", make) if kept else make()
+    return {name: torch.from_numpy(part) for name, part in stored.items()}
 
 
 def distil(

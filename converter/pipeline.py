@@ -74,8 +74,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
         raise UsageError(f"parity must be over 0 and at most 1, not {parity}")
     destination = request.out / (name := f"{recipe.name}-{request.target}-{bits}bit")
     check_destination(destination, request.force)
-    texts = corpus.judges(request.corpus, recipe.task)
-    digest = artifact.hash_file(request.corpus)
+    texts, digest = corpus.judges(request.corpus, recipe.task), artifact.hash_file(request.corpus)
     checkpoint = open_source(recipe, request.source)
     check_queries(checkpoint, recipe.model, recipe.task, texts)
     module = architecture(recipe.architecture)
@@ -138,6 +137,7 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
         if goal.strict or not short or goal.bits < CALIBRATED_BELOW:  # few bits want calibration, which was not asked for
             return short
     from converter import calibrate, search
+    from converter.maker import Maker
 
     shown = corpus.read(request.calibration or corpus.CALIBRATION)
     if fast:  # what is raised may be seen on other texts than those of ours that also judge
@@ -151,7 +151,7 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     lessons = tokens
     if effort == "max" and not request.calibration and recipe.task == "embed":
         lessons = calibrate.prepare(checkpoint, recipe, calibrate.covering(checkpoint, shown, texts, COVERING))
-    maker = search.Maker(checkpoint, recipe, target, effort, tokens, lessons, progress)
+    maker = Maker(checkpoint, recipe, target, effort, tokens, lessons, progress)
     if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
         in_floats = yield from search.in_integers(maker, goal)
         if not in_floats:

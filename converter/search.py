@@ -1,111 +1,36 @@
 """The search for the fewest bits: what to store of each tensor, tried, measured, and put right by what was measured."""
 
-import hashlib
-import json
-import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 
-import shim
-from converter import cache, calibrate, integers
-from converter.attempts import Attempts, Goal, Quantized, Short, Tried, error, layers, rounding
+from converter import calibrate, integers
+from converter.attempts import Attempts, Goal, Quantized, Short, Tried, error, layers
 from converter.checkpoint import Checkpoint
-from converter.measure import Progress
-from converter.quantize.allocate import Allocation, Choice, allocate, predicted
-from converter.quantize.grid import Codes, Scheme
-from converter.quantize.losses import loss, masks_of
+from converter.maker import Maker, stored
+from converter.quantize.allocate import Allocation, Choice, allocate
+from converter.quantize.grid import Scheme
 from converter.quantize.plan import candidates, uniform
-from converter.recipe import Recipe
 from shim.architectures import architecture
 from shim.errors import UsageError
-from shim.text import Tokens
 
 ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
-FARTHER = 1.5  # times as far off as costs that add up foretell is the worst text; of all-MiniLM-L6-v2 1.3 to 2.1
+FARTHER = 1.5  # times as far off as costs that add up foretell is the worst text, at least; of all-MiniLM-L6-v2 1.3 to 2.1
 FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
 LAST = (3.0, 8.0)  # by so much lower the attempts aim that are made beyond those where none passes
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
 
-@dataclass(frozen=True)
-class Maker:
-    """Makes the codes of a plan, with all that they depend on.
-
-    effort: `fast` rounds to nearest, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation on `lessons`.
-    """
-
-    checkpoint: Checkpoint
-    recipe: Recipe
-    target: Any
-    effort: str
-    tokens: list[Tokens]
-    lessons: list[Tokens]
-    progress: Progress
-    kept: set[str] = field(default_factory=set)  # parts of the cache, until the search has ended
-
-    def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
-        """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
-        grid, schemes = self.target.GRID, [(name, str(scheme)) for name, scheme in plan.items()]
-        kept = self.keep(schemes, str(others), method), self.keep("tables")
-        shown = partial(self.progress, "quantize")
-        return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
-
-    def keep(self, *what: Any) -> str:
-        """The part of the cache for what is made of this checkpoint on these tokens, as `what` says."""
-        tools = [shim.__version__, torch.__version__]
-        key = [*tools, str(self.recipe.model), self.checkpoint.files, str(self.target.GRID), *what]
-        digest = hashlib.sha256(json.dumps(key).encode())
-        for batch in self.tokens:
-            digest.update(batch.input_ids.tobytes())
-        kept = f"quantize/{digest.hexdigest()}"
-        self.kept.add(kept)
-        return kept
-
-    def rounded(self, plan: dict[str, Scheme]) -> calibrate.Calibrated:
-        """Codes without calibration, and the costs of no other scheme."""
-        parts = rounding(self.checkpoint, plan, self.target.GRID)
-        codes = {name: Codes.join(list(parts(name))) for name in plan}
-        return calibrate.Calibrated(codes, {name: {scheme: 1.0} for name, scheme in plan.items()})
-
-    def base(self, plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
-        """Codes to measure costs with: each weight by itself, none making up for others."""
-        return self.quantize(plan, "gptq", others)
-
-    def make(self, plan: dict[str, Scheme], record: dict[str, Any]) -> Quantized:
-        """An attempt with the best codes that the effort allows."""
-        if self.effort == "fast":
-            return Quantized(plan, rounding(self.checkpoint, plan, self.target.GRID), record)
-        if self.effort == "balanced":
-            made = self.base(plan, {})
-            return Quantized(plan, _stored(made.codes), record, vectors=made.vectors)
-        codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
-        found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, partial(self.progress, "distil"))
-        record = {**record, "distilled": {"before": found.before, "after": found.after}}
-        return Quantized(plan, _stored(found.codes), record, changed=found.tensors)
-
-    def seen(self, made: Quantized, exact: dict[str, list[Any]], on: str) -> float:
-        """1 - cosine of the `worst` of the texts calibrated on, or their mean; exact: what the original gives there."""
-        codes = lambda name: Codes.join(list(made.codes(name))) if name in made.plan else None  # noqa: E731
-        changed = replace(self.checkpoint, changed=made.changed)
-        losses = loss(exact, made.vectors or calibrate.run(changed, self.recipe, self.tokens, codes), masks_of(self.tokens))
-        return float(losses.max() if on == "worst" else losses.mean())
-
-
-def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tried | None = None) -> Attempts:
+def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
     Vectors of the texts that were calibrated on must be near enough, too, as far as codes go: they are many more than those
-    that judge, but nothing is raised to full precision for their sake.
-    short: what was tried before, of which only as much is raised to full precision as it must be; how far it came says what
-    costs on the tokens are worth on the texts that judge. nearest: what came nearest before.
+    that judge. Only where the widest codes fail those that judge is anything left whole: as little as will do.
+    short: what was tried before, and fell short; of that, too, only what is left whole is decided.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
     checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
@@ -113,7 +38,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
     plan = short.plan if short else uniform(tensors, architecture(recipe.architecture).FULL_PRECISION, goal.bits)
     if goal.strict:
         yield maker.make(plan, {"method": maker.effort})
-        _forget(maker.kept)
+        maker.forget()
         return None
     shapes = {name: tensors[f"{name}.weight"] for name in plan}
     others = {name: [plan[name]] if short else _ways(name, shape[1], goal.bits, target) for name, shape in shapes.items()}
@@ -127,18 +52,22 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
     costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, partial(progress, "sensitivity"))
     whole = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
     choices = _choices(base, costs, shapes, {name: [*given, *[None] * whole] for name, given in others.items()}, target)
+    vectors = base.vectors
     del base  # its codes are as large as an artifact
-    allowed, aim = 1 - goal.parity, (1 - goal.parity) * SPARE if goal.size is None else 0.0
-    aim *= getattr(predicted(choices, short.plan), goal.on) / short.error if short else 1 / FARTHER
+    exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
+    total = np.sum(list(costs.values()), axis=0)
+    foretold = max(float(total.max() if goal.on == "worst" else total.mean()), 1e-12)
+    farther = short.error / foretold if short else max(FARTHER, maker.off(vectors, exact, goal.on) / foretold if exact else 0.0)
+    allowed = 1 - goal.parity
+    aim = SPARE * allowed / farther if goal.size is None else 0.0
     best: tuple[int, Quantized] | None = None
+    nearest: Tried | None = None
     judged: dict[str, Scheme] | None = None  # the plan that was held to the texts that judge last
     tried: list[dict[str, Scheme]] = []
     passed, failed = [0.0], [np.inf]  # predictions of attempts
-    exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
-    for lower in (*[1.0] * ATTEMPTS[maker.effort], *LAST):
-        if lower > 1 and best:
-            break
-        aim /= lower  # where none passed, what was predicted did not come true: last ones that leave much room
+    lowers = schedule = [*[1.0] * ATTEMPTS[maker.effort], *LAST]
+    while lowers and not (lowers[0] > 1 and best):
+        aim, lowers = aim / lowers[0], lowers[1:]  # where none passed, what was predicted did not come true: leave much room
         found = allocate(choices, aim, goal.on, limit)
         plan = {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
         if plan in tried:
@@ -163,7 +92,8 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
             break
         del made  # its codes, before there are others
         if widest and not best:
-            return (yield from calibrated(maker, goal, Short(plan, measured), nearest))
+            choices = {name: [choice, _left_whole(choice, shapes[name], target)] for name, choice in found.chosen.items()}
+            whole, exact, lowers = True, {}, schedule
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
         if passes:
             passed.append(foretold)
@@ -176,7 +106,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None, nearest: Tr
         yield best[1]
     elif not best and (last := nearest or Tried(measured, plan, record)).plan is not judged:
         yield maker.make(last.plan, last.record)
-    _forget(maker.kept)
+    maker.forget()
     return None
 
 
@@ -184,8 +114,8 @@ def in_integers(maker: Maker, goal: Goal) -> Attempts:
     """An ONNX graph whose products are in integers, with inputs in 8 bits, too: one attempt."""
     shown, kept = partial(maker.progress, "quantize"), maker.keep("integers", goal.parity)
     found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown, kept)
-    parity = yield Quantized(found.plan, _stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
-    _forget(maker.kept)
+    parity = yield Quantized(found.plan, stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
+    maker.forget()
     if parity is None or parity["verdict"] == "pass":
         return None
     off = error(parity, goal)
@@ -215,6 +145,10 @@ def _choices(
     return {name: [choice(name, scheme) for scheme in given] for name, given in schemes.items()}
 
 
+def _left_whole(choice: Choice, shape: tuple[int, ...], target: Any) -> Choice:
+    return Choice(None, target.stored(shape, None), np.zeros_like(choice.costs))
+
+
 def _record(found: Allocation, goal: Goal, effort: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
     """What `quantization.json` says: of each tensor its bits, bytes and share of the error; the curve, and the chosen point.
 
@@ -239,12 +173,3 @@ def _rest(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], target: An
     left = sum(int(np.prod(tensor.shape)) for key, tensor in checkpoint.tensors.items() if key not in quantized)
     files = sum((checkpoint.directory / name).stat().st_size for name in checkpoint.companions())
     return left * target.stored((1, 1), None) + files + RESERVED[0] + RESERVED[1] * len(shapes)
-
-
-def _stored(codes: dict[str, Codes]) -> Callable[[str], Iterator[Codes]]:
-    return lambda name: iter([codes[name]])
-
-
-def _forget(kept: set[str]) -> None:
-    for part in kept:
-        shutil.rmtree(cache.folder() / part, ignore_errors=True)

@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 import shim
-from converter import calibrate, pipeline, recipe, search
+from converter import calibrate, pipeline, recipe
+from converter.maker import Maker
 from converter.quantize.grid import Grid
 from converter.quantize.plan import candidates, uniform
 from converter.source import open_source
@@ -138,7 +139,7 @@ def test_an_interrupted_run_goes_on_where_it_was(request_: Request, monkeypatch:
     again = quantize(0)
     monkeypatch.setattr(calibrate, "gptq", real)
     fresh = calibrate.quantize(checkpoint, request_.recipe, plan, tokens, Grid(), "gptq", lambda *_: None, others)
-    assert done == len([name for name in plan if "embeddings" not in name and "pooler" not in name]) - 5
+    assert done == len([name for name in plan if "pooler" not in name]) - 5
     for name in plan:
         for found in (resumed, again):
             assert (found.codes[name].dequantize() == fresh.codes[name].dequantize()).all()
@@ -180,25 +181,24 @@ def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request,
 
 
 def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, told = search.Maker.seen, []
+    real, told = Maker.seen, []
     measure, measured = pipeline.measure, []
 
     def seen(*arguments: Any) -> float:
-        told.append(real(*arguments))
+        told.append(real(*arguments) if told else 0.002)
         return told[-1]
 
-    monkeypatch.setattr(search.Maker, "seen", seen)
+    monkeypatch.setattr(Maker, "seen", seen)
     monkeypatch.setattr(pipeline, "measure", lambda *given: measured.append(given) or measure(*given))
     assert made(request_, bits=4)[1].verdict == "pass"
-    assert told[0] > 0.001, "one of the many texts that were calibrated on was too far off"
-    assert min(told) <= 0.001, "and then all were near enough"
+    assert min(told) <= 0.001, "all were near enough after one was said to be too far off"
     assert len(measured) == sum(off <= 0.001 for off in told), "only what those let pass was held to the texts that judge"
 
 
 def test_nothing_is_left_whole_for_the_sake_of_texts_that_do_not_judge(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search.Maker, "seen", lambda *_: 0.5)
+    monkeypatch.setattr(Maker, "seen", lambda *_: 0.5)
     path, manifest = made(request_, bits=4)
     assert manifest.verdict == "pass"
     assert 8 in bits(manifest)

@@ -85,8 +85,8 @@ def test_a_single_pair_tells_what_a_rerankers_tensors_cost(monkeypatch: pytest.M
 
 def test_the_texts_looked_at_are_of_all_lengths() -> None:
     batches = [Tokens(*[np.full((count, length), length)] * 3) for count, length in ((40, 5), (20, 20), (4, 100))]
-    chosen, count = sensitivity._some(batches, 250)
+    chosen, count = sensitivity.some(batches, 250)
     assert [batch.input_ids.shape for batch in chosen] == [(10, 5), (5, 20), (1, 100)]
     assert count == sum(batch.input_ids.size for batch in chosen) == 250
-    alone, _ = sensitivity._some(batches, 1)
+    alone, _ = sensitivity.some(batches, 1)
     assert [batch.input_ids.shape for batch in alone] == [(1, 5)], "the shortest, where even one text is more than enough"

@@ -69,12 +69,6 @@ def allocate(choices: dict[str, list[Choice]], goal: float, on: str = "worst", l
     return Allocation(best, point, curve)
 
 
-def predicted(choices: dict[str, list[Choice]], plan: dict[str, Scheme]) -> Point:
-    """What a plan comes to; of a module that it does not name, full precision."""
-    taken = [next(choice for choice in given if choice.scheme == plan.get(name)) for name, given in choices.items()]
-    return _point(sum(choice.size for choice in taken), np.sum([choice.costs for choice in taken], axis=0))
-
-
 def _step(
     choices: dict[str, list[Choice]],
     chosen: dict[str, Choice],

@@ -14,7 +14,7 @@ from converter.quantize.grid import Codes
 from converter.quantize.losses import VECTORS, apart, scores_apart
 from shim.text import Tokens
 
-WORK = 5e13  # floating-point operations spent on the variants: about three minutes of two cores
+WORK = 2e13  # floating-point operations spent on the variants: one or two minutes of two cores
 TOKENS = (64, 6000)  # fewest and most that are looked at
 FLAT = 1e-4  # of the logits' mean square, under which their variance is that of one pair: none
 SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
@@ -35,7 +35,7 @@ def costs(
     """
     matrices = [found.codes.shape for name, found in codes.items() if "embed" not in name]
     work = len(codes) * sum(rows * columns for rows, columns in matrices)
-    chosen, count = _some(batches, int(np.clip(WORK / max(work, 1), *TOKENS)))
+    chosen, count = some(batches, int(np.clip(WORK / max(work, 1), *TOKENS)))
     widest = max((max(shape) for shape in matrices), default=1)
     together = max(1, int(MEMORY / (8 * count * widest)))
     names = list(codes)
@@ -51,13 +51,13 @@ def costs(
             ops = BranchOps(read, chosen, change)
             given = run(ops)
             if "logits" in given and variance is None:
-                variance = _variance(run, read, _some(batches, SCORED)[0])
+                variance = _variance(run, read, some(batches, SCORED)[0])
             found |= {lane: _rows(given, lane, ops, variance) for lane in part}
             progress(min(start + together, len(names)), len(names))
     return found
 
 
-def _some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
+def some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
     """Texts of all lengths with about that many tokens together, in batches, and how many, padding included."""
     total = sum(batch.input_ids.size for batch in batches)
     step = max(1, round(total / tokens))

@@ -1,0 +1,99 @@
+"""What makes the codes of a plan, and knows what in the cache it needs for that."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+import shim
+from converter import cache, calibrate
+from converter.attempts import Quantized, rounding
+from converter.checkpoint import Checkpoint
+from converter.measure import Progress
+from converter.quantize.grid import Codes, Scheme
+from converter.quantize.losses import loss, masks_of
+from converter.recipe import Recipe
+from shim.text import Tokens
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the codes of a plan, with all that they depend on.
+
+    effort: `fast` rounds to nearest, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation on `lessons`.
+    """
+
+    checkpoint: Checkpoint
+    recipe: Recipe
+    target: Any
+    effort: str
+    tokens: list[Tokens]
+    lessons: list[Tokens]
+    progress: Progress
+    kept: set[str] = field(default_factory=set)  # parts of the cache, until the search has ended
+
+    def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
+        """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
+        grid, schemes = self.target.GRID, [(name, str(scheme)) for name, scheme in plan.items()]
+        kept = self.keep(schemes, str(others), method), self.keep("tables")
+        shown = partial(self.progress, "quantize")
+        return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
+
+    def keep(self, *what: Any) -> str:
+        """The part of the cache for what is made of this checkpoint on these tokens, as `what` says."""
+        tools = [shim.__version__, torch.__version__]
+        key = [*tools, str(self.recipe.model), self.checkpoint.files, str(self.target.GRID), *what]
+        digest = hashlib.sha256(json.dumps(key).encode())
+        for batch in self.tokens:
+            digest.update(batch.input_ids.tobytes())
+        kept = f"quantize/{digest.hexdigest()}"
+        self.kept.add(kept)
+        return kept
+
+    def rounded(self, plan: dict[str, Scheme]) -> calibrate.Calibrated:
+        """Codes without calibration, and the costs of no other scheme."""
+        parts = rounding(self.checkpoint, plan, self.target.GRID)
+        codes = {name: Codes.join(list(parts(name))) for name in plan}
+        return calibrate.Calibrated(codes, {name: {scheme: 1.0} for name, scheme in plan.items()})
+
+    def base(self, plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
+        """Codes to measure costs with: each weight by itself, none making up for others."""
+        return self.quantize(plan, "gptq", others)
+
+    def make(self, plan: dict[str, Scheme], record: dict[str, Any]) -> Quantized:
+        """An attempt with the best codes that the effort allows."""
+        if self.effort == "fast":
+            return Quantized(plan, rounding(self.checkpoint, plan, self.target.GRID), record)
+        if self.effort == "balanced":
+            made = self.base(plan, {})
+            return Quantized(plan, stored(made.codes), record, vectors=made.vectors)
+        codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
+        found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, partial(self.progress, "distil"))
+        record = {**record, "distilled": {"before": found.before, "after": found.after}}
+        return Quantized(plan, stored(found.codes), record, changed=found.tensors)
+
+    def seen(self, made: Quantized, exact: dict[str, list[Any]], on: str) -> float:
+        """1 - cosine of the `worst` of the texts calibrated on, or their mean; exact: what the original gives there."""
+        codes = lambda name: Codes.join(list(made.codes(name))) if name in made.plan else None  # noqa: E731
+        changed = replace(self.checkpoint, changed=made.changed)
+        return self.off(made.vectors or calibrate.run(changed, self.recipe, self.tokens, codes), exact, on)
+
+    def off(self, vectors: dict[str, list[Any]], exact: dict[str, list[Any]], on: str) -> float:
+        """The same of vectors that are there."""
+        losses = loss(exact, vectors, masks_of(self.tokens))
+        return float(losses.max() if on == "worst" else losses.mean())
+
+    def forget(self) -> None:
+        """What it kept in the cache, once the search has ended."""
+        for part in self.kept:
+            shutil.rmtree(cache.folder() / part, ignore_errors=True)
+
+
+def stored(codes: dict[str, Codes]) -> Callable[[str], Iterator[Codes]]:
+    """Codes as an attempt gives them: of a module, in parts along its rows."""
+    return lambda name: iter([codes[name]])
