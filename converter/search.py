@@ -19,8 +19,8 @@ from shim.errors import UsageError
 ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
 FARTHER = 1.5  # times as far off as costs that add up foretell is the worst text, at least; of all-MiniLM-L6-v2 1.3 to 2.1
-FURTHER = (0.95, 0.85, 0.7)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
-LAST = (3.0, 8.0)  # by so much lower the attempts aim that are made beyond those where none passes
+FURTHER = (0.9, 0.65, 0.5)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
+LAST = (1.5, 3.0, 8.0)  # by so much lower the attempts aim that are made beyond those where none passes
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
