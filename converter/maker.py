@@ -61,16 +61,12 @@ class Maker:
         codes = {name: Codes.join(list(parts(name))) for name in plan}
         return calibrate.Calibrated(codes, {name: {scheme: 1.0} for name, scheme in plan.items()})
 
-    def base(self, plan: dict[str, Scheme], others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
-        """Codes to measure costs with: each weight by itself, none making up for others."""
-        return self.quantize(plan, "gptq", others)
-
     def make(self, plan: dict[str, Scheme], record: dict[str, Any]) -> Quantized:
         """An attempt with the best codes that the effort allows."""
         if self.effort == "fast":
             return Quantized(plan, rounding(self.checkpoint, plan, self.target.GRID), record)
         if self.effort == "balanced":
-            made = self.base(plan, {})
+            made = self.quantize(plan, "gptq", {})
             return Quantized(plan, stored(made.codes), record, vectors=made.vectors)
         codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
         found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, partial(self.progress, "distil"))

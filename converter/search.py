@@ -19,7 +19,8 @@ from shim.errors import UsageError
 ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
 SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
 FARTHER = 1.5  # times as far off as costs that add up foretell is the worst text, at least; of all-MiniLM-L6-v2 1.3 to 2.1
-FURTHER = (0.9, 0.65, 0.5)  # of an aim that fell short is the next one's, at most: the first time, the second, and later
+# Of an aim that fell short is the next one's, at most: the first time, the second, and later. What is left whole costs more.
+FURTHER = {False: (0.9, 0.65, 0.5), True: (0.95, 0.85, 0.7)}  # by whether tensors may be left whole
 LAST = (1.5, 3.0, 8.0)  # by so much lower the attempts aim that are made beyond those where none passes
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
@@ -48,7 +49,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     if least > limit:
         size = f"{(rest + least) / 1e6:.1f} MB"
         raise UsageError(f"--max-size: at {goal.bits} bits it comes to {size}; fewer --bits make it smaller")
-    base = maker.rounded(plan) if short else maker.base(plan, others)
+    base = maker.rounded(plan) if short else maker.quantize(plan, "gptq", others)
     costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, partial(progress, "sensitivity"))
     whole = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
     choices = _choices(base, costs, shapes, {name: [*given, *[None] * whole] for name, given in others.items()}, target)
@@ -93,12 +94,12 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         del made  # its codes, before there are others
         if widest and not best:
             choices = {name: [choice, _left_whole(choice, shapes[name], target)] for name, choice in found.chosen.items()}
-            whole, exact, lowers = True, {}, schedule
+            whole, exact, lowers, failed = True, {}, schedule, [np.inf]
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
         if passes:
             passed.append(foretold)
         else:
-            aim = min(aim, FURTHER[min(len(failed), len(FURTHER)) - 1] * foretold)
+            aim = min(aim, FURTHER[whole][min(len(failed), 3) - 1] * foretold)
             failed.append(foretold)
         if best and not max(passed) < aim < min(failed):
             aim = float(np.sqrt(max(passed) * min(failed)))

@@ -40,7 +40,7 @@ def descend(weight: Tensor, hessian: Tensor, given: Codes, grid: Grid) -> Codes:
     return Codes(found, scale, offset, given.scheme)
 
 
-def stored(grid: Grid, bits: int) -> torch.dtype:
+def scale_type(grid: Grid, bits: int) -> torch.dtype:
     """The type of the scales of codes of so many bits."""
     return torch.float16 if grid.kind(bits) is np.float16 else torch.float32
 
@@ -53,7 +53,7 @@ def _refitted(
     code, slope: (group_size, rows). square: the group's part of the Hessian. Rows that would gain nothing keep what they have.
     With a zero point that is a code itself the offset follows the scale; otherwise it is a second unknown.
     """
-    kind = stored(grid, bits)
+    kind = scale_type(grid, bits)
     steps = (offset / scale).round() if grid.integer_zero else torch.zeros_like(scale)
     along = code + steps
     spread = square @ along

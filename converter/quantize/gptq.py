@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.descent import descend, stored
+from converter.quantize.descent import descend, scale_type
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
@@ -106,7 +106,7 @@ def clip(weight: Tensor, importance: Tensor, scheme: Scheme, grid: Grid) -> tupl
     weight: (group_size, n), a group in each column. importance: (group_size,) weights of the errors.
     Tried are spans whose ends are moved inward, each by itself, and after each of them those that fit its codes best.
     """
-    top, kind = 2**scheme.bits - 1, stored(grid, scheme.bits)
+    top, kind = 2**scheme.bits - 1, scale_type(grid, scheme.bits)
     low, high = weight.amin(dim=0), weight.amax(dim=0)
     if grid.integer_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
