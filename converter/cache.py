@@ -24,8 +24,7 @@ def arrays(kind: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> di
 
     A cache that cannot be read is made again; one that cannot be written is done without.
     """
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    path = folder() / kind / f"{digest}.npz"
+    path = _path(kind, key)
     try:
         with np.load(path, allow_pickle=False) as stored:
             return dict(stored)
@@ -37,3 +36,13 @@ def arrays(kind: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> di
             np.savez(Path(beside, path.name), **found)  # type: ignore[arg-type]
             Path(beside, path.name).replace(path)
     return found
+
+
+def has(kind: str, key: Any) -> bool:
+    """Whether something is stored under `key`."""
+    return _path(kind, key).is_file()
+
+
+def _path(kind: str, key: Any) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return folder() / kind / f"{digest}.npz"

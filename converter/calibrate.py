@@ -19,12 +19,13 @@ from converter.quantize.distil import Distilled, Pace
 from converter.quantize.distil import distil as tune
 from converter.quantize.gptq import gptq, relative, searched
 from converter.quantize.grid import Codes, Grid, Scheme
-from converter.quantize.lockstep import LockstepOps
+from converter.quantize.lockstep import Hessian, LockstepOps
 from converter.quantize.losses import VECTORS
 from converter.quantize.sites import RoundedOps
 from converter.quantize.tables import WHOLE, slopes
 from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
+from converter.shelf import Shelf, lies
 from shim.architectures import architecture
 from shim.batches import batches
 from shim.errors import UsageError
@@ -107,7 +108,7 @@ class Calibrated:
     vectors: what the model gives with these codes on the tokens, as `run` has it.
     """
 
-    codes: dict[str, Codes]
+    codes: Mapping[str, Codes]
     relative: dict[str, dict[Scheme, float]]
     vectors: dict[str, list[Tensor]] = field(default_factory=dict)
 
@@ -128,27 +129,36 @@ def quantize(
     Every layer is quantized on what the layers before it, already quantized, make of the calibration texts; with `twin` to give
     what the original gives there, which takes twice the time and memory.
     `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
-    kept: parts of the cache, for codes of layers and for those of tables, which do not depend on the rest of the plan; a run
-    that was interrupted takes from them what it had done.
+    kept: parts of the cache, for codes of layers and for those of tables. What lies there is taken: a run that was interrupted
+    goes on where it was, and another plan makes only what differs. With nothing to make or compare, there are no vectors.
     """
-    found, compared = {}, {}
+    found, compared = Shelf(), {}
+    if kept and not others and all(any(lies(part, *item) for part in kept) for item in plan.items()):
+        for name, scheme in plan.items():
+            found.take(name, scheme, next(part for part in kept if lies(part, name, scheme)))
+        return Calibrated(found, {})
     tables = _slopes(checkpoint, recipe, tokens, kept[1] if kept else None)
 
-    def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+    def replace(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
         if name not in plan:
             return weight
-        schemes, table = list(others.get(name, [])), hessian is None
-        hessian = tables.get(name) if table else hessian
+        scheme, schemes = plan[name], list(others.get(name, []))
+        part = kept[hessian is None] if kept else None
 
-        def make() -> dict[str, np.ndarray]:
-            codes = searched(weight, plan[name], grid) if hessian is None else gptq(weight, hessian, plan[name], grid)
-            ratios = relative(weight, hessian, schemes, plan[name], grid)
-            return {**codes.arrays(), "ratios": np.array(list(ratios.values()))}
+        def square() -> Tensor | None:
+            return hessian() if hessian else tables.get(name)
 
-        key = [name, str(plan[name]), [str(scheme) for scheme in schemes]]
-        stored = cache.arrays(kept[table], key, make) if kept else make()
-        codes = found[name] = Codes(stored["codes"], stored["scales"], stored["offsets"], plan[name])
-        compared[name] = dict(zip(schemes, stored["ratios"].tolist(), strict=True))
+        def make() -> Codes:
+            known = square()
+            return searched(weight, scheme, grid) if known is None else gptq(weight, known, scheme, grid)
+
+        def compare() -> dict[str, np.ndarray]:
+            return {"ratios": np.array(list(relative(weight, square(), schemes, scheme, grid).values()))}
+
+        codes = found.add(name, scheme, make, part)
+        key = ["ratios", name, str(scheme), [str(other) for other in schemes]]
+        ratios = (cache.arrays(part, key, compare) if part and schemes else compare())["ratios"]
+        compared[name] = dict(zip(schemes, ratios.tolist(), strict=True))
         progress(len(found), len(plan))
         weight = torch.empty(0)  # lets go of a word table, a gigabyte, before there is another
         return torch.from_numpy(codes.dequantize())
@@ -193,21 +203,21 @@ def distil(
 def run(checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], codes: Codings | None = None) -> dict[str, list[Tensor]]:
     """The vectors that the model gives on the tokens, of each batch, with the codes that there are in place of its weights."""
 
-    def replace(name: str, weight: Tensor, _: Tensor | None) -> Tensor:
+    def replace(name: str, weight: Tensor, _: Hessian | None) -> Tensor:
         if (found := codes(name) if codes else None) is None:
             return weight
         del weight  # as above
         return torch.from_numpy(found.dequantize())
 
     with torch.inference_mode():
-        found = _run(checkpoint, recipe)(RoundedOps(checkpoint.read, tokens, {}, {}, replace, hessians=False))
+        found = _run(checkpoint, recipe)(RoundedOps(checkpoint.read, tokens, {}, {}, replace))
     return {name: parts for name, parts in found.items() if name in VECTORS}
 
 
 def costs(
     checkpoint: Checkpoint,
     recipe: Recipe,
-    codes: dict[str, Codes],
+    codes: Mapping[str, Codes],
     tokens: list[Tokens],
     progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
-from converter.quantize.lockstep import Replace
+from converter.quantize.lockstep import Hessian, Replace
 from converter.quantize.losses import loss, masks_of
 from converter.quantize.sites import Input, Integers, Observer, RoundedOps, Site, layer
 from converter.quantize.smooth import Smoothing, search
@@ -76,7 +76,7 @@ def quantize(
                 return Scheme(8, columns)
             return tables.get(name) if table else next((Scheme(8, size) for size in GROUPS if columns % size == 0), None)
 
-        def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+        def replace(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
             scheme = scheme_of(name, weight.shape[1], hessian is None)
             if scheme is None:
                 return weight
@@ -85,13 +85,13 @@ def quantize(
                 if hessian is None:
                     return searched(weight, scheme, GRID).arrays()
                 floats = inputs[name].activation.mode == "none"
-                return (gptq(weight, hessian, scheme, GRID) if floats else per_channel(weight, hessian)).arrays()
+                return (gptq(weight, hessian(), scheme, GRID) if floats else per_channel(weight, hessian())).arrays()
 
             found[name] = Codes(**_kept(kept, f"{name}.codes", make), scheme=scheme)
             progress(min((1 + len(MEASURED)) * len(sites) + len(found), steps), steps)
             return torch.from_numpy(found[name].dequantize())
 
-        final = _rounded(checkpoint.read, tokens, sites, entries, replace, hessians=True)
+        final = _rounded(checkpoint.read, tokens, sites, entries, replace)
         inputs = final.inputs
         run(final)
     return Integers(found, inputs, _tensors(checkpoint, sites, inputs, final.rows))
@@ -173,7 +173,7 @@ def _costs(
 def _likely(site: Site) -> Replace:
     """Weights of a site about as far from the true ones as they will be, before they are there."""
 
-    def replace(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+    def replace(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
         if name not in site.members:
             return weight
         return weight + HALF * (torch.from_numpy(nearest(weight).dequantize()) - weight)
@@ -181,7 +181,7 @@ def _likely(site: Site) -> Replace:
     return replace
 
 
-def _exactly(name: str, weight: Tensor, hessian: Tensor | None) -> Tensor:
+def _exactly(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
     return weight
 
 
@@ -191,7 +191,6 @@ def _rounded(
     sites: list[Site],
     entries: list[Input],
     replace: Replace = _exactly,
-    hessians: bool = False,
 ) -> RoundedOps:
     """The model with the inputs of these sites rounded, and its weights as they are, or as `replace` makes them."""
     inputs: dict[str, Input] = {}
@@ -200,7 +199,7 @@ def _rounded(
         inputs |= dict.fromkeys(site.members, entry)
         if site.before[0] == "linear":
             rows[site.before[1]] = entry.smoothing.scale
-    return RoundedOps(read, tokens, inputs, rows, replace, hessians)
+    return RoundedOps(read, tokens, inputs, rows, replace)
 
 
 def _table(shape: tuple[int, ...], total: int) -> Scheme | None:

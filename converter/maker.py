@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -40,7 +40,8 @@ class Maker:
     def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
         """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
         grid, schemes = self.target.GRID, [(name, str(scheme)) for name, scheme in plan.items()]
-        kept = self.keep(schemes, str(others), method), self.keep("tables")
+        tables = self.keep("gptq")
+        kept = tables if method == "gptq" else self.keep(schemes, method), tables
         shown = partial(self.progress, "quantize")
         return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
 
@@ -68,7 +69,7 @@ class Maker:
         if self.effort == "balanced":
             made = self.quantize(plan, "gptq", {})
             return Quantized(plan, stored(made.codes), record, vectors=made.vectors)
-        codes, grid = self.quantize(plan, "twin", {}).codes, self.target.GRID
+        codes, grid = dict(self.quantize(plan, "twin", {}).codes), self.target.GRID
         found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, partial(self.progress, "distil"))
         record = {**record, "distilled": {"before": found.before, "after": found.after}}
         return Quantized(plan, stored(found.codes), record, changed=found.tensors)
@@ -90,6 +91,6 @@ class Maker:
             shutil.rmtree(cache.folder() / part, ignore_errors=True)
 
 
-def stored(codes: dict[str, Codes]) -> Callable[[str], Iterator[Codes]]:
+def stored(codes: Mapping[str, Codes]) -> Callable[[str], Iterator[Codes]]:
     """Codes as an attempt gives them: of a module, in parts along its rows."""
     return lambda name: iter([codes[name]])

@@ -21,7 +21,9 @@ SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
 FARTHER = 1.5  # times as far off as costs that add up foretell is the worst text, at least; of all-MiniLM-L6-v2 1.3 to 2.1
 # Of an aim that fell short is the next one's, at most: the first time, the second, and later. What is left whole costs more.
 FURTHER = {False: (0.9, 0.65, 0.5), True: (0.95, 0.85, 0.7)}  # by whether tensors may be left whole
-LAST = (1.5, 3.0, 8.0)  # by so much lower the attempts aim that are made beyond those where none passes
+BEYOND = 1.4  # times what is foretold of a plan that is no smaller than the best is aimed at after it, at most
+LAST = (1.5, 3.0, 8.0)  # by so much lower the attempts aim where none passed: what was foretold did not come true
+HOPELESS = 2.0  # times what texts that judge leave to aim at, from which on the widest codes are not tried
 NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
@@ -30,7 +32,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
     Vectors of the texts that were calibrated on must be near enough, too, as far as codes go: they are many more than those
-    that judge. Only where the widest codes fail those that judge is anything left whole: as little as will do.
+    that judge. Only where the widest codes fail the latter, or would by far, is anything left whole, as little as will do.
     short: what was tried before, and fell short; of that, too, only what is left whole is decided.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
@@ -68,16 +70,26 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     passed, failed = [0.0], [np.inf]  # predictions of attempts
     lowers = schedule = [*[1.0] * ATTEMPTS[maker.effort], *LAST]
     while lowers and not (lowers[0] > 1 and best):
-        aim, lowers = aim / lowers[0], lowers[1:]  # where none passed, what was predicted did not come true: leave much room
+        hopeless, aim, lowers = HOPELESS * aim, aim / lowers[0], lowers[1:]
         found = allocate(choices, aim, goal.on, limit)
-        plan = {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
+        plan, foretold = _plan(found), getattr(found.point, goal.on)
+        widest = foretold > aim and not whole
+        if widest and tried and tried[-1] is judged and (foretold > hopeless or plan in tried):
+            choices = {name: [choice, _left_whole(choice, shapes[name], target)] for name, choice in found.chosen.items()}
+            whole, widest, exact, lowers, failed = True, False, {}, schedule[2:], [np.inf]
+            found = allocate(choices, aim, goal.on, limit)
+            plan, foretold = _plan(found), getattr(found.point, goal.on)
         if plan in tried:
             break
         tried.append(plan)
+        if best and found.point.size >= best[0]:  # it can be, where what was raised for less made other things needless
+            passed.append(foretold)
+            aim = min(float(np.sqrt(max(passed) * min(failed))), BEYOND * foretold)
+            continue
         record = _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None))
         made = maker.make(plan, record)
-        foretold, measured = getattr(found.point, goal.on), maker.seen(made, exact, goal.on) if exact else 0.0
-        widest, vetoed, passes = foretold > aim and not whole, measured > allowed, False
+        measured = maker.seen(made, exact, goal.on) if exact else 0.0
+        vetoed, passes = measured > allowed, False
         if widest or not vetoed:  # else it has failed already
             parity, judged = (yield made), plan
             if parity is None or goal.size is not None:
@@ -92,9 +104,6 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
         if passes and (vetoed or measured >= NEAR * allowed):
             break
         del made  # its codes, before there are others
-        if widest and not best:
-            choices = {name: [choice, _left_whole(choice, shapes[name], target)] for name, choice in found.chosen.items()}
-            whole, exact, lowers, failed = True, {}, schedule, [np.inf]
         aim = SPARE * allowed * foretold / max(measured, 1e-12)
         if passes:
             passed.append(foretold)
@@ -144,6 +153,10 @@ def _choices(
         return Choice(scheme, target.stored(shapes[name], scheme), cost)
 
     return {name: [choice(name, scheme) for scheme in given] for name, given in schemes.items()}
+
+
+def _plan(found: Allocation) -> dict[str, Scheme]:
+    return {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
 
 
 def _left_whole(choice: Choice, shape: tuple[int, ...], target: Any) -> Choice:

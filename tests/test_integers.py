@@ -19,6 +19,7 @@ from converter.checkpoint import Checkpoint
 from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import objective
+from converter.quantize.lockstep import Hessian
 from converter.quantize.losses import loss
 from converter.quantize.sites import Input, Integers, RoundedOps
 from converter.quantize.smooth import Smoothing
@@ -109,10 +110,10 @@ def test_the_graph_computes_what_was_meant(small: tuple[Recipe, Checkpoint, Inte
     (found,) = runtime.run(batch, ("sentence_embedding",)).values()
     weights = {name: codes.dequantize() for name, codes in made.codes.items()}
 
-    def replace(name: str, weight: torch.Tensor, hessian: torch.Tensor | None) -> torch.Tensor:
+    def replace(name: str, weight: torch.Tensor, hessian: Hessian | None) -> torch.Tensor:
         return torch.from_numpy(weights[name]) if name in weights else weight
 
-    ops = RoundedOps(checkpoint.read, [batch], inputs, {}, replace, hessians=False)
+    ops = RoundedOps(checkpoint.read, [batch], inputs, {}, replace)
     expected = outputs(ops, bert, bert.Config.read(checkpoint.config), "mean", ("dense",))["sentence_embedding"][0].numpy()
     assert (found * expected).sum(axis=1).min() > 0.9999
     assert np.abs(found - expected).max() < 0.003

@@ -5,7 +5,7 @@ import pytest
 import torch
 from checkpoints import bert_config, seeded_weights, xlm_roberta_config
 
-from converter.quantize.lockstep import LockstepOps, hessian
+from converter.quantize.lockstep import Hessian, LockstepOps, hessian
 from converter.quantize.torch_ops import TorchOps
 from shim.architectures import architecture
 from shim.pooling import outputs
@@ -39,9 +39,9 @@ def test_outputs_are_those_of_each_batch_alone(name: str) -> None:
     settings = (module, config, POOLING.get(name, "mean"), ("dense",))
     seen = {}
 
-    def replace(layer: str, weight: torch.Tensor, found: torch.Tensor | None) -> torch.Tensor:
+    def replace(layer: str, weight: torch.Tensor, found: Hessian | None) -> torch.Tensor:
         if found is not None:
-            seen[layer] = (weight, found)
+            seen[layer] = (weight, found())
         return weight
 
     together = outputs(LockstepOps(weights.__getitem__, BATCHES, replace), *settings)["sentence_embedding"]
@@ -62,9 +62,11 @@ def test_a_layer_sees_what_the_replaced_layers_before_it_give() -> None:
     def run(factor: float) -> torch.Tensor:
         seen = {}
 
-        def replace(layer: str, weight: torch.Tensor, found: torch.Tensor | None) -> torch.Tensor:
-            seen[layer] = found
-            return weight if found is None else weight * factor
+        def replace(layer: str, weight: torch.Tensor, found: Hessian | None) -> torch.Tensor:
+            if found is None:
+                return weight
+            seen[layer] = found()
+            return weight * factor
 
         outputs(LockstepOps(weights.__getitem__, BATCHES, replace), module, config, "mean", ("dense",))
         return seen[last]

@@ -11,7 +11,7 @@ from torch import Tensor
 from converter.quantize.distil import differences
 from converter.quantize.gptq import gptq
 from converter.quantize.grid import Scheme
-from converter.quantize.lockstep import LockstepOps, Replace
+from converter.quantize.lockstep import Hessian, LockstepOps, Replace
 from converter.quantize.torch_ops import TorchOps
 from converter.quantize.twin import TwinOps, streams
 
@@ -45,7 +45,7 @@ def test_the_layers_that_are_added_to_a_stream_are_found(name: str) -> None:
 def test_where_nothing_went_wrong_each_layer_should_be_what_it_is(name: str) -> None:
     given = model(name)
 
-    def replace(layer: str, weight: Tensor, _: Tensor | None) -> Tensor:
+    def replace(layer: str, weight: Tensor, _: Hessian | None) -> Tensor:
         torch.testing.assert_close(weight, given.weights[f"{layer}.weight"])
         return weight.clone()
 
@@ -63,10 +63,10 @@ def test_gptq_comes_nearer_to_the_original(name: str) -> None:
     for twin in (True, False):
         given, found = model(name), {}
 
-        def replace(layer: str, weight: Tensor, square: Tensor | None, found: dict = found) -> Tensor:
+        def replace(layer: str, weight: Tensor, square: Hessian | None, found: dict = found) -> Tensor:
             if square is None or weight.shape[1] % 32:
                 return weight
-            found[f"{layer}.weight"] = torch.from_numpy(gptq(weight, square, Scheme(3, 32), MLX).dequantize())
+            found[f"{layer}.weight"] = torch.from_numpy(gptq(weight, square(), Scheme(3, 32), MLX).dequantize())
             return found[f"{layer}.weight"]
 
         run(given, replace, twin)
@@ -79,7 +79,7 @@ def test_gptq_comes_nearer_to_the_original(name: str) -> None:
 def test_a_layer_that_keeps_its_weight_keeps_its_own() -> None:
     given = model("bert")
 
-    def replace(layer: str, weight: Tensor, square: Tensor | None) -> Tensor:
+    def replace(layer: str, weight: Tensor, square: Hessian | None) -> Tensor:
         return 0.9 * weight if layer == "encoder.layer.0.output.dense" else weight
 
     changed = {**given.weights}

@@ -5,6 +5,7 @@ one layer's activations in memory.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 from converter.quantize.torch_ops import TorchOps
 from shim.text import Tokens
 
-# Takes a linear layer's name, its weight (out, in) and its Hessian (in, in), None for a table; gives the weight to go on with.
-Replace = Callable[[str, Tensor, Tensor | None], Tensor]
+Hessian = Callable[[], Tensor]  # the mean x xᵀ of an input, (width, width) float64, computed when it is first asked for
+# Takes a linear layer's name, its weight (out, in) and its Hessian, None for a table; gives the weight to go on with.
+Replace = Callable[[str, Tensor, Hessian | None], Tensor]
 
 
 class LockstepOps:
@@ -29,7 +31,7 @@ class LockstepOps:
         self.read, self.replace = read, replace
         self.weights: dict[str, Tensor] = {}
         self.batches = [TorchOps(self.weights, tokens) for tokens in batches]
-        self.seen: tuple[Any, Tensor] | None = None  # the last input and its Hessian: query, key and value share one
+        self.seen: tuple[Any, Hessian] | None = None  # the last input and its Hessian: query, key and value share one
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The operation `name` of torch_ops on each batch; those with weights are below."""
@@ -47,7 +49,7 @@ class LockstepOps:
 
     def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
         if self.seen is None or self.seen[0] is not x:
-            self.seen = (x, hessian(x, [ops.mask for ops in self.batches]))
+            self.seen = (x, cache(lambda: hessian(x, [ops.mask for ops in self.batches])))
         weight = torch.from_numpy(self.read(f"{name}.weight"))
         self.weights[f"{name}.weight"] = self.replace(name, weight, self.seen[1])
         return self._with_weights("linear", name, x, bias)

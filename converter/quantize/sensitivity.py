@@ -3,7 +3,7 @@
 Errors of separate tensors are nearly uncorrelated, so that their costs add up to the cost of all together.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ MEMORY = 1.2e9  # bytes of the lanes' activations
 def costs(
     run: Callable[[BranchOps], dict[str, Lanes]],
     read: Callable[[str], np.ndarray],
-    codes: dict[str, Codes],
+    codes: Mapping[str, Codes],
     batches: list[Tokens],
     progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ class RoundedOps(LockstepOps):
     """Runs the model with rounded inputs.
 
     inputs: {layer: Input}; layers that are not in it get theirs as it is. rows: {layer: (rows,) what its output is divided by},
-    for the layer that takes it. replace: see LockstepOps; `hessians` false calls it with None for layers, too.
+    for the layer that takes it. replace: see LockstepOps.
     """
 
     def __init__(
@@ -128,10 +129,9 @@ class RoundedOps(LockstepOps):
         inputs: dict[str, Input],
         rows: dict[str, Tensor],
         replace: Replace,
-        hessians: bool,
     ):
         super().__init__(read, batches, replace)
-        self.inputs, self.rows, self.hessians = inputs, rows, hessians
+        self.inputs, self.rows = inputs, rows
         self.taken: tuple[Any, list[Tensor]] | None = None
 
     def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
@@ -140,9 +140,9 @@ class RoundedOps(LockstepOps):
             self.taken = (x, x if entry is None else [rounded(entry.smoothing.input(part), entry.activation) for part in x])
         inputs = self.taken[1]
         weight, shift = layer(self.read, name, entry, self.rows.get(name), bias)
-        if self.hessians and (self.seen is None or self.seen[0] is not inputs):
-            self.seen = (inputs, hessian(inputs, [ops.mask for ops in self.batches]))
-        self.weights[f"{name}.weight"] = self.replace(name, weight, self.seen[1] if self.hessians and self.seen else None)
+        if self.seen is None or self.seen[0] is not inputs:
+            self.seen = (inputs, cache(lambda: hessian(inputs, [ops.mask for ops in self.batches])))
+        self.weights[f"{name}.weight"] = self.replace(name, weight, self.seen[1])
         if shift is not None:
             self.weights[f"{name}.bias"] = shift
         return self._with_weights("linear", name, inputs, shift is not None)

@@ -8,13 +8,14 @@ finetuning-free quantization with asymmetric calibration, has the term without t
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.lockstep import LockstepOps, Replace, hessian
+from converter.quantize.lockstep import Hessian, LockstepOps, Replace, hessian
 from shim.text import Tokens
 
 DAMPING = 0.05  # of the Hessian's mean diagonal: a layer makes up for what the texts say clearly, and guesses nothing
@@ -37,9 +38,9 @@ class TwinOps(LockstepOps):
 
     def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
         if self.seen is None or self.seen[0] is not x:
-            self.seen = (x, hessian(x[: self.count], self._masks()))
+            self.seen = (x, cache(lambda: hessian(x[: self.count], self._masks())))
         weight = torch.from_numpy(self.read(f"{name}.weight"))
-        return self._both("linear", name, weight, self._wanted(name, weight, x, self.seen[1]), self.seen[1], x, bias)
+        return self._both("linear", name, weight, self._wanted(name, weight, x, self.seen[1]()), self.seen[1], x, bias)
 
     def embedding(self, name: str, ids: Any) -> list[Tensor]:
         weight = torch.from_numpy(self.read(f"{name}.weight"))
@@ -87,7 +88,7 @@ class TwinOps(LockstepOps):
         return weight if failed or not torch.isfinite(found).all() else found
 
     def _both(
-        self, kind: str, name: str, weight: Tensor, wanted: Tensor, square: Tensor | None, x: Any, *settings: Any
+        self, kind: str, name: str, weight: Tensor, wanted: Tensor, square: Hessian | None, x: Any, *settings: Any
     ) -> list[Tensor]:
         chosen = self.replace(name, wanted, square)
         if settings and settings[0]:

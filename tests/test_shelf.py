@@ -1,0 +1,55 @@
+"""Codes in the cache: made once, read again, held where the cache cannot take them."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from converter import cache
+from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
+from converter.shelf import Shelf, lies
+from shim.errors import SourceError
+
+SCHEME = Scheme(4, 32)
+WEIGHT = np.random.default_rng(0).standard_normal((8, 64), np.float32)
+
+
+def made() -> Codes:
+    return round_to_nearest(WEIGHT, SCHEME, Grid())
+
+
+def never() -> Codes:
+    raise AssertionError("made again")
+
+
+def test_what_lies_in_the_cache_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
+    assert not lies("part", "layer", SCHEME)
+    first = Shelf().add("layer", SCHEME, made, "part")
+    assert lies("part", "layer", SCHEME)
+    assert not lies("part", "layer", Scheme(8, 32))
+    shelf = Shelf()
+    second = shelf.add("layer", SCHEME, never, "part")
+    for found in (first, second, shelf["layer"]):
+        assert (found.dequantize() == made().dequantize()).all()
+        assert found.scheme == SCHEME
+
+
+def test_codes_that_are_gone_are_no_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
+    shelf = Shelf()
+    shelf.add("layer", SCHEME, made, "part")
+    shutil.rmtree(cache.folder() / "part")
+    with pytest.raises(SourceError, match="the codes of layer are gone"):
+        shelf["layer"]
+
+
+@pytest.mark.parametrize("kept", [None, "part"])
+def test_what_the_cache_cannot_take_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: str | None) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / "file"))
+    shelf = Shelf()
+    shelf.add("layer", SCHEME, made, kept)
+    assert list(shelf) == ["layer"]
+    assert (shelf["layer"].dequantize() == made().dequantize()).all()
