@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import warnings
-from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -11,17 +10,10 @@ from xml.etree import ElementTree
 import pytest
 
 import shim
-from converter import calibrate, pipeline, recipe
-from converter.attempts import layers
-from converter.checkpoint import Checkpoint
+from converter import pipeline, recipe
 from converter.maker import Maker
-from converter.quantize.grid import Grid, Scheme
-from converter.quantize.plan import candidates, uniform
-from converter.recipe import Recipe
-from converter.source import open_source
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
-from shim.text import Tokens
 
 Request = pipeline.Request
 
@@ -115,74 +107,6 @@ def test_what_contradicts_itself_is_refused(request_: Request, changes: dict[str
         made(request_, **changes)
 
 
-@dataclasses.dataclass
-class Runs:
-    """calibrate.quantize on one text, with `gptq` counted; the one after the `last` is interrupted."""
-
-    checkpoint: Checkpoint
-    recipe: Recipe
-    tokens: list[Tokens]
-    last: int = 99
-    calls: int = 0
-
-    def __call__(self, plan: dict[str, Scheme], last: int = 99, **settings: Any) -> calibrate.Calibrated:
-        self.calls, self.last = 0, last
-        given = (self.checkpoint, self.recipe, plan, self.tokens, Grid(), "gptq", lambda *_: None)
-        return calibrate.quantize(*given, **settings)
-
-    def counted(self, real: Any, *arguments: object) -> Any:
-        self.calls += 1
-        if self.calls > self.last:
-            raise KeyboardInterrupt
-        return real(*arguments)
-
-
-@pytest.fixture
-def runs(request_: Request, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
-    checkpoint = open_source(request_.recipe, request_.source)
-    with pytest.warns(UserWarning, match="calibration tokens"):
-        tokens = calibrate.prepare(checkpoint, request_.recipe, [calibrate.Text("1", "en", "sentence", "some words of ours")])
-    found = Runs(checkpoint, request_.recipe, tokens)
-    monkeypatch.setattr(calibrate, "gptq", partial(found.counted, calibrate.gptq))
-    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
-    return found
-
-
-KEPT = ("kept", "tables")
-
-
-def test_an_interrupted_run_goes_on_where_it_was(runs: Runs) -> None:
-    shapes = layers(runs.checkpoint)
-    plan = uniform(shapes, (), 4)
-    others = {name: candidates(name, shapes[f"{name}.weight"][1], (4, 8)) for name in plan}
-    with pytest.raises(KeyboardInterrupt):
-        runs(plan, 5, others=others, kept=KEPT)
-    resumed, done = runs(plan, others=others, kept=KEPT), runs.calls
-    again = runs(plan, 0, others=others, kept=KEPT)
-    fresh = runs(plan, others=others)
-    assert done == len([name for name in plan if "pooler" not in name]) - 5
-    for name in plan:
-        for found in (resumed, again):
-            assert (found.codes[name].dequantize() == fresh.codes[name].dequantize()).all()
-            assert found.relative[name] == fresh.relative[name]
-
-
-def test_another_plan_makes_only_what_differs(runs: Runs) -> None:
-    plan = uniform(layers(runs.checkpoint), (), 4)
-    changed = {**plan, min(name for name in plan if "attention" in name): Scheme(8, 32)}
-    assert runs(plan, kept=KEPT).vectors
-    found = runs(changed, kept=KEPT)
-    assert runs.calls == 1
-    assert found.vectors
-    assert {name: codes.scheme for name, codes in found.codes.items()} == changed
-    for known in (plan, changed):
-        again = runs(known, 0, kept=KEPT)
-        assert {name: codes.scheme for name, codes in again.codes.items()} == known
-        assert not again.vectors, "there was nothing to make"
-    for name, codes in found.codes.items():
-        assert (codes.dequantize() == again.codes[name].dequantize()).all()
-
-
 def test_the_card_says_what_was_measured_and_shows_the_curve(request_: Request) -> None:
     path, manifest = made(request_)
     text = (path / "README.md").read_text()
@@ -215,6 +139,24 @@ def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request,
     assert sizes[0] < min(sizes[1:]), "what fell short is followed by more"
     assert sizes[-1] == sizes[1] != sizes[-2], "which came nearest, and is made once more"
     assert sum(file.stat().st_size for file in path.glob("*.safetensors")) == sizes[1]
+
+
+def test_the_widest_codes_are_not_tried_where_the_texts_that_judge_rule_them_out(
+    request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, tried = pipeline.measure, []
+
+    def measure(directory: Path, manifest: Manifest, *rest: Any) -> dict[str, Any]:
+        report = real(directory, manifest, *rest)
+        tried.append(manifest.quantization["tensors"])
+        if len(tried) > 1:
+            return report
+        report["heads"]["dense"]["worst"] = 0.9
+        return {**report, "verdict": "fail"}
+
+    monkeypatch.setattr(pipeline, "measure", measure)
+    assert made(request_, bits=4)[1].verdict == "pass"
+    assert len(tried[0]) == len(tried[0] | tried[1]) > len(tried[1]), "a hundred times as far off as may be: some is left whole"
 
 
 def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
