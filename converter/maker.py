@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 import shim
 from converter import cache, calibrate
-from converter.attempts import Quantized, rounding
+from converter.attempts import Goal, Quantized, rounding
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress
 from converter.quantize.grid import Codes, Scheme
@@ -23,7 +23,7 @@ from shim.text import Tokens
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes the codes of a plan, with all that they depend on.
+    """Makes the codes of a plan, with all that they depend on; those of a search for another goal it does not take.
 
     effort: `fast` rounds to nearest, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation on `lessons`.
     """
@@ -31,6 +31,7 @@ class Maker:
     checkpoint: Checkpoint
     recipe: Recipe
     target: Any
+    goal: Goal
     effort: str
     tokens: list[Tokens]
     lessons: list[Tokens]
@@ -46,9 +47,9 @@ class Maker:
         return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
 
     def keep(self, *what: Any) -> str:
-        """The part of the cache for what is made of this checkpoint on these tokens, as `what` says."""
+        """The part of the cache for what is made of this checkpoint on these tokens for this goal, as `what` says."""
         tools = [shim.__version__, torch.__version__]
-        key = [*tools, str(self.recipe.model), self.checkpoint.files, str(self.target.GRID), *what]
+        key = [*tools, str(self.recipe.model), self.checkpoint.files, str(self.target.GRID), astuple(self.goal), *what]
         digest = hashlib.sha256(json.dumps(key).encode())
         for batch in self.tokens:
             digest.update(batch.input_ids.tobytes())

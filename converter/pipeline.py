@@ -151,12 +151,12 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     lessons = tokens
     if effort == "max" and not request.calibration and recipe.task == "embed":
         lessons = calibrate.prepare(checkpoint, recipe, calibrate.covering(checkpoint, shown, texts, COVERING))
-    maker = Maker(checkpoint, recipe, target, effort, tokens, lessons, progress)
+    maker = Maker(checkpoint, recipe, target, goal, effort, tokens, lessons, progress)
     if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
-        in_floats = yield from search.in_integers(maker, goal)
+        in_floats = yield from search.in_integers(maker)
         if not in_floats:
             return None
-    return (yield from search.calibrated(maker, goal, short))
+    return (yield from search.calibrated(maker, short))
 
 
 def reverify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:

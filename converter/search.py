@@ -28,7 +28,7 @@ NEAR = 0.9  # part of it that must be used up before a passing artifact counts a
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
 
-def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts:
+def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
     """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
 
     Vectors of the texts that were calibrated on must be near enough, too, as far as codes go: they are many more than those
@@ -36,7 +36,7 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     short: what was tried before, and fell short; of that, too, only what is left whole is decided.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
-    checkpoint, recipe, target, progress = maker.checkpoint, maker.recipe, maker.target, maker.progress
+    checkpoint, recipe, target, goal, progress = maker.checkpoint, maker.recipe, maker.target, maker.goal, maker.progress
     tensors = layers(checkpoint)
     plan = short.plan if short else uniform(tensors, architecture(recipe.architecture).FULL_PRECISION, goal.bits)
     if goal.strict:
@@ -120,9 +120,9 @@ def calibrated(maker: Maker, goal: Goal, short: Short | None = None) -> Attempts
     return None
 
 
-def in_integers(maker: Maker, goal: Goal) -> Attempts:
+def in_integers(maker: Maker) -> Attempts:
     """An ONNX graph whose products are in integers, with inputs in 8 bits, too: one attempt."""
-    shown, kept = partial(maker.progress, "quantize"), maker.keep("integers", goal.parity)
+    goal, shown, kept = maker.goal, partial(maker.progress, "quantize"), maker.keep("integers")
     found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown, kept)
     parity = yield Quantized(found.plan, stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
     maker.forget()
