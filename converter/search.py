@@ -52,14 +52,14 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
         size = f"{(rest + least) / 1e6:.1f} MB"
         raise UsageError(f"--max-size: at {goal.bits} bits it comes to {size}; fewer --bits make it smaller")
     base = maker.rounded(plan) if short else maker.quantize(plan, "gptq", others)
-    costs = calibrate.costs(checkpoint, recipe, base.codes, maker.tokens, partial(progress, "sensitivity"))
+    costs = _costs(maker, base)
     whole = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
-    choices = _choices(base, costs, shapes, {name: [*given, *[None] * whole] for name, given in others.items()}, target)
+    ways = {name: [*given, *[None] * whole] for name, given in others.items()}
+    choices = _choices(base.relative, costs, shapes, ways, target)
     vectors = base.vectors
     del base  # its codes are as large as an artifact
     exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
-    total = np.sum(list(costs.values()), axis=0)
-    foretold = max(float(total.max() if goal.on == "worst" else total.mean()), 1e-12)
+    foretold = max(_together(costs, goal.on), 1e-12)
     farther = short.error / foretold if short else max(FARTHER, maker.off(vectors, exact, goal.on) / foretold if exact else 0.0)
     allowed = 1 - goal.parity
     aim = SPARE * allowed / farther if goal.size is None else 0.0
@@ -75,7 +75,12 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
         plan, foretold = _plan(found), getattr(found.point, goal.on)
         widest = foretold > aim and not whole
         if widest and tried and tried[-1] is judged and (foretold > hopeless or plan in tried):
-            choices = {name: [choice, _left_whole(choice, shapes[name], target)] for name, choice in found.chosen.items()}
+            base = maker.quantize(plan, "gptq", {})  # of so many bits other texts and tensors matter than of few
+            costs = _costs(maker, base)
+            del base
+            same, ways = {name: {plan[name]: 1.0} for name in plan}, {name: [plan[name], None] for name in plan}
+            choices = _choices(same, costs, shapes, ways, target)
+            aim *= _together(costs, goal.on) / max(foretold, 1e-12)
             whole, widest, exact, lowers, failed = True, False, {}, schedule[2:], [np.inf]
             found = allocate(choices, aim, goal.on, limit)
             plan, foretold = _plan(found), getattr(found.point, goal.on)
@@ -139,17 +144,29 @@ def _ways(name: str, columns: int, least: int, target: Any) -> list[Scheme]:
     return candidates(name, columns, tuple(bits for bits in widths if least <= bits < 16))
 
 
+def _costs(maker: Maker, base: calibrate.Calibrated) -> dict[str, np.ndarray]:
+    """What each module's codes cost by themselves, on the texts that were calibrated on."""
+    shown = partial(maker.progress, "sensitivity")
+    return calibrate.costs(maker.checkpoint, maker.recipe, base.codes, maker.tokens, shown)
+
+
+def _together(costs: dict[str, np.ndarray], on: str) -> float:
+    """What all of them come to, of the `worst` text or their mean."""
+    total = np.sum(list(costs.values()), axis=0)
+    return float(total.max() if on == "worst" else total.mean())
+
+
 def _choices(
-    base: calibrate.Calibrated,
+    relative: dict[str, dict[Scheme, float]],
     costs: dict[str, np.ndarray],
     shapes: dict[str, tuple[int, ...]],
     schemes: dict[str, list[Scheme | None]],
     target: Any,
 ) -> dict[str, list[Choice]]:
-    """Each module in each of its schemes; the costs are those of the base, times what its objective is of the base's."""
+    """Each module in each of its schemes; the costs are those that were measured, times what its objective is of that one's."""
 
     def choice(name: str, scheme: Scheme | None) -> Choice:
-        cost = costs[name] * base.relative[name][scheme] if scheme else np.zeros_like(costs[name])
+        cost = costs[name] * relative[name][scheme] if scheme else np.zeros_like(costs[name])
         return Choice(scheme, target.stored(shapes[name], scheme), cost)
 
     return {name: [choice(name, scheme) for scheme in given] for name, given in schemes.items()}
@@ -157,10 +174,6 @@ def _choices(
 
 def _plan(found: Allocation) -> dict[str, Scheme]:
     return {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
-
-
-def _left_whole(choice: Choice, shape: tuple[int, ...], target: Any) -> Choice:
-    return Choice(None, target.stored(shape, None), np.zeros_like(choice.costs))
 
 
 def _record(found: Allocation, goal: Goal, effort: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def run(command: click.Command, name: str) -> NoReturn:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
-    warnings.simplefilter("once")
+    warnings.simplefilter("once", UserWarning)  # others, as of a file that an interrupt left open, tell users nothing
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
