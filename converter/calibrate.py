@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
 
@@ -22,7 +22,7 @@ from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.lockstep import Hessian, LockstepOps
 from converter.quantize.losses import VECTORS
 from converter.quantize.sites import RoundedOps
-from converter.quantize.tables import WHOLE, slopes
+from converter.quantize.tables import WHOLE, Slopes, quantized, slopes
 from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
 from converter.shelf import Shelf, lies
@@ -42,7 +42,7 @@ GENTLY = Pace(200, codes=0.0, scales=1e-4, others=1e-5, layers=0.0)
 FEW = 2000  # tokens under which a layer has seen too little to be quantized on
 WORK = {"balanced": 1.2e13, "max": 6e13}  # floating-point operations of one pass over the model: a few minutes of two cores
 LEAST = 4000  # tokens that a large model gets, too
-SLOPED = 6000  # about so many tokens show what an error in a table does
+SLOPED = 10_000  # about so many tokens show what an error in a table does
 
 
 def check_texts(texts: list[Text], judges: list[Text]) -> None:
@@ -145,15 +145,14 @@ def quantize(
         scheme, schemes = plan[name], list(others.get(name, []))
         part = kept[hessian is None] if kept else None
 
-        def square() -> Tensor | None:
-            return hessian() if hessian else tables.get(name)
-
         def make() -> Codes:
-            known = square()
-            return searched(weight, scheme, grid) if known is None else gptq(weight, known, scheme, grid)
+            if hessian:
+                return gptq(weight, hessian(), scheme, grid)
+            return quantized(weight, tables[name], scheme, grid) if name in tables else searched(weight, scheme, grid)
 
         def compare() -> dict[str, np.ndarray]:
-            return {"ratios": np.array(list(relative(weight, square(), schemes, scheme, grid).values()))}
+            square = hessian() if hessian else tables[name].shared if name in tables else None
+            return {"ratios": np.array(list(relative(weight, square, schemes, scheme, grid).values()))}
 
         codes = found.add(name, scheme, make, part)
         key = ["ratios", name, str(scheme), [str(other) for other in schemes]]
@@ -172,7 +171,7 @@ def quantize(
     return Calibrated(found, compared, {name: parts[: len(tokens)] for name, parts in given.items() if name in VECTORS})
 
 
-def _slopes(checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], kept: str | None) -> dict[str, Tensor]:
+def _slopes(checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], kept: str | None) -> dict[str, Slopes]:
     """Of each table what quantize/tables.py finds; nothing for a model that is too large to be held whole."""
     if sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values()) > WHOLE:
         return {}
@@ -180,10 +179,11 @@ def _slopes(checkpoint: Checkpoint, recipe: Recipe, tokens: list[Tokens], kept: 
     def make() -> dict[str, np.ndarray]:
         weights = {name: torch.from_numpy(checkpoint.read(name)) for name in checkpoint.tensors}
         found = slopes(weights, _run(checkpoint, recipe), sensitivity.some(tokens, SLOPED)[0])
-        return {name: part.numpy() for name, part in found.items()}
+        return {f"{name}:{key}": part.numpy() for name, each in found.items() for key, part in vars(each).items()}
 
     stored = cache.arrays(kept, "slopes", make) if kept else make()
-    return {name: torch.from_numpy(part) for name, part in stored.items()}
+    names = {name.split(":")[0] for name in stored}
+    return {name: Slopes(*(torch.from_numpy(stored[f"{name}:{part.name}"]) for part in fields(Slopes))) for name in names}
 
 
 def distil(

@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass, field, replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 
 import shim
@@ -25,7 +26,7 @@ from shim.text import Tokens
 class Maker:
     """Makes the codes of a plan, with all that they depend on; those of a search for another goal it does not take.
 
-    effort: `fast` rounds to nearest, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation on `lessons`.
+    effort: `fast` rounds to nearest, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation.
     """
 
     checkpoint: Checkpoint
@@ -34,7 +35,6 @@ class Maker:
     goal: Goal
     effort: str
     tokens: list[Tokens]
-    lessons: list[Tokens]
     progress: Progress
     kept: set[str] = field(default_factory=set)  # parts of the cache, until the search has ended
 
@@ -71,20 +71,19 @@ class Maker:
             made = self.quantize(plan, "gptq", {})
             return Quantized(plan, stored(made.codes), record, vectors=made.vectors)
         codes, grid = dict(self.quantize(plan, "twin", {}).codes), self.target.GRID
-        found = calibrate.distil(self.checkpoint, self.recipe, codes, self.lessons, grid, partial(self.progress, "distil"))
+        found = calibrate.distil(self.checkpoint, self.recipe, codes, self.tokens, grid, partial(self.progress, "distil"))
         record = {**record, "distilled": {"before": found.before, "after": found.after}}
         return Quantized(plan, stored(found.codes), record, changed=found.tensors)
 
-    def seen(self, made: Quantized, exact: dict[str, list[Any]], on: str) -> float:
-        """1 - cosine of the `worst` of the texts calibrated on, or their mean; exact: what the original gives there."""
+    def seen(self, made: Quantized, exact: dict[str, list[Any]]) -> np.ndarray:
+        """(texts,) 1 - cosine of the texts calibrated on; exact: what the original gives there."""
         codes = lambda name: Codes.join(list(made.codes(name))) if name in made.plan else None  # noqa: E731
         changed = replace(self.checkpoint, changed=made.changed)
-        return self.off(made.vectors or calibrate.run(changed, self.recipe, self.tokens, codes), exact, on)
+        return self.off(made.vectors or calibrate.run(changed, self.recipe, self.tokens, codes), exact)
 
-    def off(self, vectors: dict[str, list[Any]], exact: dict[str, list[Any]], on: str) -> float:
+    def off(self, vectors: dict[str, list[Any]], exact: dict[str, list[Any]]) -> np.ndarray:
         """The same of vectors that are there."""
-        losses = loss(exact, vectors, masks_of(self.tokens))
-        return float(losses.max() if on == "worst" else losses.mean())
+        return loss(exact, vectors, masks_of(self.tokens))
 
     def forget(self) -> None:
         """What it kept in the cache, once the search has ended."""

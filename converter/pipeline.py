@@ -31,7 +31,7 @@ from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
-COVERING = 1500  # texts made of ours, for what is distilled
+COVERING = 800  # texts made of ours, with words that those do not have
 RAISING = 6000  # about so many calibration tokens show what to raise where rounding everything alike fell short
 TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
@@ -145,13 +145,12 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
         shown = [text for text in shown if text.text.strip() not in judges] or shown
     else:  # ours are never calibrated on, as any artifact may be verified with them later
         calibrate.check_texts(shown, [*texts, *corpus.read(corpus.VERIFICATION), *corpus.read(corpus.DOCUMENTS)])
+        if recipe.task == "embed" and not request.calibration:
+            shown = calibrate.covering(checkpoint, shown, texts, COVERING)
     tokens = calibrate.prepare(checkpoint, recipe, shown, None if fast else calibrate.affordable(layers(checkpoint), effort))
     if fast:  # no codes are chosen by them
         tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]
-    lessons = tokens
-    if effort == "max" and not request.calibration and recipe.task == "embed":
-        lessons = calibrate.prepare(checkpoint, recipe, calibrate.covering(checkpoint, shown, texts, COVERING))
-    maker = Maker(checkpoint, recipe, target, goal, effort, tokens, lessons, progress)
+    maker = Maker(checkpoint, recipe, target, goal, effort, tokens, progress)
     if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
         in_floats = yield from search.in_integers(maker)
         if not in_floats:

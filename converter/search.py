@@ -1,6 +1,7 @@
 """The search for the fewest bits: what to store of each tensor, tried, measured, and put right by what was measured."""
 
 import warnings
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,20 +12,23 @@ from converter.attempts import Attempts, Goal, Quantized, Short, Tried, error, l
 from converter.checkpoint import Checkpoint
 from converter.maker import Maker, stored
 from converter.quantize.allocate import Allocation, Choice, allocate
-from converter.quantize.grid import Scheme
+from converter.quantize.grid import Codes, Scheme
 from converter.quantize.plan import candidates, uniform
+from converter.quantize.sensitivity import affordable, farthest
 from shim.architectures import architecture
 from shim.errors import UsageError
 
 ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
-SPARE = 0.97  # part of the allowed 1 - cosine that an attempt aims at
-FARTHER = 1.5  # times as far off as costs that add up foretell is the worst text, at least; of all-MiniLM-L6-v2 1.3 to 2.1
+SPARE = 0.92  # part of the allowed 1 - cosine that an attempt aims at
+FARTHER = 1.7  # times what added-up costs of some texts foretell is the worst of all, at least
 # Of an aim that fell short is the next one's, at most: the first time, the second, and later. What is left whole costs more.
 FURTHER = {False: (0.9, 0.65, 0.5), True: (0.95, 0.85, 0.7)}  # by whether tensors may be left whole
 BEYOND = 1.4  # times what is foretold of a plan that is no smaller than the best is aimed at after it, at most
-LAST = (1.5, 3.0, 8.0)  # by so much lower the attempts aim where none passed: what was foretold did not come true
+LAST = (1.2, 2.0, 6.0)  # by so much lower the attempts aim where none passed: what was foretold did not come true
 HOPELESS = 2.0  # times what texts that judge leave to aim at, from which on the widest codes are not tried
-NEAR = 0.9  # part of it that must be used up before a passing artifact counts as the smallest
+GROWTH = 0.6  # power of the room that a passing attempt left, by which the next aims higher: errors grow faster than foretold
+NEAR = 0.85  # part of it that must be used up before a passing artifact counts as the smallest
+FEW = 4  # as many tokens as tell what tensors cost, over this, tell it of the texts that came out farthest off
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
 
@@ -36,7 +40,7 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
     short: what was tried before, and fell short; of that, too, only what is left whole is decided.
     Raises UsageError where even the lowest bits are over the size that is asked for.
     """
-    checkpoint, recipe, target, goal, progress = maker.checkpoint, maker.recipe, maker.target, maker.goal, maker.progress
+    checkpoint, recipe, target, goal = maker.checkpoint, maker.recipe, maker.target, maker.goal
     tensors = layers(checkpoint)
     plan = short.plan if short else uniform(tensors, architecture(recipe.architecture).FULL_PRECISION, goal.bits)
     if goal.strict:
@@ -59,8 +63,9 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
     vectors = base.vectors
     del base  # its codes are as large as an artifact
     exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
-    foretold = max(_together(costs, goal.on), 1e-12)
-    farther = short.error / foretold if short else max(FARTHER, maker.off(vectors, exact, goal.on) / foretold if exact else 0.0)
+    foretold = max(_all(_sum(costs), goal.on), 1e-12)
+    off = _all(maker.off(vectors, exact), goal.on) if exact else 0.0
+    farther = short.error / foretold if short else max(FARTHER, off / foretold)
     allowed = 1 - goal.parity
     aim = SPARE * allowed / farther if goal.size is None else 0.0
     best: tuple[int, Quantized] | None = None
@@ -80,7 +85,7 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
             del base
             same, ways = {name: {plan[name]: 1.0} for name in plan}, {name: [plan[name], None] for name in plan}
             choices = _choices(same, costs, shapes, ways, target)
-            aim *= _together(costs, goal.on) / max(foretold, 1e-12)
+            aim *= _all(_sum(costs), goal.on) / max(foretold, 1e-12)
             whole, widest, exact, lowers, failed = True, False, {}, schedule[2:], [np.inf]
             found = allocate(choices, aim, goal.on, limit)
             plan, foretold = _plan(found), getattr(found.point, goal.on)
@@ -93,7 +98,8 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
             continue
         record = _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None))
         made = maker.make(plan, record)
-        measured = maker.seen(made, exact, goal.on) if exact else 0.0
+        losses = maker.seen(made, exact) if exact else np.zeros(1)
+        measured = _all(losses, goal.on)
         vetoed, passes = measured > allowed, False
         if widest or not vetoed:  # else it has failed already
             parity, judged = (yield made), plan
@@ -108,8 +114,11 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
             best, nearest = (found.point.size, made), None
         if passes and (vetoed or measured >= NEAR * allowed):
             break
+        if vetoed and not widest and goal.on == "worst":
+            choices, aim = _with_farthest(choices, maker, made, losses / farther), FURTHER[False][0] * aim
+            continue
         del made  # its codes, before there are others
-        aim = SPARE * allowed * foretold / max(measured, 1e-12)
+        aim = foretold * (SPARE * allowed / max(measured, 1e-12)) ** (GROWTH if passes else 1.0)
         if passes:
             passed.append(foretold)
         else:
@@ -150,10 +159,32 @@ def _costs(maker: Maker, base: calibrate.Calibrated) -> dict[str, np.ndarray]:
     return calibrate.costs(maker.checkpoint, maker.recipe, base.codes, maker.tokens, shown)
 
 
-def _together(costs: dict[str, np.ndarray], on: str) -> float:
-    """What all of them come to, of the `worst` text or their mean."""
-    total = np.sum(list(costs.values()), axis=0)
-    return float(total.max() if on == "worst" else total.mean())
+def _all(losses: np.ndarray, on: str) -> float:
+    """Of the `worst` text, or their mean."""
+    return float(losses.max() if on == "worst" else losses.mean())
+
+
+def _sum(costs: dict[str, np.ndarray]) -> np.ndarray:
+    return np.asarray(np.sum(list(costs.values()), axis=0))
+
+
+def _with_farthest(
+    choices: dict[str, list[Choice]], maker: Maker, made: Quantized, losses: np.ndarray
+) -> dict[str, list[Choice]]:
+    """The same with rows for the texts that came out farthest off, of which those before foretold too little.
+
+    losses: (texts,) what the rows of each text come to for the plan of `made`.
+    """
+    codes = {name: Codes.join(list(made.codes(name))) for name in made.plan}
+    texts, losses = farthest(maker.tokens, losses, affordable(codes) // FEW)
+    costs = calibrate.costs(maker.checkpoint, maker.recipe, codes, texts, partial(maker.progress, "sensitivity"))
+    total = _sum(costs).reshape(-1, len(losses)).max(axis=0)  # of the worst head
+    found = {}
+    for name, given in choices.items():
+        rows = (costs[name].reshape(-1, len(losses)) * (losses / np.maximum(total, 1e-12))).ravel()
+        least = max(next(choice.costs.sum() for choice in given if choice.scheme == made.plan[name]), 1e-30)
+        found[name] = [replace(c, costs=np.append(c.costs, rows * (c.costs.sum() / least))) for c in given]
+    return found
 
 
 def _choices(

@@ -1,11 +1,13 @@
 """Texts made from a vocabulary: every tokenizer's words are found, and the texts are ours with some of them in it."""
 
+from random import Random
+
 import pytest
 from checkpoints import minilm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from converter.corpus import CALIBRATION, Text, read
-from converter.corpus.coverage import coverage, whole_words
+from converter.corpus.coverage import coverage, joined_words, whole_words
 
 OWN = [Text(str(number), "en", "caption", "the small dog sleeps under the old tree") for number in range(3)]
 
@@ -42,6 +44,16 @@ def test_words_of_each_kind_of_tokenizer_are_found() -> None:
     assert not [word for word in found if not word.isalpha()]  # no ##ing, no [CLS], no numbers
     assert set(whole_words(unigram())) == {"river", "stone"}
     assert {"sky", "sk"} < set(whole_words(byte_level()))
+
+
+def test_entries_that_go_on_with_a_word_are_found_behind_one() -> None:
+    tokenizer = wordpiece()
+    found = joined_words(tokenizer, ["river", "sky"], Random(0))
+    last = {tokenizer.encode(word, add_special_tokens=False).tokens[-1] for word in found}
+    assert {"##ing", "##un", "##cing"} <= last
+    assert len(last) == len(found) > 4000
+    assert all(word.startswith(("river", "sky")) and word.isalpha() for word in found)
+    assert joined_words(unigram(), ["river"], Random(0)) == ["rivering"]
 
 
 def test_texts_depend_on_the_seed_alone() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from converter.quantize.descent import descend
 from converter.quantize.gptq import gptq, objective
-from converter.quantize.grid import Grid, Scheme, round_to_nearest
+from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 
 def damped(hessian: Tensor) -> Tensor:
@@ -59,3 +59,18 @@ def test_a_group_of_zeros_stays_finite() -> None:
     found = descend(weight, damped(hessian), round_to_nearest(weight.numpy(), Scheme(4, 32), MLX), MLX).dequantize()
     assert np.isfinite(found).all()
     assert np.abs(found).max() < 2 * weight.abs().max()
+
+
+@grids
+def test_each_row_may_have_a_hessian_of_its_own(grid: Grid) -> None:
+    weight, hessian = problem(4)
+    other = damped(problem(5)[1])
+    start = round_to_nearest(weight.numpy(), Scheme(4, 32), grid)
+    half = len(weight) // 2
+    own = torch.stack([damped(hessian)] * half + [other] * (len(weight) - half), dim=2)
+    found = descend(weight, own, start, grid)
+    for part, square in ((slice(half), damped(hessian)), (slice(half, None), other)):
+        alone = Codes(start.codes[part], start.scales[part], start.offsets[part], start.scheme)
+        alone = descend(weight[part], square, alone, grid)
+        gave = objective(weight[part], Codes(found.codes[part], found.scales[part], found.offsets[part], found.scheme), square)
+        torch.testing.assert_close(gave, objective(weight[part], alone, square), rtol=0.05, atol=0)

@@ -113,3 +113,10 @@ def test_the_clip_search_is_nearer_than_rounding_at_any_bits(grid: Grid, bits: i
         for codes in (searched(weight, Scheme(bits, 32), grid), round_to_nearest(weight.numpy(), Scheme(bits, 32), grid))
     )
     assert ours < 0.97 * nearest
+
+
+def test_a_single_row_is_left_as_it_was_given() -> None:
+    weight = torch.randn(1, 64, generator=torch.Generator().manual_seed(0))
+    before = weight.clone()
+    gptq(weight, torch.eye(64, dtype=torch.float64), Scheme(4, 32), Grid())
+    assert weight.equal(before)

@@ -90,3 +90,14 @@ def test_the_texts_looked_at_are_of_all_lengths() -> None:
     assert count == sum(batch.input_ids.size for batch in chosen) == 250
     alone, _ = sensitivity.some(batches, 1)
     assert [batch.input_ids.shape for batch in alone] == [(1, 5)], "the shortest, where even one text is more than enough"
+
+
+def test_the_farthest_texts_are_picked_as_far_as_they_may_cost() -> None:
+    batches = [Tokens(*[np.full((count, length), length)] * 3) for count, length in ((4, 5), (2, 20), (1, 100))]
+    losses = np.array([1.0, 9.0, 2.0, 8.0, 7.0, 3.0, 6.0])
+    chosen, picked = sensitivity.farthest(batches, losses, 30)
+    assert [batch.input_ids.shape for batch in chosen] == [(2, 5), (1, 20)]
+    assert picked.tolist() == [9.0, 8.0, 7.0]
+    chosen, picked = sensitivity.farthest(batches, losses[::-1].copy(), 3)
+    assert [batch.input_ids.shape for batch in chosen] == [(1, 20)], "one at least"
+    assert picked.tolist() == [9.0]

@@ -31,8 +31,18 @@ def whole_words(tokenizer: Tokenizer) -> list[str]:
     return list(found)
 
 
+def joined_words(tokenizer: Tokenizer, words: list[str], random: Random) -> list[str]:
+    """For each other entry of the vocabulary that goes on with a word, one that it ends, behind a random one of `words`."""
+    numbers = sorted(tokenizer.get_vocab(with_added_tokens=False).values())
+    before = tokenizer.encode_batch(random.choices(words, k=len(numbers)), add_special_tokens=False)
+    joined = tokenizer.decode_batch([[*encoding.ids, number] for encoding, number in zip(before, numbers, strict=True)])
+    found = tokenizer.encode_batch(joined, add_special_tokens=False)
+    ends = [encoding.ids[-1:] == [number] for number, encoding in zip(numbers, found, strict=True)]
+    return [word for word, good in zip(joined, ends, strict=True) if good and word.isalpha()]
+
+
 def coverage(texts: list[Text], tokenizer: Tokenizer, count: int, seed: int = 0) -> list[Text]:
-    """`count` texts: ours with words replaced by random ones of the vocabulary, and such words alone.
+    """`count` texts: ours with words replaced by random ones, and such words alone; words of the vocabulary, and joined ones.
 
     Words are taken in a random order, and none twice before all were taken. The same arguments give the same texts.
     """
@@ -40,6 +50,7 @@ def coverage(texts: list[Text], tokenizer: Tokenizer, count: int, seed: int = 0)
     models = [text for text in texts if text.kind not in PLAIN and len(text.text) <= LONGEST and " " in text.text.strip()]
     if not words or not models:
         return []
+    words += joined_words(tokenizer, words, random)
     deck: list[str] = []
 
     def draw() -> str:

@@ -17,27 +17,33 @@ PASSES = 3  # over all columns; each gains less than the one before
 def descend(weight: Tensor, hessian: Tensor, given: Codes, grid: Grid) -> Codes:
     """Codes of a (rows, columns) float32 matrix: `given`, moved until the objective e H eᵀ of each row's error e is less.
 
-    hessian: H, (columns, columns) float32, finite, its diagonal positive.
+    hessian: H, (columns, columns) float32, finite, its diagonal positive; or (columns, columns, rows), each row's own.
     """
     size, bits = given.scheme.group_size, given.scheme.bits
     codes = torch.from_numpy(given.codes).float().T.contiguous()  # a column at a time is what all this reads and writes
     scales, offsets = (torch.from_numpy(part.T.copy()) for part in (given.scales, given.offsets))
-    slopes = hessian @ (torch.from_numpy(given.dequantize()) - weight).T  # half the objective's slopes, (columns, rows)
+    slopes = _times(hessian, (torch.from_numpy(given.dequantize()) - weight).T)  # half the objective's, (columns, rows)
     for _ in range(PASSES):
         for group in range(len(scales)):
             part = slice(group * size, (group + 1) * size)
             square, slope, code = hessian[part, part], slopes[part].clone(), codes[part]
             before = code * scales[group] + offsets[group]
             scales[group], offsets[group] = _refitted(code, scales[group], offsets[group], square, slope, bits, grid)
-            slope += square @ (code * scales[group] + offsets[group] - before)
+            slope += _times(square, code * scales[group] + offsets[group] - before)
+            wide = square if square.dim() == 3 else square[..., None]
             for column in range(size):
-                best = code[column] - slope[column] / (square[column, column] * scales[group])
+                best = code[column] - slope[column] / (wide[column, column] * scales[group])
                 best.round_().clamp_(0, 2**bits - 1)
-                slope[column + 1 :].addr_(square[column, column + 1 :], (best - code[column]) * scales[group])
+                slope[column + 1 :].addcmul_(wide[column, column + 1 :], (best - code[column]) * scales[group])
                 code[column] = best
-            slopes.addmm_(hessian[:, part], code * scales[group] + offsets[group] - before)
+            slopes += _times(hessian[:, part], code * scales[group] + offsets[group] - before)
     found, scale, offset = (part.T.contiguous().numpy() for part in (codes.to(torch.uint8), scales, offsets))
     return Codes(found, scale, offset, given.scheme)
+
+
+def _times(square: Tensor, x: Tensor) -> Tensor:
+    """The product of (m, n) or (m, n, rows), each row's own, with (n, rows): (m, rows)."""
+    return square @ x if square.dim() == 2 else torch.einsum("ijr,jr->ir", square, x)
 
 
 def scale_type(grid: Grid, bits: int) -> torch.dtype:
@@ -56,14 +62,14 @@ def _refitted(
     kind = scale_type(grid, bits)
     steps = (offset / scale).round() if grid.integer_zero else torch.zeros_like(scale)
     along = code + steps
-    spread = square @ along
+    spread = _times(square, along)
     curve, pull = (along * spread).sum(dim=0), (along * slope).sum(dim=0)
     if grid.integer_zero:
         new = (scale - pull / curve).to(kind).float()
         moved, change = new - scale, steps * new
         gain = moved * (2 * pull + moved * curve)
     else:
-        mixed, flat, push = spread.sum(dim=0), square.sum(), slope.sum(dim=0)
+        mixed, flat, push = spread.sum(dim=0), square.sum(dim=(0, 1)), slope.sum(dim=0)
         apart = curve * flat - mixed.square()
         new = (scale - (pull * flat - push * mixed) / apart).to(kind).float()
         moved = new - scale

@@ -14,7 +14,7 @@ from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 
 DAMPING = 0.01  # of the Hessian's mean diagonal, added to it: what calibration never showed still has some weight
 ROWS = 4096  # of a table that are searched at once
-SAMPLE = (1024, 200_000)  # rows, and numbers, of a matrix that tell what another scheme would cost
+SAMPLE = (512, 100_000)  # rows, and numbers, of a matrix that tell what another scheme would cost
 BLOCK = 32  # columns whose errors are passed on together to those after them
 INWARD = (0.0, 0.5, 1.0)  # steps of the grid by which the clip search moves each end of a group's span inward
 CUT = 0.2  # of the span, that is tried in place of so many steps, where a few weights lie far out
@@ -33,7 +33,7 @@ def gptq(weight: Tensor, hessian: Tensor, scheme: Scheme, grid: Grid) -> Codes:
         return nearest
     rows, columns = weight.shape
     size, top = scheme.group_size, 2**scheme.bits - 1
-    left = weight.T.contiguous()  # a column at a time is what all this reads and writes
+    left = weight.T.clone(memory_format=torch.contiguous_format)  # a column at a time is what all this reads and writes
     codes = torch.empty(columns, rows)
     scales, offsets = torch.empty(columns // size, rows), torch.empty(columns // size, rows)
     importance = hessian.diagonal().float()

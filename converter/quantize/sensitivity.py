@@ -15,7 +15,7 @@ from converter.quantize.losses import VECTORS, apart, scores_apart
 from shim.text import Tokens
 
 WORK = 2e13  # floating-point operations spent on the variants: one or two minutes of two cores
-TOKENS = (64, 6000)  # fewest and most that are looked at
+TOKENS = (64, 5000)  # fewest and most that are looked at
 FLAT = 1e-4  # of the logits' mean square, under which their variance is that of one pair: none
 SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
 MEMORY = 1.2e9  # bytes of the lanes' activations
@@ -33,10 +33,8 @@ def costs(
     run: the model's outputs (shim.pooling.outputs) by the operations it is given. read: a tensor by name, float32.
     As many of the batches are used as WORK allows; several passes are made where all variants at once would not fit MEMORY.
     """
-    matrices = [found.codes.shape for name, found in codes.items() if "embed" not in name]
-    work = len(codes) * sum(rows * columns for rows, columns in matrices)
-    chosen, count = some(batches, int(np.clip(WORK / max(work, 1), *TOKENS)))
-    widest = max((max(shape) for shape in matrices), default=1)
+    chosen, count = some(batches, affordable(codes))
+    widest = max((max(found.codes.shape) for name, found in codes.items() if "embed" not in name), default=1)
     together = max(1, int(MEMORY / (8 * count * widest)))
     names = list(codes)
     found: dict[str, np.ndarray] = {}
@@ -57,6 +55,25 @@ def costs(
     return found
 
 
+def affordable(codes: Mapping[str, Codes]) -> int:
+    """How many tokens may be looked at."""
+    weights = sum(found.codes.size for name, found in codes.items() if "embed" not in name)
+    return int(np.clip(WORK / max(len(codes) * weights, 1), *TOKENS))
+
+
+def farthest(batches: list[Tokens], losses: np.ndarray, tokens: int) -> tuple[list[Tokens], np.ndarray]:
+    """The texts with the greatest losses that are at most so many tokens together, one at least; and their losses.
+
+    losses: (texts,) in the order of the batches, which is kept.
+    """
+    lengths = np.concatenate([np.full(len(batch.input_ids), batch.input_ids.shape[1]) for batch in batches])
+    order = np.argsort(-losses)
+    chosen = np.zeros(len(losses), bool)
+    chosen[order[: max(1, int(np.searchsorted(np.cumsum(lengths[order]), tokens, side="right")))]] = True
+    parts = np.split(chosen, np.cumsum([len(batch.input_ids) for batch in batches])[:-1])
+    return [_rows_of(batch, part) for batch, part in zip(batches, parts, strict=True) if part.any()], losses[chosen]
+
+
 def some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
     """Texts of all lengths with about that many tokens together, in batches, and how many, padding included."""
     total = sum(batch.input_ids.size for batch in batches)
@@ -71,7 +88,7 @@ def some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
     return chosen, sum(batch.input_ids.size for batch in chosen)
 
 
-def _rows_of(batch: Tokens, rows: slice) -> Tokens:
+def _rows_of(batch: Tokens, rows: slice | np.ndarray) -> Tokens:
     return Tokens(batch.input_ids[rows], batch.attention_mask[rows], batch.token_type_ids[rows])
 
 
