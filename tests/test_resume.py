@@ -19,7 +19,7 @@ from shim.text import Tokens
 
 @dataclass
 class Runs:
-    """calibrate.quantize on one text, with `gptq` counted; the one after the `last` is interrupted."""
+    """calibrate.quantize on one text, with the making of codes counted; the one after the `last` is interrupted."""
 
     checkpoint: Checkpoint
     recipe: Recipe
@@ -46,7 +46,8 @@ def runs(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     with pytest.warns(UserWarning, match="calibration tokens"):
         tokens = calibrate.prepare(checkpoint, loaded, [calibrate.Text("1", "en", "sentence", "some words of ours")])
     found = Runs(checkpoint, loaded, tokens)
-    monkeypatch.setattr(calibrate, "gptq", partial(found.counted, calibrate.gptq))
+    for name in ("gptq", "quantized"):  # a layer's codes, and a table's
+        monkeypatch.setattr(calibrate, name, partial(found.counted, getattr(calibrate, name)))
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
     return found
 
