@@ -1,6 +1,6 @@
 """What is tried: a plan and its codes, one attempt after the other, each with what was measured of the one before it."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +44,24 @@ class Quantized:
     integers: "Integers | None" = None
     changed: dict[str, np.ndarray] = field(default_factory=dict)
     vectors: dict[str, list[Any]] = field(default_factory=dict)
+
+
+class Whole(Mapping[str, Codes]):
+    """{module: Codes} of an attempt, put together when they are asked for: all at once they are as large as an artifact."""
+
+    def __init__(self, made: Quantized):
+        self.made = made
+
+    def __getitem__(self, name: str) -> Codes:
+        if name not in self.made.plan:
+            raise KeyError(name)
+        return Codes.join(list(self.made.codes(name)))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.made.plan)
+
+    def __len__(self) -> int:
+        return len(self.made.plan)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 
 import shim
 from converter import cache, calibrate
-from converter.attempts import Goal, Quantized, rounding
+from converter.attempts import Goal, Quantized, Whole, rounding
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress
 from converter.quantize.grid import Codes, Scheme
@@ -77,9 +77,8 @@ class Maker:
 
     def seen(self, made: Quantized, exact: dict[str, list[Any]]) -> np.ndarray:
         """(texts,) 1 - cosine of the texts calibrated on; exact: what the original gives there."""
-        codes = lambda name: Codes.join(list(made.codes(name))) if name in made.plan else None  # noqa: E731
         changed = replace(self.checkpoint, changed=made.changed)
-        return self.off(made.vectors or calibrate.run(changed, self.recipe, self.tokens, codes), exact)
+        return self.off(made.vectors or calibrate.run(changed, self.recipe, self.tokens, Whole(made).get), exact)
 
     def off(self, vectors: dict[str, list[Any]], exact: dict[str, list[Any]]) -> np.ndarray:
         """The same of vectors that are there."""

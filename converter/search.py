@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from converter import calibrate, integers
-from converter.attempts import Attempts, Goal, Quantized, Short, Tried, error, layers
+from converter.attempts import Attempts, Goal, Quantized, Short, Tried, Whole, error, layers
 from converter.checkpoint import Checkpoint
 from converter.maker import Maker, stored
 from converter.quantize.allocate import Allocation, Choice, allocate
-from converter.quantize.grid import Codes, Scheme
+from converter.quantize.grid import Scheme
 from converter.quantize.plan import candidates, uniform
 from converter.quantize.sensitivity import affordable, farthest
 from shim.architectures import architecture
@@ -114,10 +114,12 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
             best, nearest = (found.point.size, made), None
         if passes and (vetoed or measured >= NEAR * allowed):
             break
-        if vetoed and not widest and goal.on == "worst":
+        looked = vetoed and not widest and goal.on == "worst"
+        if looked:
             choices, aim = _with_farthest(choices, maker, made, losses / farther), FURTHER[False][0] * aim
-            continue
         del made  # its codes, before there are others
+        if looked:
+            continue
         aim = foretold * (SPARE * allowed / max(measured, 1e-12)) ** (GROWTH if passes else 1.0)
         if passes:
             passed.append(foretold)
@@ -175,7 +177,7 @@ def _with_farthest(
 
     losses: (texts,) what the rows of each text come to for the plan of `made`.
     """
-    codes = {name: Codes.join(list(made.codes(name))) for name in made.plan}
+    codes = Whole(made)
     texts, losses = farthest(maker.tokens, losses, affordable(codes) // FEW)
     costs = calibrate.costs(maker.checkpoint, maker.recipe, codes, texts, partial(maker.progress, "sensitivity"))
     total = _sum(costs).reshape(-1, len(losses)).max(axis=0)  # of the worst head
