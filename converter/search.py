@@ -1,6 +1,7 @@
 """The search for the fewest bits: what to store of each tensor, tried, measured, and put right by what was measured."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,11 +13,12 @@ from converter.attempts import Attempts, Goal, Quantized, Short, Tried, Whole, e
 from converter.checkpoint import Checkpoint
 from converter.maker import Maker, stored
 from converter.quantize.allocate import Allocation, Choice, allocate
-from converter.quantize.grid import Scheme
+from converter.quantize.grid import Codes, Scheme
 from converter.quantize.plan import candidates, uniform
 from converter.quantize.sensitivity import affordable, farthest
 from shim.architectures import architecture
 from shim.errors import UsageError
+from shim.text import Tokens
 
 ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
 SPARE = 0.92  # part of the allowed 1 - cosine that an attempt aims at
@@ -56,7 +58,7 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
         size = f"{(rest + least) / 1e6:.1f} MB"
         raise UsageError(f"--max-size: at {goal.bits} bits it comes to {size}; fewer --bits make it smaller")
     base = maker.rounded(plan) if short else maker.quantize(plan, "gptq", others)
-    costs = _costs(maker, base)
+    costs = _costs(maker, base.codes, maker.tokens)
     whole = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
     ways = {name: [*given, *[None] * whole] for name, given in others.items()}
     choices = _choices(base.relative, costs, shapes, ways, target)
@@ -81,7 +83,7 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
         widest = foretold > aim and not whole
         if widest and tried and tried[-1] is judged and (foretold > hopeless or plan in tried):
             base = maker.quantize(plan, "gptq", {})  # of so many bits other texts and tensors matter than of few
-            costs = _costs(maker, base)
+            costs = _costs(maker, base.codes, maker.tokens)
             del base
             same, ways = {name: {plan[name]: 1.0} for name in plan}, {name: [plan[name], None] for name in plan}
             choices = _choices(same, costs, shapes, ways, target)
@@ -155,10 +157,9 @@ def _ways(name: str, columns: int, least: int, target: Any) -> list[Scheme]:
     return candidates(name, columns, tuple(bits for bits in widths if least <= bits < 16))
 
 
-def _costs(maker: Maker, base: calibrate.Calibrated) -> dict[str, np.ndarray]:
-    """What each module's codes cost by themselves, on the texts that were calibrated on."""
-    shown = partial(maker.progress, "sensitivity")
-    return calibrate.costs(maker.checkpoint, maker.recipe, base.codes, maker.tokens, shown)
+def _costs(maker: Maker, codes: Mapping[str, Codes], tokens: list[Tokens]) -> dict[str, np.ndarray]:
+    """What each module's codes cost by themselves."""
+    return calibrate.costs(maker.checkpoint, maker.recipe, codes, tokens, partial(maker.progress, "sensitivity"))
 
 
 def _all(losses: np.ndarray, on: str) -> float:
@@ -179,7 +180,7 @@ def _with_farthest(
     """
     codes = Whole(made)
     texts, losses = farthest(maker.tokens, losses, affordable(codes) // FEW)
-    costs = calibrate.costs(maker.checkpoint, maker.recipe, codes, texts, partial(maker.progress, "sensitivity"))
+    costs = _costs(maker, codes, texts)
     total = _sum(costs).reshape(-1, len(losses)).max(axis=0)  # of the worst head
     found = {}
     for name, given in choices.items():
