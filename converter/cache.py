@@ -1,9 +1,11 @@
 """The cache folder: what costs minutes to compute again and depends only on its key."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
@@ -41,6 +43,44 @@ def arrays(kind: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> di
 def has(kind: str, key: Any) -> bool:
     """Whether something is stored under `key`."""
     return _path(kind, key).is_file()
+
+
+class Claim:
+    """A folder of the cache that is in use, perhaps by other processes, too, that make the same.
+
+    A lock on the folder says so; a process that dies lets go of it. Where there is no locking, this one counts as alone.
+    """
+
+    def __init__(self, kind: str):
+        self.path = folder() / kind
+        self.lock: int | None = None
+        try:
+            while not self._locked():
+                self.close()  # somebody removed the folder between its opening and its locking
+        except OSError:
+            self.close()
+
+    def _locked(self) -> bool:
+        self.path.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.lock = os.open(self.path, os.O_RDONLY)
+            fcntl.flock(self.lock, fcntl.LOCK_SH)
+            return os.path.samestat(os.fstat(self.lock), self.path.stat())
+        return False
+
+    def close(self) -> None:
+        """Keep what is there: for the next time."""
+        if self.lock is not None:
+            os.close(self.lock)
+        self.lock = None
+
+    def remove(self) -> None:
+        """Nothing of it is needed any more: the folder goes, unless it is in use, and then with the last who uses it."""
+        with contextlib.suppress(OSError):
+            if self.lock is not None:
+                fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(self.path, ignore_errors=True)
+        self.close()
 
 
 def _path(kind: str, key: Any) -> Path:

@@ -2,11 +2,10 @@
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from shim.text import Tokens
 class Maker:
     """Makes the codes of a plan, with all that they depend on; those of a search for another goal it does not take.
 
+    A context: what was kept in the cache is removed at its end, and stays for the next time where that came too early.
     effort: `fast` rounds to nearest, `balanced` is GPTQ, `max` is GPTQ beside the original, then distillation.
     """
 
@@ -36,7 +36,17 @@ class Maker:
     effort: str
     tokens: list[Tokens]
     progress: Progress
-    kept: set[str] = field(default_factory=set)  # parts of the cache, until the search has ended
+    kept: dict[str, cache.Claim] = field(default_factory=dict)  # by the parts of the cache
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, raised: type[BaseException] | None, *_: object) -> None:
+        for claim in self.kept.values():
+            if raised:
+                claim.close()
+            else:
+                claim.remove()
 
     def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
         """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
@@ -54,7 +64,8 @@ class Maker:
         for batch in self.tokens:
             digest.update(batch.input_ids.tobytes())
         kept = f"quantize/{digest.hexdigest()}"
-        self.kept.add(kept)
+        if kept not in self.kept:
+            self.kept[kept] = cache.Claim(kept)
         return kept
 
     def rounded(self, plan: dict[str, Scheme]) -> calibrate.Calibrated:
@@ -83,11 +94,6 @@ class Maker:
     def off(self, vectors: dict[str, list[Any]], exact: dict[str, list[Any]]) -> np.ndarray:
         """The same of vectors that are there."""
         return loss(exact, vectors, masks_of(self.tokens))
-
-    def forget(self) -> None:
-        """What it kept in the cache, once the search has ended."""
-        for part in self.kept:
-            shutil.rmtree(cache.folder() / part, ignore_errors=True)
 
 
 def stored(codes: Mapping[str, Codes]) -> Callable[[str], Iterator[Codes]]:

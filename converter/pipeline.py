@@ -150,12 +150,12 @@ def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[
     tokens = calibrate.prepare(checkpoint, recipe, shown, None if fast else calibrate.affordable(layers(checkpoint), effort))
     if fast:  # no codes are chosen by them
         tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]
-    maker = Maker(checkpoint, recipe, target, goal, effort, tokens, progress)
-    if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
-        in_floats = yield from search.in_integers(maker)
-        if not in_floats:
-            return None
-    return (yield from search.calibrated(maker, short))
+    with Maker(checkpoint, recipe, target, goal, effort, tokens, progress) as maker:
+        if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
+            in_floats = yield from search.in_integers(maker)
+            if not in_floats:
+                return None
+        return (yield from search.calibrated(maker, short))
 
 
 def reverify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:

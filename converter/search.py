@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from converter import calibrate, integers
+from converter.aims import Aims
 from converter.attempts import Attempts, Goal, Quantized, Short, Tried, Whole, error, layers
 from converter.checkpoint import Checkpoint
 from converter.maker import Maker, stored
@@ -20,16 +21,7 @@ from shim.architectures import architecture
 from shim.errors import UsageError
 from shim.text import Tokens
 
-ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
-SPARE = 0.92  # part of the allowed 1 - cosine that an attempt aims at
 FARTHER = 1.7  # times what added-up costs of some texts foretell is the worst of all, at least
-# Of an aim that fell short is the next one's, at most: the first time, the second, and later. What is left whole costs more.
-FURTHER = {False: (0.9, 0.65, 0.5), True: (0.95, 0.85, 0.7)}  # by whether tensors may be left whole
-BEYOND = 1.4  # times what is foretold of a plan that is no smaller than the best is aimed at after it, at most
-LAST = (1.2, 2.0, 6.0)  # by so much lower the attempts aim where none passed: what was foretold did not come true
-HOPELESS = 2.0  # times what texts that judge leave to aim at, from which on the widest codes are not tried
-GROWTH = 0.6  # power of the room that a passing attempt left, by which the next aims higher: errors grow faster than foretold
-NEAR = 0.85  # part of it that must be used up before a passing artifact counts as the smallest
 FEW = 4  # as many tokens as tell what tensors cost, over this, tell it of the texts that came out farthest off
 RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
 
@@ -47,7 +39,6 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
     plan = short.plan if short else uniform(tensors, architecture(recipe.architecture).FULL_PRECISION, goal.bits)
     if goal.strict:
         yield maker.make(plan, {"method": maker.effort})
-        maker.forget()
         return None
     shapes = {name: tensors[f"{name}.weight"] for name in plan}
     others = {name: [plan[name]] if short else _ways(name, shape[1], goal.bits, target) for name, shape in shapes.items()}
@@ -69,34 +60,30 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
     off = _all(maker.off(vectors, exact), goal.on) if exact else 0.0
     farther = short.error / foretold if short else max(FARTHER, off / foretold)
     allowed = 1 - goal.parity
-    aim = SPARE * allowed / farther if goal.size is None else 0.0
+    aims = Aims(maker.effort, allowed, np.inf if goal.size else farther, whole)
     best: tuple[int, Quantized] | None = None
     nearest: Tried | None = None
     judged: dict[str, Scheme] | None = None  # the plan that was held to the texts that judge last
     tried: list[dict[str, Scheme]] = []
-    passed, failed = [0.0], [np.inf]  # predictions of attempts
-    lowers = schedule = [*[1.0] * ATTEMPTS[maker.effort], *LAST]
-    while lowers and not (lowers[0] > 1 and best):
-        hopeless, aim, lowers = HOPELESS * aim, aim / lowers[0], lowers[1:]
+    for aim in aims:
         found = allocate(choices, aim, goal.on, limit)
         plan, foretold = _plan(found), getattr(found.point, goal.on)
-        widest = foretold > aim and not whole
-        if widest and tried and tried[-1] is judged and (foretold > hopeless or plan in tried):
+        widest = foretold > aim and not aims.whole
+        if widest and tried and tried[-1] is judged and (foretold > aims.hopeless or plan in tried):
             base = maker.quantize(plan, "gptq", {})  # of so many bits other texts and tensors matter than of few
             costs = _costs(maker, base.codes, maker.tokens)
             del base
             same, ways = {name: {plan[name]: 1.0} for name in plan}, {name: [plan[name], None] for name in plan}
             choices = _choices(same, costs, shapes, ways, target)
-            aim *= _all(_sum(costs), goal.on) / max(foretold, 1e-12)
-            whole, widest, exact, lowers, failed = True, False, {}, schedule[2:], [np.inf]
-            found = allocate(choices, aim, goal.on, limit)
+            aims.leave_whole(_all(_sum(costs), goal.on) / max(foretold, 1e-12))
+            widest, exact = False, {}
+            found = allocate(choices, aims.aim, goal.on, limit)
             plan, foretold = _plan(found), getattr(found.point, goal.on)
         if plan in tried:
             break
         tried.append(plan)
-        if best and found.point.size >= best[0]:  # it can be, where what was raised for less made other things needless
-            passed.append(foretold)
-            aim = min(float(np.sqrt(max(passed) * min(failed))), BEYOND * foretold)
+        if best and found.point.size >= best[0]:
+            aims.needless(foretold)
             continue
         record = _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None))
         made = maker.make(plan, record)
@@ -114,27 +101,18 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
                 nearest = Tried(measured, plan, record)
         if passes and (best is None or found.point.size < best[0]):
             best, nearest = (found.point.size, made), None
-        if passes and (vetoed or measured >= NEAR * allowed):
+        if passes and (vetoed or aims.done(measured)):
             break
-        looked = vetoed and not widest and goal.on == "worst"
-        if looked:
-            choices, aim = _with_farthest(choices, maker, made, losses / farther), FURTHER[False][0] * aim
+        if looked := vetoed and not widest and goal.on == "worst":
+            choices = _with_farthest(choices, maker, made, losses / farther)
+            aims.learnt()
         del made  # its codes, before there are others
-        if looked:
-            continue
-        aim = foretold * (SPARE * allowed / max(measured, 1e-12)) ** (GROWTH if passes else 1.0)
-        if passes:
-            passed.append(foretold)
-        else:
-            aim = min(aim, FURTHER[whole][min(len(failed), 3) - 1] * foretold)
-            failed.append(foretold)
-        if best and not max(passed) < aim < min(failed):
-            aim = float(np.sqrt(max(passed) * min(failed)))
+        if not looked:
+            aims.measured(foretold, measured, passes)
     if best and best[1].plan is not judged:
         yield best[1]
     elif not best and (last := nearest or Tried(measured, plan, record)).plan is not judged:
         yield maker.make(last.plan, last.record)
-    maker.forget()
     return None
 
 
@@ -143,7 +121,6 @@ def in_integers(maker: Maker) -> Attempts:
     goal, shown, kept = maker.goal, partial(maker.progress, "quantize"), maker.keep("integers")
     found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown, kept)
     parity = yield Quantized(found.plan, stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
-    maker.forget()
     if parity is None or parity["verdict"] == "pass":
         return None
     off = error(parity, goal)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import shim
-from converter import calibrate, pipeline, recipe
+from converter import cache, calibrate, pipeline, recipe
 from converter.maker import Maker
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
@@ -21,8 +21,7 @@ Request = pipeline.Request
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search forgets what it kept once it has ended: another that made the same beside it would miss that."""
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / "cache"))
     warnings.filterwarnings("ignore", message="the mlx runtime is on a CPU")
 
@@ -198,3 +197,16 @@ def test_nothing_is_left_whole_for_the_sake_of_texts_that_do_not_judge(
     assert manifest.verdict == "pass"
     assert 8 in bits(manifest)
     assert len(manifest.quantization["tensors"]) == len(json.loads((path / "quantization.json").read_text())["tensors"])
+
+
+def test_one_that_ends_leaves_what_another_still_needs(request_: Request, tmp_path: Path) -> None:
+    ends = []
+
+    def progress(stage: str, *_: object) -> None:
+        if stage == "convert" and not ends:  # the first codes have been written, and others follow
+            ends.append(None)
+            ends.append(made(dataclasses.replace(request_, out=tmp_path / "other"))[1])
+
+    first = pipeline.convert(request_, progress)[1]
+    assert first.files == ends[1].files
+    assert not list((cache.folder() / "quantize").iterdir()), "who ends last removes it"

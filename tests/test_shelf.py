@@ -1,5 +1,7 @@
 """Codes in the cache: made once, read again, held where the cache cannot take them."""
 
+import errno
+import fcntl
 import shutil
 from pathlib import Path
 
@@ -53,3 +55,51 @@ def test_what_the_cache_cannot_take_is_held(monkeypatch: pytest.MonkeyPatch, tmp
     shelf.add("layer", SCHEME, made, kept)
     assert list(shelf) == ["layer"]
     assert (shelf["layer"].dequantize() == made().dequantize()).all()
+
+
+@pytest.fixture
+def part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
+    return tmp_path / "part"
+
+
+def test_what_others_use_is_removed_by_the_last_of_them(part: Path) -> None:
+    first, second = cache.Claim("part"), cache.Claim("part")
+    first.remove()
+    assert part.is_dir()
+    second.remove()
+    assert not part.exists()
+
+
+def test_what_is_closed_stays_and_is_no_longer_in_use(part: Path) -> None:
+    cache.Claim("part").close()
+    assert part.is_dir()
+    cache.Claim("part").remove()
+    assert not part.exists()
+
+
+def test_a_folder_that_is_removed_while_it_is_waited_for_is_made_again(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, removed = fcntl.flock, []
+
+    def flock(lock: int, operation: int) -> None:
+        if not removed:
+            removed.append(part.rmdir())
+        real(lock, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    first = cache.Claim("part")
+    cache.Claim("part").remove()
+    assert part.is_dir(), "the first has a lock on what is there"
+    first.remove()
+    assert not part.exists()
+
+
+def test_where_there_is_no_locking_one_counts_as_alone(part: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def flock(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    claim = cache.Claim("part")
+    assert part.is_dir()
+    claim.remove()
+    assert not part.exists()
