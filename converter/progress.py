@@ -23,7 +23,7 @@ class StageProgress:
         self.quiet = quiet
         self.bars: Progress | None = None
         self.tasks: dict[str, TaskID] = {}
-        self.shown: dict[str, int] = {}
+        self.done: dict[str, int] = {}
 
     def __enter__(self) -> "StageProgress":
         if not self.quiet and sys.stderr.isatty():
@@ -37,13 +37,13 @@ class StageProgress:
             self.bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        label = LABELS[stage]
+        label, before = LABELS[stage], self.done.get(stage, 0)
+        again, self.done[stage] = done < before, done
         if self.bars is not None:
             if stage not in self.tasks:
                 self.tasks[stage] = self.bars.add_task(label, total=total)
+            elif again:
+                self.bars.reset(self.tasks[stage], total=total)
             self.bars.update(self.tasks[stage], completed=done)
-        elif not self.quiet:
-            quarter = 4 * done // total
-            if quarter > self.shown.get(stage, 0):
-                self.shown[stage] = quarter
-                print(f"{label} {done}/{total}", file=sys.stderr, flush=True)
+        elif not self.quiet and 4 * done // total > (0 if again else 4 * before // total):
+            print(f"{label} {done}/{total}", file=sys.stderr, flush=True)
