@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # artifacts that are made and measured at most
+ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # aims, at most; more, as LAST has it, where none of them passed
 SPARE = 0.92  # part of the allowed 1 - cosine that an attempt aims at
 # Of an aim that fell short is the next one's, at most: the first time, the second, and later. What is left whole costs more.
 FURTHER = {False: (0.9, 0.65, 0.5), True: (0.95, 0.85, 0.7)}  # by whether tensors may be left whole
@@ -67,4 +67,5 @@ class Aims:
         return error >= NEAR * self.allowed
 
     def _between(self) -> float:
-        return float(np.sqrt(max(self.passed) * min(self.failed)))
+        low, high = max(self.passed), min(self.failed)
+        return float(np.sqrt(low * high)) if high < np.inf else BEYOND * low

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import converter
+import shim
 
 
 def folder() -> Path:
@@ -42,7 +46,17 @@ def arrays(kind: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> di
 
 def has(kind: str, key: Any) -> bool:
     """Whether something is stored under `key`."""
-    return _path(kind, key).is_file()
+    return os.path.isfile(_path(kind, key))  # a Path's own raises where the folder may not be read
+
+
+@functools.cache
+def code() -> str:
+    """A digest of this program's own files, for keys of what other code would make otherwise."""
+    digest = hashlib.sha256()
+    for package in (converter, shim):
+        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 class Claim:

@@ -34,7 +34,6 @@ from shim.text import Encoded, TextEncoder, Tokens, prompt_for
 
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048
-METHODS = ("gptq", "twin")
 Codings = Callable[[str], Codes | None]  # of a module, None where it is not quantized
 HELD = 10  # every so many batches judge a distillation, and teach it nothing
 # GPTQ's codes are near their best: on texts that judge, faster rates, moving codes, and a part for each layer's own error lost.
@@ -75,8 +74,14 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text], most: int
     encoder = TextEncoder(checkpoint.directory, min(model.max_tokens, MAX_TOKENS))
     found: list[Encoded] = []
     if recipe.task == "rerank":
-        for ranking in corpus.rankings(texts):
-            found += encoder.pairs(ranking.query.text, [document.text for document in ranking.documents], model.prompts)
+        rankings, left = corpus.rankings(texts), 0
+        for ranking in rankings:
+            try:
+                found += encoder.pairs(ranking.query.text, [document.text for document in ranking.documents], model.prompts)
+            except UsageError:  # the query leaves no room for a document
+                left += 1
+        if left:
+            warnings.warn(f"{left} of {len(rankings)} queries to calibrate on are too long and left out", stacklevel=2)
     else:
         for text in texts:
             found += encoder.encode([text.text], prompt_for(model.prompts, text.task))
@@ -126,8 +131,8 @@ def quantize(
 ) -> Calibrated:
     """Codes of everything in the plan: layers by GPTQ, one after the other; tables, too, or by a clip search in a large model.
 
-    Every layer is quantized on what the layers before it, already quantized, make of the calibration texts; with `twin` to give
-    what the original gives there, which takes twice the time and memory.
+    method: with `gptq` every layer is quantized on what the layers before it, already quantized, make of the calibration texts;
+    with `twin` to give what the original gives there, which takes twice the time and memory.
     `progress` gets how many are done, and of how many. others: schemes of each module that are to be compared with the plan's.
     kept: parts of the cache, for codes of layers and for those of tables. What lies there is taken: a run that was interrupted
     goes on where it was, and another plan makes only what differs. With nothing to make or compare, there are no vectors.
@@ -151,6 +156,8 @@ def quantize(
             return quantized(weight, tables[name], scheme, grid) if name in tables else searched(weight, scheme, grid)
 
         def compare() -> dict[str, np.ndarray]:
+            if not schemes:
+                return {"ratios": np.empty(0)}
             square = hessian() if hessian else tables[name].shared if name in tables else None
             return {"ratios": np.array(list(relative(weight, square, schemes, scheme, grid).values()))}
 
@@ -193,10 +200,16 @@ def distil(
     tokens: list[Tokens],
     grid: Grid,
     progress: Callable[[int, int], None],
-) -> Distilled:
-    """What quantize/distil.py makes of `codes`; every HELD-th batch only judges. The model is held whole."""
+) -> Distilled | None:
+    """What quantize/distil.py makes of `codes`; every HELD-th batch only judges. The model is held whole.
+
+    Warns, and gives nothing, where there are too few texts to keep some apart.
+    """
+    learned = [batch for place, batch in enumerate(tokens) if place % HELD]
+    if not learned:
+        warnings.warn(f"no distillation: calibration texts of {BATCH_TOKENS} tokens and more are needed for it", stacklevel=2)
+        return None
     weights = {name: torch.from_numpy(checkpoint.read(name)) for name in checkpoint.tensors}
-    learned = [batch for place, batch in enumerate(tokens) if place % HELD] or tokens
     return tune(weights, codes, _run(checkpoint, recipe), learned, tokens[::HELD], grid, GENTLY, progress)
 
 

@@ -11,6 +11,7 @@ import shim
 from converter import pipeline, recipe, show
 from converter.inventory import inventory
 from converter.progress import StageProgress
+from converter.reverify import reverify
 from shim import artifact
 from shim.artifact import Manifest
 from shim.console import run, show_json
@@ -161,7 +162,7 @@ def convert_model(
 def verify(path: Path, source: str | None, corpus: Path | None, as_json: bool) -> int:
     """Measure an artifact again and seal the new figures; with --corpus they are only shown."""
     with StageProgress(quiet=as_json) as progress:
-        manifest = pipeline.reverify(path, source, corpus, progress)
+        manifest = reverify(path, source, corpus, progress)
     return report(manifest, path, as_json)
 
 

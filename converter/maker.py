@@ -10,13 +10,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-import shim
 from converter import cache, calibrate
 from converter.attempts import Goal, Quantized, Whole, rounding
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress
 from converter.quantize.grid import Codes, Scheme
-from converter.quantize.losses import loss, masks_of
+from converter.quantize.losses import by_head, masks_of
 from converter.recipe import Recipe
 from shim.text import Tokens
 
@@ -49,16 +48,15 @@ class Maker:
                 claim.remove()
 
     def quantize(self, plan: dict[str, Scheme], method: str, others: dict[str, list[Scheme]]) -> calibrate.Calibrated:
-        """Codes by one of calibrate.METHODS, and what `others` would cost; a run that was interrupted goes on where it was."""
+        """Codes by `gptq` or `twin`, and what `others` would cost; a run that was interrupted goes on where it was."""
         grid, schemes = self.target.GRID, [(name, str(scheme)) for name, scheme in plan.items()]
-        tables = self.keep("gptq")
-        kept = tables if method == "gptq" else self.keep(schemes, method), tables
+        kept = self.keep("gptq") if method == "gptq" else self.keep(schemes, method), self.keep("tables")
         shown = partial(self.progress, "quantize")
         return calibrate.quantize(self.checkpoint, self.recipe, plan, self.tokens, grid, method, shown, others, kept)
 
     def keep(self, *what: Any) -> str:
         """The part of the cache for what is made of this checkpoint on these tokens for this goal, as `what` says."""
-        tools = [shim.__version__, torch.__version__]
+        tools = [cache.code(), torch.__version__]
         key = [*tools, str(self.recipe.model), self.checkpoint.files, str(self.target.GRID), astuple(self.goal), *what]
         digest = hashlib.sha256(json.dumps(key).encode())
         for batch in self.tokens:
@@ -83,17 +81,19 @@ class Maker:
             return Quantized(plan, stored(made.codes), record, vectors=made.vectors)
         codes, grid = dict(self.quantize(plan, "twin", {}).codes), self.target.GRID
         found = calibrate.distil(self.checkpoint, self.recipe, codes, self.tokens, grid, partial(self.progress, "distil"))
+        if not found:
+            return Quantized(plan, stored(codes), record)
         record = {**record, "distilled": {"before": found.before, "after": found.after}}
         return Quantized(plan, stored(found.codes), record, changed=found.tensors)
 
     def seen(self, made: Quantized, exact: dict[str, list[Any]]) -> np.ndarray:
-        """(texts,) 1 - cosine of the texts calibrated on; exact: what the original gives there."""
+        """(heads, texts) 1 - cosine of the texts calibrated on; exact: what the original gives there."""
         changed = replace(self.checkpoint, changed=made.changed)
         return self.off(made.vectors or calibrate.run(changed, self.recipe, self.tokens, Whole(made).get), exact)
 
     def off(self, vectors: dict[str, list[Any]], exact: dict[str, list[Any]]) -> np.ndarray:
         """The same of vectors that are there."""
-        return loss(exact, vectors, masks_of(self.tokens))
+        return by_head(exact, vectors, masks_of(self.tokens))
 
 
 def stored(codes: Mapping[str, Codes]) -> Callable[[str], Iterator[Codes]]:

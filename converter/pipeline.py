@@ -5,13 +5,12 @@ import dataclasses
 import importlib
 import importlib.metadata
 import json
-import os
 import platform
 import re
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,13 +20,16 @@ from converter.attempts import Attempts, Goal, Quantized, layers, rounded
 from converter.checkpoint import Checkpoint
 from converter.measure import Progress, check_queries, measure, original
 from converter.quantize.plan import uniform
-from converter.recipe import Recipe, Source
+from converter.recipe import Recipe
 from converter.source import open_source
 from converter.staging import check_destination, empty, staged
 from shim import artifact
 from shim.architectures import architecture
 from shim.artifact import Manifest
-from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
+from shim.errors import NotFiniteError, UsageError
+
+if TYPE_CHECKING:  # it imports torch
+    from converter.maker import Maker
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
@@ -83,10 +85,10 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     if bits < 16 and not uniform(layers(checkpoint), module.FULL_PRECISION, bits):
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
+    attempts = _attempts(request, checkpoint, goal, texts, progress)
     if request.verified:
         with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
             original(checkpoint, recipe.model, recipe.task, texts, progress)
-    attempts = _attempts(request, checkpoint, goal, texts, progress)
     with staged(destination, request.force) as directory:
         made: Quantized | None = next(attempts)
         while made is not None:
@@ -120,68 +122,65 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     return destination, manifest
 
 
-def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, texts: list[corpus.Text], progress: Progress) -> Attempts:
-    """Rounding, where that is asked for or enough; else the search, which needs torch and texts to calibrate on."""
-    recipe, target = request.recipe, _target(request.target)
+def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, judges: list[corpus.Text], progress: Progress) -> Attempts:
+    """Rounding, where that is asked for or enough; else the search, which needs torch and texts to calibrate on.
+
+    Raises UsageError for what cannot be, and reads the user's texts, before anything that takes time.
+    """
     effort = request.effort or ("balanced" if goal.bits < CALIBRATED_BELOW or request.calibration or goal.size else "fast")
-    fast = effort == "fast" or goal.bits >= 16
-    short = None
     if goal.strict and goal.size:
         raise UsageError("--strict-bits fixes the size; leave it out, or --max-size")
+    if effort != "fast" and goal.bits < 16:
+        return _calibrated(request, _maker(request, checkpoint, goal, effort, judges, progress))
     for flag, given in (("--calibration", request.calibration), ("--max-size", goal.size)):
-        if fast and given:
+        if given:
             why = "--effort fast calibrates on nothing" if goal.bits < 16 else f"--bits {goal.bits} quantizes nothing"
             raise UsageError(f"{why}; leave out {flag}, or take --effort balanced and fewer bits")
-    if fast:
-        short = yield from rounded(checkpoint, recipe, goal, target)
-        if goal.strict or not short or goal.bits < CALIBRATED_BELOW:  # few bits want calibration, which was not asked for
-            return short
-    from converter import calibrate, search
-    from converter.maker import Maker
+    return _rounded(request, checkpoint, goal, judges, progress)
 
-    shown = corpus.read(request.calibration or corpus.CALIBRATION)
-    if fast:  # what is raised may be seen on other texts than those of ours that also judge
-        judges = {text.text.strip() for text in texts}
-        shown = [text for text in shown if text.text.strip() not in judges] or shown
-    else:  # ours are never calibrated on, as any artifact may be verified with them later
-        calibrate.check_texts(shown, [*texts, *corpus.read(corpus.VERIFICATION), *corpus.read(corpus.DOCUMENTS)])
-        if recipe.task == "embed" and not request.calibration:
-            shown = calibrate.covering(checkpoint, shown, texts, COVERING)
-    tokens = calibrate.prepare(checkpoint, recipe, shown, None if fast else calibrate.affordable(layers(checkpoint), effort))
-    if fast:  # no codes are chosen by them
-        tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]
-    with Maker(checkpoint, recipe, target, goal, effort, tokens, progress) as maker:
-        if request.target == "onnx" and goal.bits == 8 and not fast and not goal.size:
-            in_floats = yield from search.in_integers(maker)
-            if not in_floats:
-                return None
+
+def _rounded(request: Request, checkpoint: Checkpoint, goal: Goal, judges: list[corpus.Text], progress: Progress) -> Attempts:
+    short = yield from rounded(checkpoint, request.recipe, goal, _target(request.target))
+    if goal.strict or not short or goal.bits < CALIBRATED_BELOW:  # few bits want calibration, which was not asked for
+        return short
+    from converter import search
+
+    with _maker(request, checkpoint, goal, "fast", judges, progress) as maker:
         return (yield from search.calibrated(maker, short))
 
 
-def reverify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:
-    """Measure an artifact again. With our own corpus the new figures are sealed into it; with a user's they are only returned.
+def _calibrated(request: Request, maker: "Maker") -> Attempts:
+    from converter import search
 
-    Raises IntegrityError when the artifact, or the original that `source` names, is not what the manifest lists.
-    """
-    manifest = artifact.read(directory)
-    artifact.check_files(directory, manifest)
-    checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
-    if checkpoint.files != manifest.source["files"]:
-        raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
-    if corpus_file is None and not os.access(directory, os.W_OK):
-        raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
-    goal, on = float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst")
-    path = corpus_file or corpus.VERIFICATION
-    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
-    check_queries(checkpoint, manifest.model, manifest.task, texts)
-    parity = measure(directory, manifest, checkpoint, texts, goal, on, progress)
-    measured = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": digest})
-    if corpus_file is None:
-        artifact.write(directory, measured)
-        shown, plotted = directory / "README.md", card.PLOT in manifest.files
-        if shown.exists() and shown.read_text(encoding="utf-8") == card.card(manifest, plotted):  # a user's own stays
-            shown.write_text(card.card(measured, plotted), encoding="utf-8")
-    return measured
+    with maker:
+        if request.target == "onnx" and maker.goal.bits == 8 and not maker.goal.size:
+            in_floats = yield from search.in_integers(maker)
+            if not in_floats:
+                return None
+        return (yield from search.calibrated(maker))
+
+
+def _maker(
+    request: Request, checkpoint: Checkpoint, goal: Goal, effort: str, judges: list[corpus.Text], progress: Progress
+) -> "Maker":
+    """What makes codes by the texts to calibrate on. Raises UsageError for texts that will not do."""
+    from converter import calibrate
+    from converter.maker import Maker
+
+    recipe = request.recipe
+    texts = corpus.read(request.calibration or corpus.CALIBRATION)
+    if effort == "fast":  # what is raised may be seen on other texts than those of ours that also judge
+        known = {text.text.strip() for text in judges}
+        texts = [text for text in texts if text.text.strip() not in known] or texts
+        tokens = calibrate.prepare(checkpoint, recipe, texts)
+        tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]  # no codes are chosen by them
+    else:  # ours are never calibrated on, as any artifact may be verified with them later
+        judges = [*judges, *corpus.read(corpus.VERIFICATION), *corpus.read(corpus.DOCUMENTS)]
+        calibrate.check_texts(texts, judges)
+        if recipe.task == "embed" and not request.calibration:
+            texts = calibrate.covering(checkpoint, texts, judges, COVERING)
+        tokens = calibrate.prepare(checkpoint, recipe, texts, calibrate.affordable(layers(checkpoint), effort))
+    return Maker(checkpoint, recipe, _target(request.target), goal, effort, tokens, progress)
 
 
 def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int, directory: Path, progress: Progress) -> None:
@@ -230,20 +229,3 @@ def _packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _recipe(manifest: Manifest) -> Recipe:
-    repo, revision = manifest.source["repo"], manifest.source["revision"]
-    return Recipe(
-        manifest.recipe, manifest.task, manifest.model.architecture, manifest.license, Source(repo, revision), manifest.model
-    )
-
-
-def _origin(manifest: Manifest) -> str | None:
-    """Where the manifest says the original was; a directory has no lasting name, so --source must give it."""
-    repo = str(manifest.source["repo"])
-    if repo.startswith("pkg:"):
-        return repo
-    if repo.startswith("dir:"):
-        raise UsageError(f"{manifest.name} was converted from a directory; give it with --source DIR")
-    return None

@@ -63,6 +63,7 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
     aims = Aims(maker.effort, allowed, np.inf if goal.size else farther, whole)
     best: tuple[int, Quantized] | None = None
     nearest: Tried | None = None
+    last: Tried | None = None
     judged: dict[str, Scheme] | None = None  # the plan that was held to the texts that judge last
     tried: list[dict[str, Scheme]] = []
     for aim in aims:
@@ -89,6 +90,7 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
         made = maker.make(plan, record)
         losses = maker.seen(made, exact) if exact else np.zeros(1)
         measured = _all(losses, goal.on)
+        last = Tried(measured, plan, record)
         vetoed, passes = measured > allowed, False
         if widest or not vetoed:  # else it has failed already
             parity, judged = (yield made), plan
@@ -104,15 +106,15 @@ def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
         if passes and (vetoed or aims.done(measured)):
             break
         if looked := vetoed and not widest and goal.on == "worst":
-            choices = _with_farthest(choices, maker, made, losses / farther)
+            choices = _with_farthest(choices, maker, made, losses.max(axis=0) / farther)
             aims.learnt()
         del made  # its codes, before there are others
         if not looked:
             aims.measured(foretold, measured, passes)
     if best and best[1].plan is not judged:
         yield best[1]
-    elif not best and (last := nearest or Tried(measured, plan, record)).plan is not judged:
-        yield maker.make(last.plan, last.record)
+    elif not best and (again := nearest or last) and again.plan is not judged:
+        yield maker.make(again.plan, again.record)
     return None
 
 
@@ -140,8 +142,8 @@ def _costs(maker: Maker, codes: Mapping[str, Codes], tokens: list[Tokens]) -> di
 
 
 def _all(losses: np.ndarray, on: str) -> float:
-    """Of the `worst` text, or their mean."""
-    return float(losses.max() if on == "worst" else losses.mean())
+    """Of the `worst` text, or the texts' mean; losses: (…, texts), of the worst head."""
+    return float((losses if on == "worst" else losses.mean(axis=-1)).max())
 
 
 def _sum(costs: dict[str, np.ndarray]) -> np.ndarray:
@@ -199,7 +201,7 @@ def _record(found: Allocation, goal: Goal, effort: str, shapes: dict[str, tuple[
         mean = float(choice.costs.mean())
         tensors[name] = {**scheme, "bytes": choice.size, "cost": mean, "share_of_error": mean / error if error else 0.0}
     count = sum(rows * columns for rows, columns in shapes.values())
-    points = [found.curve[place] for place in sorted({*range(0, len(found.curve), -(-len(found.curve) // 40))})]
+    points = found.curve[:: -(-len(found.curve) // 40)]
     curve = [{"bits_per_weight": 8 * point.size / count, "worst": point.worst, "mean": point.mean} for point in points]
     chosen = {"bits_per_weight": 8 * found.point.size / count, "worst": found.point.worst, "mean": found.point.mean}
     return {"method": effort, "parity_on": goal.on, "predicted": chosen, "curve": curve, "tensors": tensors}

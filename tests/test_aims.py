@@ -54,12 +54,24 @@ def test_where_nothing_passes_the_last_ones_aim_by_far_lower_and_there_is_an_end
 
 def test_what_may_be_left_whole_begins_anew_with_what_fell_short() -> None:
     given = aims()
-    first = next(_each(given, 0.002, passes=False))
+    given.measured(0.0003, 0.002, passes=False)
+    before = given.aim
     given.leave_whole(4.0)
-    assert given.aim == pytest.approx(4 * first)
-    given.measured(given.aim, 0.0011, passes=False)
-    given.measured(given.aim, 0.0009, passes=True)
-    assert given.aim < 4 * first
+    assert given.aim == pytest.approx(4 * before)
+    given.measured(given.aim, 0.0005, passes=True)
+    assert given.aim > 4 * before, "by what was foretold of few bits, less would have fallen short"
+    assert len(list(given)) > 3, "there are attempts again"
+
+
+def test_a_plan_that_is_no_smaller_than_what_passed_is_followed_by_a_smaller() -> None:
+    given = aims()
+    given.measured(0.0003, 0.0005, passes=True)
+    given.needless(0.0006)
+    assert 0.0006 < given.aim < np.inf
+    given.measured(0.0004, 0.00084, passes=True)
+    assert 0.0006 < given.aim < np.inf, "nothing has fallen short yet"
+    given.measured(given.aim, 0.0012, passes=False)
+    assert 0.0006 < given.aim < 0.00084
 
 
 def _each(given: Aims, error: float, *, passes: bool):  # type: ignore[no-untyped-def]

@@ -80,6 +80,26 @@ def test_few_texts_are_warned_of_and_give_finite_codes(small, given: tuple[str, 
         assert np.square(codes.dequantize() - weight).mean() < 4 * np.square(nearest - weight).mean()
 
 
+def test_few_texts_teach_a_distillation_nothing(small) -> None:
+    """What judges must not be what is learned from."""
+    checkpoint, tiny = small
+    with pytest.warns(UserWarning, match="calibration tokens"):
+        tokens = calibrate.prepare(checkpoint, tiny, texts("one", "two", "three"))
+    codes = dict(calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), "gptq", lambda *_: None).codes)
+    with pytest.warns(UserWarning, match="no distillation"):
+        assert calibrate.distil(checkpoint, tiny, codes, tokens, Grid(), lambda *_: None) is None
+
+
+def test_ones_own_texts_decide_the_codes(tiny: Path, tmp_path: Path, convert) -> None:
+    arguments = (tiny / "tiny.toml", "--to", "mlx", "--source", tiny / "checkpoint", "--strict-bits", "--bits", 4)
+    found = []
+    for name in ("pump", "fugue", "pump"):
+        (tmp_path / "mine.txt").write_text("\n".join(f"part {number} of the {name} leaks" for number in range(300)))
+        convert(*arguments, "--no-verify", "--out", tmp_path / name, "--force", "--calibration", tmp_path / "mine.txt")
+        found.append((tmp_path / name / "tiny-mlx-4bit" / "model.safetensors").read_bytes())
+    assert found[0] == found[2] != found[1]
+
+
 def test_texts_of_special_tokens_only_are_refused(small) -> None:
     checkpoint, tiny = small
     with pytest.raises(UsageError, match="hold no tokens"):

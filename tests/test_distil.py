@@ -11,7 +11,7 @@ from test_lockstep import CONFIGS, POOLING, batch
 from converter.quantize.distil import WORST, Distilled, Pace, differences, distil
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 from converter.quantize.latent import Matrix
-from converter.quantize.losses import loss
+from converter.quantize.losses import by_head, loss
 from shim.architectures import architecture
 from shim.pooling import head_tensors, outputs
 
@@ -168,3 +168,11 @@ def test_faint_sparse_vectors_are_no_difference() -> None:
     assert loss(wanted, given, masks).tolist() == [0, 0, 0]
     given["sparse_weights"][1] = torch.tensor([[2.0, 0.0]])
     assert loss(wanted, given, masks).tolist() == [0, 0, 1]
+
+
+def test_of_several_heads_the_worst_of_each_text_counts() -> None:
+    wanted = {"sentence_embedding": [torch.eye(2)], "colbert_vecs": [torch.eye(2)[:, None]]}
+    given = {"sentence_embedding": [torch.eye(2)[[1, 1]]], "colbert_vecs": [torch.eye(2)[[0, 0], None]]}
+    masks = [torch.ones(2, 1, dtype=torch.bool)]
+    assert by_head(wanted, given, masks).tolist() == [[1, 0], [0, 1]]
+    assert loss(wanted, given, masks).tolist() == [1, 1]

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from converter import calibrate, recipe
-from converter.attempts import layers
+from converter import cache, calibrate, recipe
+from converter.attempts import Goal, layers
 from converter.checkpoint import Checkpoint
+from converter.maker import Maker
+from converter.quantize import lockstep
 from converter.quantize.grid import Grid, Scheme
 from converter.quantize.plan import candidates, uniform
 from converter.recipe import Recipe
 from converter.source import open_source
+from converter.targets import mlx
 from shim.text import Tokens
 
 
@@ -52,6 +55,11 @@ def runs(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Runs:
     return found
 
 
+@pytest.fixture
+def maker(runs: Runs) -> Maker:
+    return Maker(runs.checkpoint, runs.recipe, mlx, Goal(4, 0.999), "max", runs.tokens, lambda *_: None)
+
+
 KEPT = ("kept", "tables")
 
 
@@ -85,3 +93,25 @@ def test_another_plan_makes_only_what_differs(runs: Runs) -> None:
         assert not again.vectors, "there was nothing to make"
     for name, codes in found.codes.items():
         assert (codes.dequantize() == again.codes[name].dequantize()).all()
+
+
+def test_no_input_is_looked_at_where_its_layers_codes_are_there(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = uniform(layers(runs.checkpoint), (), 4)
+    runs(plan, kept=KEPT)
+    monkeypatch.setattr(lockstep, "hessian", lambda *_: pytest.fail("it takes most of the time"))
+    assert runs({**plan, "embeddings.word_embeddings": Scheme(8, 32)}, kept=KEPT).vectors
+
+
+def test_what_gptq_made_is_not_taken_for_what_was_made_beside_the_original(maker: Maker) -> None:
+    plan = uniform(layers(maker.checkpoint), (), 4)
+    with maker:
+        plain, beside = (maker.quantize(plan, method, {}).codes for method in ("gptq", "twin"))
+        differs = {name for name in plan if (plain[name].dequantize() != beside[name].dequantize()).any()}
+    assert {name.split(".")[0] for name in differs} == {"encoder"}
+
+
+def test_what_other_code_made_is_not_taken(maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    with maker:
+        kept = maker.keep("gptq")
+        monkeypatch.setattr(cache, "code", lambda: "of the version before")
+        assert maker.keep("gptq") != kept

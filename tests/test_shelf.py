@@ -47,10 +47,12 @@ def test_codes_that_are_gone_are_no_codes(monkeypatch: pytest.MonkeyPatch, tmp_p
         shelf["layer"]
 
 
-@pytest.mark.parametrize("kept", [None, "part"])
-def test_what_the_cache_cannot_take_is_held(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: str | None) -> None:
+@pytest.mark.parametrize(("kept", "folder"), [(None, "file"), ("part", "file"), ("part", "x" * 300)])
+def test_what_the_cache_cannot_take_is_held(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kept: str | None, folder: str
+) -> None:
     (tmp_path / "file").write_text("no folder")
-    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / folder))
     shelf = Shelf()
     shelf.add("layer", SCHEME, made, kept)
     assert list(shelf) == ["layer"]

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from checkpoints import bert_config, bert_weights, write_bert, write_recipe
 from conftest import one_line, run, standin, standin_recipe
 from safetensors.torch import load_file, save_file
 
-from converter import cache, corpus, pipeline, recipe
+from converter import cache, calibrate, corpus, pipeline, recipe
 from converter.source import open_source
 from shim.errors import SealportError, SourceError, UsageError
 
@@ -26,12 +27,12 @@ def refused(named: object, source: Path, out: Path, *more: object, code: int = 3
     return done.stderr.splitlines()[-1]
 
 
-@pytest.mark.parametrize("bits", [8, 16, 32])
-def test_a_weight_that_is_no_number_is_named(tiny: Path, tmp_path: Path, bits: int) -> None:
+@pytest.mark.parametrize(("bits", "effort"), [(8, "fast"), (16, "fast"), (32, "fast"), (4, "balanced"), (8, "max")])
+def test_a_weight_that_is_no_number_is_named(tiny: Path, tmp_path: Path, bits: int, effort: str) -> None:
     weights = bert_weights(bert_config())
     weights["encoder.layer.0.output.dense.weight"][3, 4] = np.nan
     source = write_bert(tmp_path / "checkpoint", weights=weights)
-    said = refused(tiny / "tiny.toml", source, tmp_path / "out", "--to", "onnx", "--bits", bits)
+    said = refused(tiny / "tiny.toml", source, tmp_path / "out", "--to", "onnx", "--bits", bits, "--effort", effort)
     assert "encoder.layer.0.output.dense.weight" in said
 
 
@@ -145,6 +146,32 @@ def test_a_query_that_leaves_no_room_is_refused_before_anything_is_made(tmp_path
     with pytest.raises(UsageError, match="query"):
         pipeline.convert(request, lambda *_: None)
     assert not out.exists()
+
+
+@pytest.mark.filterwarnings("ignore:only .* calibration tokens")
+def test_a_query_that_leaves_no_room_is_not_calibrated_on() -> None:
+    loaded = standin_recipe("bge-reranker-v2-m3")
+    checkpoint = open_source(loaded, str(standin(loaded.name)))
+    given = [corpus.Text(text[:5], "en", "sentence", text) for text in ("word " * 900, "one", "two", "three")]
+    with pytest.warns(UserWarning, match="1 of 4 queries to calibrate on are too long"):
+        tokens = calibrate.prepare(checkpoint, loaded, given)
+    assert sum(len(batch.input_ids) for batch in tokens) == 9
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"strict_bits": True, "max_size": 10**9}, "--strict-bits"),
+    ({"calibration": Path("not-there.txt")}, "not-there.txt: cannot be read"),
+    ({"bits": 16, "calibration": corpus.CALIBRATION}, "leave out --calibration"),
+])  # fmt: skip
+def test_what_cannot_be_is_said_before_anything_is_computed(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], message: str
+) -> None:
+    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / "cache"))
+    loaded, stages = recipe.load(str(tiny / "tiny.toml")), list[str]()
+    request = pipeline.Request(loaded, "onnx", **{"bits": 4, **changes}, source=str(tiny / "checkpoint"), out=tmp_path / "out")
+    with pytest.raises(UsageError, match=message):
+        pipeline.convert(request, lambda stage, *_: stages.append(stage))
+    assert not stages
 
 
 def test_a_name_that_the_disk_does_not_take(tiny: Path, tmp_path: Path) -> None:

@@ -163,7 +163,9 @@ class _Student:
             given = self.run(ops)
         off = differences(given, wanted, ops.mask, spread)
         worse = ((1 + off / off.mean().clamp(min=TINY)) / 2).detach()  # texts that are far off weigh more
-        loss = (off * worse).mean() + self.pace.layers * _layers(ops, teacher)
+        loss = (off * worse).mean()
+        if self.pace.layers:
+            loss = loss + self.pace.layers * _layers(ops, teacher)
         self.optimizer.zero_grad()
         loss.backward()
         moved = [part.grad for group in self.optimizer.param_groups for part in group["params"] if part.grad is not None]

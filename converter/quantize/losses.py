@@ -41,6 +41,11 @@ def scores_apart(given: Tensor, wanted: Tensor, variance: Tensor | float) -> Ten
 
 def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: list[Tensor]) -> np.ndarray:
     """1 - cosine of each text's outputs, (texts,) float64, the worst of its heads; lists have an entry for each batch."""
+    return np.asarray(by_head(exact, found, masks).max(axis=0))
+
+
+def by_head(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: list[Tensor]) -> np.ndarray:
+    """The same of each head, (heads, texts)."""
     losses = []
     for name, parts in exact.items():
         if name == "score":
@@ -50,7 +55,7 @@ def loss(exact: dict[str, list[Tensor]], found: dict[str, list[Tensor]], masks: 
         elif name in VECTORS:
             rows, least = zip(found[name], parts, masks, strict=True), faint(parts, masks) if name == "sparse_weights" else 0.0
             losses.append(torch.cat([apart(name, other.double(), one.double(), mask, least) for other, one, mask in rows]))
-    return torch.stack(losses).amax(dim=0).clamp_min(0).nan_to_num(1.0).numpy()
+    return torch.stack(losses).clamp_min(0).nan_to_num(1.0).numpy()
 
 
 def masks_of(batches: list[Tokens]) -> list[Tensor]:
