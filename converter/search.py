@@ -142,7 +142,7 @@ def _costs(maker: Maker, codes: Mapping[str, Codes], tokens: list[Tokens]) -> di
 
 
 def _all(losses: np.ndarray, on: str) -> float:
-    """Of the `worst` text, or the texts' mean; losses: (…, texts), of the worst head."""
+    """Of the `worst` text, or the mean; losses: (rows,), or (heads, texts), whose mean is the worst head's."""
     return float((losses if on == "worst" else losses.mean(axis=-1)).max())
 
 
