@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
 from converter.quantize.plan import GROUP_SIZES, uniform
 from converter.recipe import Recipe
+from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
 
 if TYPE_CHECKING:  # it imports torch

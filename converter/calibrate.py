@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from converter import cache, corpus
-from converter.checkpoint import Checkpoint
 from converter.corpus import Text
 from converter.corpus.coverage import coverage
 from converter.quantize import sensitivity
@@ -26,11 +25,13 @@ from converter.quantize.tables import WHOLE, Slopes, quantized, slopes
 from converter.quantize.twin import TwinOps
 from converter.recipe import Recipe
 from converter.shelf import Shelf, lies
+from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
 from shim.batches import batches
 from shim.errors import UsageError
 from shim.pooling import outputs
-from shim.text import Encoded, TextEncoder, Tokens, prompt_for
+from shim.prompts import prompt_of
+from shim.text import Encoded, TextEncoder, Tokens
 
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048
@@ -71,7 +72,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text], most: int
     Raises UsageError when they hold nothing but special tokens, and warns when they are few.
     """
     model = recipe.model
-    encoder = TextEncoder(checkpoint.directory, min(model.max_tokens, MAX_TOKENS))
+    encoder = TextEncoder(checkpoint.directory, min(model.max_tokens, MAX_TOKENS), model.lower_case)
     found: list[Encoded] = []
     if recipe.task == "rerank":
         rankings, left = corpus.rankings(texts), 0
@@ -84,7 +85,7 @@ def prepare(checkpoint: Checkpoint, recipe: Recipe, texts: list[Text], most: int
             warnings.warn(f"{left} of {len(rankings)} queries to calibrate on are too long and left out", stacklevel=2)
     else:
         for text in texts:
-            found += encoder.encode([text.text], prompt_for(model.prompts, text.task))
+            found += encoder.encode([text.text], prompt_of(model, text.task))
     count = sum(len(item.ids) for item in found)
     if count <= len(found) * encoder.tokenizer.num_special_tokens_to_add(False):
         raise UsageError("the calibration texts hold no tokens")
@@ -242,4 +243,5 @@ def _run(checkpoint: Checkpoint, recipe: Recipe) -> Callable[[Any], dict[str, An
     """The model's outputs, by the operations that it is given."""
     module = architecture(recipe.architecture)
     config = module.Config.read(checkpoint.config)
-    return lambda ops: outputs(ops, module, config, recipe.model.pooling, recipe.model.heads)
+    model = recipe.model
+    return lambda ops: outputs(ops, module, config, model.pooling, model.heads, model.modules)

@@ -30,6 +30,15 @@ def card(manifest: Manifest, plotted: bool) -> str:
             for head, figures in parity["heads"].items()
         ]
         lines += ["", *(f"- {note}" for note in parity["notes"])]
+        if witness := parity.get("witness"):
+            lines += [f"- The original, read by {witness['library']} {witness['version']} itself, gives the same tokens and, "]
+            lines[-1] += f"to {witness['worst']:.1e}, the same outputs as our reading of it, on {witness['texts']} texts."
+    overrides = manifest.source.get("overrides", {})
+    lines += ["", "On purpose otherwise than the original's files say:", ""] * bool(overrides)
+    lines += [f"- {key}: {reason}" for key, reason in overrides.items()]
+    if not manifest.model.normalized and manifest.task == "embed":
+        lines += ["", f"Vectors are not normalised, as the original's are not; compare them by {manifest.model.similarity}."]
+    lines += [""]
     if plotted:
         lines += [f"![Size against parity]({PLOT})", "", "Bits, bytes and error of each tensor: `quantization.json`.", ""]
     call = 'rerank("query", ["document"])' if manifest.task == "rerank" else 'embed(["text"]).dense'

@@ -9,12 +9,14 @@ import click
 
 import shim
 from converter import pipeline, recipe, show
-from converter.inventory import inventory
+from converter.inventory import inventory, supported
 from converter.progress import StageProgress
 from converter.reverify import reverify
 from shim import artifact
 from shim.artifact import Manifest
 from shim.console import run, show_json
+from shim.errors import UsageError
+from shim.pooling import POOLINGS
 
 RECORD = "quantization.json"
 
@@ -29,7 +31,7 @@ class ConvertGroup(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "MODEL --to mlx|onnx [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "verify|inspect|list [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "recipe|verify|inspect|list [OPTIONS]")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.commands["model"].format_options(ctx, formatter)
@@ -53,6 +55,12 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 source_option = click.option(
     "--source", metavar="DIR|REPO[@REV]|pkg:MODULE", help="The original, where it is not the recipe's."
 )
+pooling_option = click.option(
+    "--pooling", type=click.Choice(POOLINGS), help="How tokens become a vector, where no recipe and no file says it."
+)
+normalize_option = click.option(
+    "--normalize/--no-normalize", default=None, help="Whether vectors have length 1, where no recipe and no file says it."
+)
 path_argument = click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
 # Checked by the corpus reader, so that a missing file and a broken one read the same.
 corpus_option = click.option(
@@ -65,7 +73,8 @@ corpus_option = click.option(
 def main_group() -> None:
     """Port an embedding model to MLX or ONNX and prove the result against the original.
 
-    MODEL is a recipe's name (see `convert list`) or a path to a recipe file.
+    MODEL is a recipe's name (see `convert list`), a path to a recipe file, or without a recipe a checkpoint's directory or
+    ORG/REPO[@REV] of the hub: then everything is read from the checkpoint's own files.
     Exit codes: 0 done and verified; 1 below parity (kept, marked fail); 2 wrong usage, recipe or input; 3 source, hub or disk
     could not be read or written; 4 integrity check failed; 130 interrupted.
     """
@@ -76,6 +85,8 @@ def main_group() -> None:
 @click.option("--to", "target", type=click.Choice(sorted(pipeline.TARGETS)), required=True, help="The runtime to convert for.")
 @click.option("--bits", type=int, help="MLX: 2, 3, 4, 5, 6, 8, 16 (default 4); ONNX: 4, 8, 16, 32 (default 8).")
 @source_option
+@pooling_option
+@normalize_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -119,6 +130,8 @@ def convert_model(
     target: str,
     bits: int | None,
     source: str | None,
+    pooling: str | None,
+    normalize: bool | None,
     out: Path,
     parity: float | None,
     effort: str | None,
@@ -132,11 +145,12 @@ def convert_model(
     accept_license: bool,
     as_json: bool,
 ) -> int:
+    known, origin = resolve(model, source, pooling, normalize, shown=not as_json)
     request = pipeline.Request(
-        recipe=recipe.load(model),
+        recipe=known,
         target=target,
         bits=bits,
-        source=source,
+        source=origin,
         out=out,
         parity=parity,
         effort=effort,
@@ -152,6 +166,43 @@ def convert_model(
     with StageProgress(quiet=as_json) as progress:
         path, manifest = pipeline.convert(request, progress)
     return report(manifest, path, as_json)
+
+
+def resolve(
+    model: str, source: str | None, pooling: str | None, normalize: bool | None, shown: bool
+) -> tuple[recipe.Recipe, str | None]:
+    """The recipe that MODEL names or its files make, and where the original is, None for where the recipe says.
+
+    shown: whether the facts that files state are printed, where there is no recipe.
+    """
+    found = recipe.find(model)
+    if found is not None:
+        if pooling is not None or normalize is not None:
+            raise UsageError(f"{model} has a recipe, which says pooling and modules; leave --pooling and --normalize out")
+        return found[0], source or found[1]
+    if source is not None:
+        raise UsageError(f"{model} is an original itself; leave --source out")
+    from converter.source import draft
+    from converter.source.open import find
+
+    place = find(model)
+    drafted = draft.draft(place, pooling, normalize)
+    for line in draft.lines(place) if shown else ():
+        click.echo(line, err=True)
+    return drafted, model
+
+
+@main_group.command("recipe")
+@click.argument("model", metavar="ORG/REPO[@REV]|DIR")
+@pooling_option
+@normalize_option
+def print_recipe(model: str, pooling: str | None, normalize: bool | None) -> None:
+    """Print the recipe that a checkpoint's own files make, to edit and keep; a comment names the file behind each line."""
+    from converter.source import draft
+    from converter.source.open import find
+
+    place = find(model)
+    click.echo(draft.to_toml(draft.draft(place, pooling, normalize), place), nl=False)
 
 
 @main_group.command()
@@ -192,9 +243,16 @@ def inspect(path: Path, as_json: bool) -> None:
     metavar="DIR",
     help="Folder of artifacts (default ./artifacts).",
 )
+@click.option("--architectures", is_flag=True, help="Show the architectures and modules that can be converted instead.")
 @json_option
-def list_all(out: Path, as_json: bool) -> None:
+def list_all(out: Path, architectures: bool, as_json: bool) -> None:
     """Show the recipes, which originals are here already, and the local artifacts."""
+    if architectures:
+        if as_json:
+            show_json(supported())
+        else:
+            click.echo("\n".join(f"{key:14} {', '.join(values)}" for key, values in supported().items()))
+        return
     found = inventory(out)
     if as_json:
         show_json(found)

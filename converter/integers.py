@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from converter import cache
-from converter.checkpoint import Checkpoint
 from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import gptq, searched
@@ -18,6 +17,7 @@ from converter.quantize.losses import loss, masks_of
 from converter.quantize.sites import Input, Integers, Observer, RoundedOps, Site, layer
 from converter.quantize.smooth import Smoothing, search
 from converter.recipe import Recipe
+from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
 from shim.pooling import outputs
 from shim.text import Tokens
@@ -50,7 +50,9 @@ def quantize(
     config = module.Config.read(checkpoint.config)
 
     def run(ops: Any) -> dict[str, list[Tensor]]:
-        found: dict[str, list[Tensor]] = outputs(ops, module, config, recipe.model.pooling, recipe.model.heads)
+        found: dict[str, list[Tensor]] = outputs(
+            ops, module, config, recipe.model.pooling, recipe.model.heads, recipe.model.modules
+        )
         return found
 
     with torch.inference_mode():

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from converter import recipe
-from converter.checkpoint import PICKLE, SAFETENSORS
+from converter.source.checkpoint import PICKLE, SAFETENSORS
+from converter.source.layout import SUPPORTED
 from shim import artifact
+from shim.architectures import architectures
 from shim.errors import IntegrityError
+from shim.pooling import POOLINGS
 
 
 def inventory(out: Path) -> dict[str, list[dict[str, Any]]]:
@@ -29,6 +32,11 @@ def inventory(out: Path) -> dict[str, list[dict[str, Any]]]:
             }
         )
     return {"recipes": recipes, "artifacts": [_artifact(path.parent) for path in sorted(out.glob("[!.]*/artifact.json"))]}
+
+
+def supported() -> dict[str, list[str]]:
+    """What `convert` takes of a checkpoint: its model_type, and the modules of sentence-transformers."""
+    return {"architectures": architectures(), "modules": list(SUPPORTED), "pooling": list(POOLINGS)}
 
 
 def _available(source: recipe.Source) -> str:

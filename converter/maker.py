@@ -12,11 +12,11 @@ import torch
 
 from converter import cache, calibrate
 from converter.attempts import Goal, Quantized, Whole, rounding
-from converter.checkpoint import Checkpoint
-from converter.measure import Progress
+from converter.proof.measure import Progress
 from converter.quantize.grid import Codes, Scheme
 from converter.quantize.losses import by_head, masks_of
 from converter.recipe import Recipe
+from converter.source.checkpoint import Checkpoint
 from shim.text import Tokens
 
 

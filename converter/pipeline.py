@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import platform
 import re
-import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import shim
-from converter import card, corpus
+from converter import card, companions, corpus
 from converter.attempts import Attempts, Goal, Quantized, layers, rounded
-from converter.checkpoint import Checkpoint
-from converter.measure import Progress, check_queries, measure, original
+from converter.proof.measure import Progress, check_queries, measure, prepare
 from converter.quantize.plan import uniform
 from converter.recipe import Recipe
-from converter.source import open_source
+from converter.source.checkpoint import Checkpoint, described
+from converter.source.open import open_source
 from converter.staging import check_destination, empty, staged
 from shim import artifact
 from shim.architectures import architecture
@@ -65,7 +64,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
 
     Raises UsageError, SourceError or NotFiniteError; then nothing is left under the final name.
     """
-    recipe, target = request.recipe, _target(request.target)
+    target = _target(request.target)
+    recipe = request.recipe
     if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
         raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
     bits = request.bits if request.bits is not None else 4 if request.max_size else target.DEFAULT_BITS
@@ -78,6 +78,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     check_destination(destination, request.force)
     texts, digest = corpus.judges(request.corpus, recipe.task), artifact.hash_file(request.corpus)
     checkpoint = open_source(recipe, request.source)
+    recipe = dataclasses.replace(recipe, model=checkpoint.spec)
+    request = dataclasses.replace(request, recipe=recipe)
     check_queries(checkpoint, recipe.model, recipe.task, texts)
     module = architecture(recipe.architecture)
     if request.target == "onnx":
@@ -86,9 +88,10 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
     attempts = _attempts(request, checkpoint, goal, texts, progress)
+    witnessed: dict[str, Any] = {}
     if request.verified:
         with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
-            original(checkpoint, recipe.model, recipe.task, texts, progress)
+            witnessed = prepare(checkpoint, recipe.task, texts, progress)
     with staged(destination, request.force) as directory:
         made: Quantized | None = next(attempts)
         while made is not None:
@@ -101,7 +104,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 task=recipe.task,
                 target=request.target,
                 bits=bits,
-                source={**checkpoint.origin, "files": checkpoint.files},
+                source=described(checkpoint),
                 model=recipe.model,
                 quantization=_quantization(made, checkpoint, directory),
                 files=artifact.hash_files(directory),
@@ -112,7 +115,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             )
             artifact.write(directory, manifest)
             if request.verified:
-                report = measure(directory, manifest, checkpoint, texts, parity, goal.on, progress)
+                report = measure(directory, manifest, checkpoint, texts, parity, goal.on, witnessed, progress)
                 manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": digest})
                 artifact.write(directory, manifest)
             (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
@@ -201,9 +204,7 @@ def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int,
         (directory / "quantization.json").write_text(text + "\n", encoding="utf-8")
     if "curve" in made.record:
         (directory / card.PLOT).write_text(card.plot(made.record), encoding="utf-8")
-    for name in checkpoint.companions():
-        (directory / name).parent.mkdir(exist_ok=True)
-        shutil.copyfile(checkpoint.directory / name, directory / name)
+    companions.write(checkpoint, directory)
 
 
 def _target(name: str) -> Any:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from shim.architectures import architecture
-from shim.artifact import PARITY_TARGET, ModelSpec
+from shim.artifact import PARITY_TARGET
 from shim.errors import UsageError
 from shim.pooling import POOLINGS
-from shim.text import DEFAULT, PAIR, PAIR_SLOTS, PROMPTS, SLOT, TEMPLATE
+from shim.prompts import DEFAULT, PAIR, PAIR_SLOTS, PROMPTS, SLOT, TEMPLATE
+from shim.spec import SIMILARITIES, STEPS, ModelSpec, Module
 
 HEADS = {"embed": ("dense", "sparse", "colbert"), "rerank": ("score",)}  # of the artifacts of a task
 
@@ -34,7 +35,11 @@ class Parity:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a conversion must know of a model and its checkpoint does not say."""
+    """What a conversion must know of a model and its checkpoint does not say.
+
+    stated: the keys of `model` that the recipe states; the others are as the checkpoint says. overrides: {key: reason} where
+    the recipe says something else than the checkpoint on purpose.
+    """
 
     name: str
     task: str
@@ -43,16 +48,42 @@ class Recipe:
     source: Source
     model: ModelSpec
     parity: Parity = field(default_factory=Parity)
+    stated: frozenset[str] = frozenset()
+    overrides: dict[str, str] = field(default_factory=dict)
 
 
-# Section -> key -> (type, required). Whatever is not here is an error.
+# Section -> key -> (type, required). Whatever is not here is an error; OPEN sections have keys of the writer's choice, str.
 KEYS: dict[str, dict[str, tuple[type, bool]]] = {
     "": {"name": (str, True), "task": (str, True), "architecture": (str, True), "license": (str, True)},
     "source": {"repo": (str, True), "revision": (str, False), "package": (str, False)},
-    "model": {"pooling": (str, True), "max_tokens": (int, True), "dimensions": (int, True), "heads": (list, True)},
+    "model": {
+        "pooling": (str, True),
+        "max_tokens": (int, True),
+        "dimensions": (int, True),
+        "heads": (list, True),
+        "modules": (list, False),
+        "default_prompt": (str, False),
+        "similarity": (str, False),
+        "activation": (str, False),
+        "lower_case": (bool, False),
+    },
     "prompts": dict.fromkeys(PROMPTS, (str, False)),
     "parity": {"cosine": (float, False)},
 }
+
+
+OPEN = ("prompt_names", "overrides")
+OVERRIDABLE = (
+    "pooling",
+    "max_tokens",
+    "modules",
+    "prompts",
+    "prompt_names",
+    "default_prompt",
+    "similarity",
+    "activation",
+    "lower_case",
+)
 
 
 def folder() -> Path:
@@ -85,17 +116,43 @@ def load(model: str) -> Recipe:
     return parse(raw, path.name)
 
 
+def find(model: str) -> tuple[Recipe, str | None] | None:
+    """The recipe that `model` names: by its own name, its file, or the repository that it is for; None without a recipe.
+
+    The second value is where the original is, where the name says another revision than the recipe. Raises UsageError for a
+    name that is neither a recipe's nor that of a directory, a package or a repository.
+    """
+    if model.endswith(".toml") or model in names():
+        return load(model), None
+    if Path(model).is_dir() or model.startswith("pkg:"):
+        return None
+    repo, _, revision = model.partition("@")
+    if "/" not in repo:
+        return load(model), None
+    same = [known for known in map(load, names()) if known.source.repo.lower() == repo.lower()]
+    if not same:
+        return None
+    return same[0], model if revision else None
+
+
 def parse(raw: dict[str, Any], file: str) -> Recipe:
     """A parsed TOML document as a Recipe; `file` is what errors name."""
-    top = {key: value for key, value in raw.items() if key not in KEYS or key == ""}
+    top = {key: value for key, value in raw.items() if key not in (*KEYS, *OPEN) or key == ""}
     _check_keys(top, "", file)
-    sections = {}
-    for section in ("source", "model", "prompts", "parity"):
+    sections: dict[str, dict[str, Any]] = {}
+    for section in ("source", "model", "prompts", "parity", *OPEN):
         value = raw.get(section, {})
         if not isinstance(value, dict):
             raise UsageError(f"{file}: {section} must be a section, [{section}]")
-        sections[section] = _check_keys(value, section, file)
-    model = sections["model"]
+        sections[section] = _check_keys(value, section, file) if section in KEYS else _check_open(value, section, file)
+    model, stated = sections["model"], {*sections["model"], *(["prompt_names"] if "prompt_names" in raw else [])}
+    if "modules" in model:
+        model["modules"] = [_module(step, file) for step in model["modules"]]
+    for key, known in (("similarity", SIMILARITIES), ("activation", ("sigmoid", "identity"))):
+        if key in model:
+            _check_choice(file, key, model[key], known)
+    for key in sections["overrides"]:
+        _check_choice(file, "overrides", key, OVERRIDABLE)
     _check_choice(file, "task", top["task"], tuple(HEADS))
     _check_choice(file, "pooling", model["pooling"], POOLINGS)
     for head in model["heads"]:
@@ -117,22 +174,50 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
     _check_prompts(sections["prompts"], top["task"], file)
-    spec = ModelSpec(architecture=top["architecture"], prompts=sections["prompts"], **model)
-    return Recipe(**top, source=Source(**sections["source"]), model=spec, parity=Parity(**sections["parity"]))
+    names = sections["prompt_names"]
+    spec = ModelSpec(architecture=top["architecture"], prompts=sections["prompts"], prompt_names=names, **model)
+    return Recipe(
+        **top,
+        source=Source(**sections["source"]),
+        model=spec,
+        parity=Parity(**sections["parity"]),
+        stated=frozenset(stated),
+        overrides=sections["overrides"],
+    )
+
+
+def _module(step: object, file: str) -> Module:
+    """A step behind the pooling: "normalize", or {type = "dense", width = 256, bias = true, activation = "tanh"}."""
+    entry = {"type": step} if isinstance(step, str) else step
+    if not isinstance(entry, dict) or not {"type"} <= entry.keys() <= {"type", "width", "bias", "activation"}:
+        raise UsageError(f'{file}: modules has {step!r}; a module is "normalize" or {{type = "dense", width = …}}')
+    _check_choice(file, "modules", entry["type"], tuple(STEPS))
+    found = Module(**entry)
+    _check_choice(file, "activation", found.activation, STEPS[found.type])
+    if (found.type == "dense") != (isinstance(found.width, int) and found.width > 0):
+        raise UsageError(f"{file}: modules has {step!r}; a dense module has a width, another has none")
+    return found
+
+
+def _check_open(given: dict[str, Any], section: str, file: str) -> dict[str, str]:
+    for key, value in given.items():
+        if not isinstance(value, str) or (section == "overrides" and not value.strip()):
+            raise UsageError(f"{file}: {key} in [{section}] must be text, not {value!r}")
+    return given
 
 
 def _check_keys(given: dict[str, Any], section: str, file: str) -> dict[str, Any]:
     keys, where = KEYS[section], f" in [{section}]" if section else ""
     for key, value in given.items():
         if key not in keys:
-            known = [*keys] if section else [*keys, *filter(None, KEYS)]
+            known = [*keys] if section else [*keys, *filter(None, KEYS), *OPEN]
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
             raise UsageError(f"{file}: key {key!r}{where} unknown; {hint}")
         kind = keys[key][0]
         if kind is float and isinstance(value, int):
             value = float(value)
-        if not isinstance(value, kind) or isinstance(value, bool):
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise UsageError(f"{file}: {key}{where} must be {kind.__name__}, not {value!r}")
     missing = [key for key, (_, required) in keys.items() if required and key not in given]
     if missing:

@@ -11,12 +11,13 @@ import numpy as np
 from converter import calibrate, integers
 from converter.aims import Aims
 from converter.attempts import Attempts, Goal, Quantized, Short, Tried, Whole, error, layers
-from converter.checkpoint import Checkpoint
+from converter.companions import companions
 from converter.maker import Maker, stored
 from converter.quantize.allocate import Allocation, Choice, allocate
 from converter.quantize.grid import Codes, Scheme
 from converter.quantize.plan import candidates, uniform
 from converter.quantize.sensitivity import affordable, farthest
+from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
 from shim.errors import UsageError
 from shim.text import Tokens
@@ -211,5 +212,5 @@ def _rest(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], target: An
     """Bytes of what the plan does not decide: tensors of full precision, the tokenizer and other files."""
     quantized = {f"{name}.weight" for name in shapes}
     left = sum(int(np.prod(tensor.shape)) for key, tensor in checkpoint.tensors.items() if key not in quantized)
-    files = sum((checkpoint.directory / name).stat().st_size for name in checkpoint.companions())
+    files = sum(len(content) for content in companions(checkpoint).values())
     return left * target.stored((1, 1), None) + files + RESERVED[0] + RESERVED[1] * len(shapes)

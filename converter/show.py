@@ -44,8 +44,20 @@ def summary(manifest: Manifest, path: str) -> str:
             lines.append(
                 f"  {'':8} {packed['kernels']} kernels against these, {packed['texts']} {noun}: worst {packed['worst']:.5f}"
             )
+        if witness := parity.get("witness"):
+            lines.append(f"  witness  {witness_line(witness)}")
         lines += [f"  note     {note}" for note in parity.get("notes", [])]
+    lines += [f"  override {key}: {reason}" for key, reason in manifest.source.get("overrides", {}).items()]
     return "\n".join(lines)
+
+
+def witness_line(witness: dict[str, Any]) -> str:
+    """Who reads the original as we do, how near, and what it was told of ours."""
+    given = ", ".join(witness["given"])
+    return (
+        f"{witness['library']} {witness['version']} reads the original alike: off by {witness['worst']:.1e} at most on "
+        f"{witness['texts']} texts, tokens of {witness['tokens_of']} the same" + (f"; it was given {given}" if given else "")
+    )
 
 
 def shortfall(manifest: Manifest) -> str:

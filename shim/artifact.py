@@ -5,29 +5,23 @@ import json
 import math
 import os
 import typing
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shim.errors import IntegrityError, SourceError, UsageError
+from shim.spec import STEPS, ModelSpec, Module
 
 MANIFEST = "artifact.json"
-SCHEMA = 1
+SCHEMA = 2
+UNWITNESSED = 1  # the schema of artifacts whose reference no upstream loader had confirmed; they have no keys of SINCE
 PARITY_TARGET = 0.999
+WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
 VERDICTS = ("pass", "fail", "unverified")
 TARGETS = ("mlx", "onnx")
 
 
-@dataclass(frozen=True)
-class ModelSpec:
-    """What the serving side must know of a model; written from the recipe, read by `shim.load`."""
-
-    architecture: str
-    pooling: str
-    max_tokens: int
-    dimensions: int
-    heads: list[str]
-    prompts: dict[str, str] = field(default_factory=dict)
+SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case")
 
 
 @dataclass(frozen=True)
@@ -68,9 +62,16 @@ def read(directory: Path) -> Manifest:
     raw = read_object(path)
     if not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
-    if raw.get("schema") != SCHEMA:
-        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads schema {SCHEMA}")
-    manifest = _strict(Manifest, {**raw, "model": _strict(ModelSpec, raw["model"], path)}, path)
+    if raw.get("schema") not in (UNWITNESSED, SCHEMA):
+        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")
+    model = raw["model"]
+    if raw["schema"] == SCHEMA:
+        steps = model.get("modules")
+        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
+            raise IntegrityError(f"{path}: modules must be a list of objects, not {steps!r}")
+        model = {**model, "modules": [_strict(Module, step, path) for step in steps]}
+    absent = SINCE if raw["schema"] == UNWITNESSED else ()
+    manifest = _strict(Manifest, {**raw, "model": _strict(ModelSpec, model, path, absent)}, path)
     _check_seal(manifest, path)
     return manifest
 
@@ -86,14 +87,14 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _strict(cls: Any, raw: dict[str, Any], path: Path) -> Any:
-    names = {f.name for f in fields(cls)}
+def _strict(cls: Any, raw: dict[str, Any], path: Path, absent: tuple[str, ...] = ()) -> Any:
+    names = {f.name for f in fields(cls)} - set(absent)
     for problem, keys in (("unknown", raw.keys() - names), ("missing", names - raw.keys())):
         if keys:
             raise IntegrityError(f"{path}: key {', '.join(sorted(keys))} {problem}")
     for name, hint in typing.get_type_hints(cls).items():
         kind = typing.get_origin(hint) or hint
-        if not isinstance(raw[name], kind) or isinstance(raw[name], bool):
+        if name in names and (not isinstance(raw[name], kind) or (isinstance(raw[name], bool) and kind is not bool)):
             raise IntegrityError(f"{path}: {name} must be {kind.__name__}, not {raw[name]!r}")
     return cls(**raw)
 
@@ -105,6 +106,9 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
         raise IntegrityError(f"{path}: target {manifest.target!r} unknown ({', '.join(TARGETS)})")
     if manifest.model.max_tokens < 1 or manifest.model.dimensions < 1:
         raise IntegrityError(f"{path}: max_tokens and dimensions must be positive")
+    for step in manifest.model.modules:
+        if step.activation not in STEPS.get(step.type, ()) or (step.type == "dense") != (step.width > 0):
+            raise IntegrityError(f"{path}: module {step} unknown ({', '.join(STEPS)})")
     try:
         str(manifest.source["repo"]), str(manifest.source["revision"]), manifest.source["files"].items()
         float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
@@ -118,12 +122,22 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
             unmeasured = set(manifest.model.heads) - set(parity["heads"])
             if parity["verdict"] == "pass" and (unmeasured or not worst >= float(parity["target"])):
                 raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({on} {worst:.6f})")
+            if parity["verdict"] == "pass" and manifest.schema != UNWITNESSED:
+                _check_witness(parity.get("witness"), path)
         for name, entry in manifest.files.items():
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise IntegrityError(f"{path}: file {name} lies outside the artifact")
             int(entry["size"]), str(entry["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+
+
+def _check_witness(witness: Any, path: Path) -> None:
+    """A pass needs an upstream library's word that the original was read as it reads it."""
+    if not isinstance(witness, dict) or not witness.get("library") or not witness.get("version"):
+        raise IntegrityError(f"{path}: verdict pass without a witness; `convert verify` asks the upstream library")
+    if not float(witness["worst"]) <= float(witness["tolerance"]) <= WITNESS_TOLERANCE or int(witness["texts"]) < 1:
+        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {float(witness['worst']):.2g})")
 
 
 def write(directory: Path, manifest: Manifest) -> None:

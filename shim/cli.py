@@ -12,10 +12,10 @@ import click
 
 import shim
 from shim.batches import BATCH_TOKENS
+from shim.checks import check_text
 from shim.console import run
 from shim.errors import UsageError
 from shim.model import Embeddings, load
-from shim.text import check_text
 
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -108,6 +108,7 @@ def serve(
 @click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
 @click.option("--task", help="The prompt to put before each text, such as retrieval.query.")
 @click.option("--instruction", help="An instruction in place of the task's, for a model that takes one.")
+@click.option("--prompt-name", help="The prompt by its name in the checkpoint, as in sentence-transformers.")
 @click.option("--dimensions", type=int, help="Cut the vectors to this many dimensions and normalise again.")
 @click.option("--heads", default="dense", show_default=True, help="Comma-separated: dense, and of bge-m3 sparse and colbert.")
 @loading
@@ -115,6 +116,7 @@ def embed(
     path: Path,
     task: str | None,
     instruction: str | None,
+    prompt_name: str | None,
     dimensions: int | None,
     heads: str,
     device: str,
@@ -126,7 +128,14 @@ def embed(
     Further heads are written as "sparse", {"indices", "values"} of token ids and weights, and "colbert", a vector a token.
     """
     model = load(path, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
-    call = partial(model.embed, task=task, instruction=instruction, dimensions=dimensions, heads=heads.split(","))
+    call = partial(
+        model.embed,
+        task=task,
+        instruction=instruction,
+        dimensions=dimensions,
+        heads=heads.split(","),
+        prompt_name=prompt_name,
+    )
     texts: list[str] = []
     seen = 0
     for number, value in _lines(TEXT):

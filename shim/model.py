@@ -12,19 +12,21 @@ import numpy as np
 from shim import artifact
 from shim.artifact import Manifest
 from shim.batches import batches
+from shim.checks import check_text, check_texts
 from shim.errors import IntegrityError, NotFiniteError, UsageError
-from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, check_dimensions, cut, lexical, pool, probability
+from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
+from shim.prompts import prompt_of
 from shim.runtimes import Runtime
-from shim.text import Encoded, TextEncoder, check_text, check_texts, prompt_for
+from shim.text import Encoded, TextEncoder
 
 
 @dataclass(frozen=True)
 class Embeddings:
     """What `Model.embed` returns, in the order of the texts; sparse and colbert are None where they were not asked for.
 
-    dense: (n, d) float32, L2-normalised. sparse: for each text, token id -> weight. colbert: for each text, (tokens, d)
-    float32, L2-normalised, without the first token. tokens: tokens per text, prompt and special tokens included, after
-    truncation. truncated: whether a text was cut to the model's limit.
+    dense: (n, d) float32, L2-normalised where the model's are. sparse: for each text, token id -> weight. colbert: for each
+    text, (tokens, d) float32, L2-normalised, without the first token. tokens: tokens per text, prompt and special tokens
+    included, after truncation. truncated: whether a text was cut to the model's limit.
     """
 
     dense: np.ndarray
@@ -39,7 +41,7 @@ class Ranked:
     """One document's place among its like.
 
     index: of the document as given. score: probability of relevance, from 0 to 1; logit: the same before the logistic function.
-    tokens: of query and document together, after truncation; truncated: whether the document was cut.
+    tokens: of query and document together, after truncation; truncated: whether either was cut.
     """
 
     index: int
@@ -53,8 +55,9 @@ class Ranked:
 class Output:
     """What the model gives for one text.
 
-    tokens, truncated: as in Embeddings. values: head -> dense (d,) float32, L2-normalised; sparse {token id: weight}; colbert
-    (tokens - 1, d) float32; hidden (tokens, d) float32, the states that are pooled; score, the raw logit of a pair.
+    tokens, truncated: as in Embeddings. values: head -> dense (d,) float32, as the model gives it; pooled (d,) float32, not
+    normalised; sparse {token id: weight}; colbert (tokens - 1, d) float32; hidden (tokens, d) float32, the states that are
+    pooled; score, the raw logit of a pair.
     broken: the head that holds NaN or infinity, else None.
     """
 
@@ -87,7 +90,8 @@ def load(
     if runtime not in ("auto", manifest.target):
         raise UsageError(f"{manifest.name} was made for {manifest.target}; runtime {runtime} cannot load it")
     opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
-    return Model(manifest, TextEncoder(directory, manifest.model.max_tokens), opener(directory, manifest.model, device))
+    spec = manifest.model
+    return Model(manifest, TextEncoder(directory, spec.max_tokens, spec.lower_case), opener(directory, spec, device))
 
 
 class Model:
@@ -110,21 +114,24 @@ class Model:
         dimensions: int | None = None,
         heads: Sequence[str] = ("dense",),
         late_chunking: bool = False,
+        prompt_name: str | None = None,
     ) -> Embeddings:
         """Vectors of the texts.
 
         task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none.
         instruction: in place of the task's own, for a model that takes instructions.
-        dimensions: cut the dense vectors to this many and normalise again.
+        prompt_name: the prompt by its name in the checkpoint, as in sentence-transformers; without any of the three, the
+        checkpoint's default prompt, if it has one.
+        dimensions: cut the dense vectors to this many, and normalise again where the model's are.
         heads: what to give beside `dense`, which there always is: `sparse`, `colbert`; all come from one pass.
         late_chunking: refused, with the reason.
         Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in an output.
         """
         self.check_embed(heads, late_chunking)
         check_dimensions(dimensions, self.dimensions)
-        prompt = prompt_for(self.manifest.model.prompts, task, instruction)
+        prompt = prompt_of(self.manifest.model, task, instruction, prompt_name)
         encoded = self.encoder.encode(check_texts(texts), prompt)
-        return self.embeddings(self._compute_all(encoded, ("dense", *heads)), heads, dimensions)
+        return self.embeddings(self.compute_all(encoded, ("dense", *heads)), heads, dimensions)
 
     def rerank(
         self, query: str, documents: Sequence[str], top_n: int | None = None, instruction: str | None = None
@@ -138,7 +145,7 @@ class Model:
         check_text(query, "query")
         documents = check_texts(documents, "document", empty=True)
         encoded = self.encoder.pairs(query, documents, self.manifest.model.prompts, instruction)
-        return self.ranking(self._compute_all(encoded, ("score",)), top_n)
+        return self.ranking(self.compute_all(encoded, ("score",)), top_n)
 
     def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False) -> None:
         """Raise UsageError for a reranker, for heads that the model has not, and for late chunking."""
@@ -158,18 +165,24 @@ class Model:
 
     def compute(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
         """The outputs of one batch, in order. An output that is not finite is marked, not raised: the others are good."""
-        arrays = self.runtime.run(self.encoder.batch(encoded), tuple(dict.fromkeys(OUTPUTS[head] for head in heads)))
+        arrays = self.runtime.run(self.encoder.batch(encoded), tuple(dict.fromkeys(map(self._named, heads))))
         return [self._output(item, row, arrays, heads) for row, item in enumerate(encoded)]
+
+    def _named(self, head: str) -> str:
+        """The runtime's output that a head is made from."""
+        if head != "pooled" or not self.manifest.model.projected:
+            return OUTPUTS[head]
+        return PROJECTED if self.manifest.model.normalized else OUTPUTS["dense"]
 
     def _output(self, item: Encoded, row: int, arrays: dict[str, np.ndarray], heads: Sequence[str]) -> Output:
         values: dict[str, Any] = {}
         broken = None
         for head in dict.fromkeys(heads):
-            value = arrays[OUTPUTS[head]][row]
-            if head in PER_TOKEN or head == "pooled":
+            value = arrays[self._named(head)][row]
+            if head in PER_TOKEN:
                 value = value[: len(item.ids)]  # without padding
-            if head == "pooled":
-                value = pool(value, self.manifest.model.pooling)
+            elif head == "pooled" and not self.manifest.model.projected:
+                value = pool(value[: len(item.ids)], self.manifest.model.pooling)
             if not np.isfinite(value).all():
                 broken = head
             values[head] = value[1:] if head == "colbert" else value
@@ -177,7 +190,8 @@ class Model:
             values["sparse"] = lexical(item.ids, values["sparse"], self._unused)
         return Output(len(item.ids), item.truncated, values, broken)
 
-    def _compute_all(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
+    def compute_all(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
+        """The outputs of all, in order, batch by batch. Raises NotFiniteError for NaN or infinity in one."""
         found: dict[int, Output] = {}
         for rows in batches(encoded):
             found.update(zip(rows, self.compute([encoded[row] for row in rows], heads), strict=True))
@@ -189,20 +203,31 @@ class Model:
         return outputs
 
     def embeddings(
-        self, outputs: Sequence[Output], heads: Sequence[str], dimensions: int | None = None, normalize: bool = True
+        self, outputs: Sequence[Output], heads: Sequence[str], dimensions: int | None = None, normalize: bool | None = None
     ) -> Embeddings:
-        """The texts' outputs together, dense cut to `dimensions`; without `normalize` it is `pooled`, as it is."""
+        """The texts' outputs together, dense cut to `dimensions`.
+
+        normalize: whether dense vectors have length 1; None as the model gives them.
+        """
         width = check_dimensions(dimensions, self.dimensions)
-        dense = np.stack([output.values["dense" if normalize else "pooled"] for output in outputs])
+        dense = np.stack([output.values[self.vector(normalize)] for output in outputs])
         if dense.shape[1] != self.dimensions:
             raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
+        unit = self.manifest.model.normalized
+        scaled = dense[:, :width] if normalize is False or (normalize is None and not unit) else dense
+        if scaled is dense:
+            scaled = cut(dense, width) if width < dense.shape[1] or not unit else dense
         return Embeddings(
-            cut(dense, width) if normalize else dense[:, :width],
+            scaled,
             [output.values["sparse"] for output in outputs] if "sparse" in heads else None,
             [output.values["colbert"] for output in outputs] if "colbert" in heads else None,
             [output.tokens for output in outputs],
             [output.truncated for output in outputs],
         )
+
+    def vector(self, normalize: bool | None) -> str:
+        """The head whose values `embeddings` wants."""
+        return "pooled" if normalize is False and self.manifest.model.normalized else "dense"
 
     def ranking(self, outputs: Sequence[Output], top_n: int | None = None) -> list[Ranked]:
         """The documents' outputs, best first."""
@@ -220,6 +245,10 @@ class Model:
             "dimensions": self.dimensions,
             "max_tokens": self.max_tokens,
             "heads": self.manifest.model.heads,
+            "similarity": self.manifest.model.similarity,
+            "normalized": self.manifest.model.normalized,
+            "prompts": self.manifest.model.prompt_names,
+            "default_prompt": self.manifest.model.default_prompt or None,
             "target": self.manifest.target,
             "bits": self.manifest.bits,
             "verdict": self.manifest.verdict,

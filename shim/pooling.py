@@ -7,13 +7,16 @@ import numpy as np
 
 from shim.architectures import Ops
 from shim.errors import UsageError
+from shim.spec import NORMALIZE, Module
 
-POOLINGS = ("cls", "mean", "last")
+POOLINGS = ("cls", "mean", "last", "max", "mean_sqrt_len_tokens", "weightedmean")
 # Head -> the output of a runtime, or of an ONNX graph, that it is made from.
 OUTPUTS = {"dense": "sentence_embedding", "sparse": "sparse_weights", "colbert": "colbert_vecs", "score": "score"}
 HEADS = tuple(OUTPUTS)
 # What every embedder gives and no recipe lists: the states that are pooled, and these pooled but not normalised.
 OUTPUTS |= {"hidden": "token_embeddings", "pooled": "token_embeddings"}
+# The same behind dense modules and before the last Normalize: a further output, where a model has such modules.
+PROJECTED = "projected_embedding"
 # Head -> the module of its linear layer over the hidden states, as bge-m3's repository calls it, and how wide that is.
 LINEAR = {"sparse": "sparse_linear", "colbert": "colbert_linear"}
 PER_TOKEN = (*LINEAR, "hidden")  # heads with a value for each token, padding included
@@ -24,25 +27,39 @@ LATE_CHUNKING = {
     "last": "its vector is that of the last token, which no token before it knows: a chunk inside a text has none",
     "mean": "it was verified on texts embedded one by one; send the chunks as texts",
 }
+LATE_CHUNKING |= dict.fromkeys(("max", "mean_sqrt_len_tokens", "weightedmean"), LATE_CHUNKING["mean"])
 
 
-def head_tensors(module: Any, config: Any, heads: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of the tensors of the heads, which are kept apart from those of the layers and never quantized."""
+def head_tensors(
+    module: Any, config: Any, heads: Sequence[str], modules: Sequence[Module] = (NORMALIZE,)
+) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors of the heads, which are kept apart from those of the layers and never quantized.
+
+    modules: what follows the pooling; `dense.0`, `dense.1`, … are the linear layers among them, in their order.
+    """
     width = config.hidden_size
     shapes: dict[str, tuple[int, ...]] = {}
+    inputs = width
+    for index, dense in enumerate(step for step in modules if step.type == "dense"):
+        shapes[f"dense.{index}.weight"] = (dense.width, inputs)
+        shapes |= {f"dense.{index}.bias": (dense.width,)} if dense.bias else {}
+        inputs = dense.width
     for head, rows in (("sparse", 1), ("colbert", width)):
         if head in heads:
             shapes |= {f"{LINEAR[head]}.weight": (rows, width), f"{LINEAR[head]}.bias": (rows,)}
     return shapes | (module.scoring(config) if "score" in heads else {})
 
 
-def outputs(ops: Ops, module: Any, config: Any, pooling: str, heads: Sequence[str]) -> dict[str, Any]:
+def outputs(
+    ops: Ops, module: Any, config: Any, pooling: str, heads: Sequence[str], modules: Sequence[Module] = (NORMALIZE,)
+) -> dict[str, Any]:
     """The named outputs that every runtime offers and every ONNX graph has.
 
     A reranker: score (n,), the raw relevance logit, and the same as logits (n, 1), the name and shape that optimum reads.
     An embedder: last_hidden_state, the name that optimum reads, and token_embeddings, the one of sentence-transformers:
-    (n, length, d); sentence_embedding (n, d), pooled, then L2-normalised. bge-m3's further heads (Chen et al. 2024):
-    sparse_weights (n, length) = relu(linear(hidden)), colbert_vecs (n, length, d), L2-normalised linear(hidden).
+    (n, length, d); sentence_embedding (n, d), pooled, then through `modules`: linear layers, L2 normalisation. Where there
+    are linear layers before a Normalize, projected_embedding is what goes into that. bge-m3's further heads (Chen et al.
+    2024): sparse_weights (n, length) = relu(linear(hidden)), colbert_vecs (n, length, d), L2-normalised linear(hidden).
     """
     if pooling not in POOLINGS:
         raise UsageError(f"pooling {pooling!r} unknown ({', '.join(POOLINGS)})")
@@ -50,11 +67,19 @@ def outputs(ops: Ops, module: Any, config: Any, pooling: str, heads: Sequence[st
         logits = module.score(ops, config)
         return {"logits": logits, "score": ops.column(logits, 0)}
     hidden = module.encode(ops, config)
-    found = {
-        "last_hidden_state": hidden,
-        "token_embeddings": hidden,
-        "sentence_embedding": ops.normalize(ops.pool(hidden, pooling)),
-    }
+    found = {"last_hidden_state": hidden, "token_embeddings": hidden}
+    pooled = ops.pool(hidden, pooling)
+    dense = 0
+    for step in modules:
+        if step.type == "normalize":
+            if dense:
+                found[PROJECTED] = pooled
+            pooled = ops.normalize(pooled)
+        else:
+            pooled = ops.head(f"dense.{dense}", pooled, step.bias)
+            pooled = ops.tanh(pooled) if step.activation == "tanh" else pooled
+            dense += 1
+    found["sentence_embedding"] = pooled
     if "sparse" in heads:
         found["sparse_weights"] = ops.column(ops.relu(ops.head(LINEAR["sparse"], hidden)), 0)
     if "colbert" in heads:
@@ -73,16 +98,20 @@ def check_dimensions(dimensions: object, width: int) -> int:
 
 def pool(hidden: np.ndarray, pooling: str) -> np.ndarray:
     """The pooled vector (d,) of one text's hidden states (tokens, d), not normalised, and not a view of them."""
-    return hidden.mean(axis=0) if pooling == "mean" else hidden[{"cls": 0, "last": -1}[pooling]].copy()
+    if pooling in ("cls", "last"):
+        return hidden[0 if pooling == "cls" else -1].copy()
+    if pooling == "weightedmean":
+        return np.average(hidden, axis=0, weights=np.arange(1, len(hidden) + 1)).astype(hidden.dtype)
+    if pooling == "mean_sqrt_len_tokens":
+        return hidden.sum(axis=0) / np.float32(len(hidden) ** 0.5)
+    return hidden.max(axis=0) if pooling == "max" else hidden.mean(axis=0)
 
 
 def cut(dense: np.ndarray, dimensions: int) -> np.ndarray:
-    """The first `dimensions` columns of (n, d) unit vectors, L2-normalised again.
+    """The first `dimensions` columns of (n, d) vectors, L2-normalised.
 
     Source: Kusupati et al. 2022, Matryoshka Representation Learning.
     """
-    if dimensions == dense.shape[1]:
-        return dense
     part = dense[:, :dimensions]
     return part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 

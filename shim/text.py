@@ -6,35 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
 
 from shim.artifact import read_object
+from shim.checks import check_text
 from shim.errors import IntegrityError, UsageError
-
-# What a task asks of a model that takes instructions; None where the text is given as it is.
-INSTRUCTIONS = {
-    "retrieval.query": (
-        "Given a search query, retrieve relevant documents or passages that directly answer or address the query"
-    ),
-    "retrieval.passage": None,
-    "text-matching": "Represent this text for finding semantically similar texts",
-    "classification": "Represent this text for classification",
-    "separation": "Represent this text for clustering",
-    "clustering": "Represent this text for clustering",
-    "code.query": "Given a natural language description, retrieve relevant code snippets or implementations",
-    "code.passage": None,
-    "scientific.query": "Given a scientific question, retrieve relevant research papers or scientific information",
-    "qa.query": "Given a question, retrieve passages that contain the answer to the question",
-    "bitext": "Represent this text for finding its translation in another language",
-    "summarization.query": "Given a summary, retrieve the original document that matches this summary",
-}
-TASKS = tuple(INSTRUCTIONS)
-TEMPLATE = "instruction"  # the key of a model's prompts whose value puts an instruction before a text
-SLOT = "{instruction}"
-PAIR = "pair"  # the key of a reranker's prompts that holds query and document; without it, the tokenizer's own pairs
-PAIR_SLOTS = (SLOT, "{query}", "{document}")
-DEFAULT = "default"  # the instruction of a pair for which none is given
-PROMPTS = (*TASKS, TEMPLATE, PAIR, DEFAULT)
+from shim.prompts import DEFAULT, PAIR, SLOT
 
 
 @dataclass(frozen=True)
@@ -69,70 +46,34 @@ class Piece:
     stop: int | None
 
 
-def check_texts(texts: object, noun: str = "text", empty: bool = False) -> list[str]:
-    """The texts as a list; `noun` is what errors call one of them, `empty` allows empty strings.
-
-    Raises UsageError for anything but a non-empty sequence of non-empty, encodable strings.
-    """
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
-        raise UsageError(f"{noun}s must be a list of strings, not {type(texts).__name__}")
-    if not texts:
-        raise UsageError(f"{noun}s is an empty list; give at least one {noun}")
-    for index, text in enumerate(texts):
-        check_text(text, f"{noun} {index}", empty)
-    return list(texts)
-
-
-def check_text(text: object, name: str, empty: bool = False) -> str:
-    """The text itself. Raises UsageError, calling it `name`, unless it is an encodable string, and not empty but by `empty`."""
-    if not isinstance(text, str):
-        raise UsageError(f"{name} is {type(text).__name__}, not a string")
-    if not text and not empty:
-        raise UsageError(f"{name} is an empty string")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise UsageError(f"{name} has a lone surrogate at character {error.start}; it is not valid Unicode") from None
-    return text
-
-
-def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | None = None) -> str:
-    """What goes before a text: the model's own prompt for the task, or its template around the instruction.
-
-    A custom instruction takes the place of the task's. Empty for a model without prompts, and for tasks that have none.
-    Raises UsageError for an unknown task, and for an instruction given to a model that takes none.
-    """
-    if task is not None and task not in TASKS:
-        raise UsageError(f"task {task!r} unknown ({', '.join(TASKS)})")
-    template = prompts.get(TEMPLATE)
-    if instruction is not None:
-        if template is None:
-            raise UsageError("this model takes no instruction; leave it out, or put it into the text")
-        check_text(instruction, "instruction")
-        return template.replace(SLOT, instruction)
-    if task is None or task in prompts:
-        return prompts.get(task or "", "")
-    own = INSTRUCTIONS[task]
-    return template.replace(SLOT, own) if template and own else ""
-
-
 class TextEncoder:
     """The tokenizer of an artifact; its own padding and truncation are replaced by ours."""
 
-    def __init__(self, directory: Path, max_tokens: int):
-        """Read `tokenizer.json` and the padding id of `config.json` in `directory`; max_tokens counts special tokens."""
+    def __init__(self, directory: Path, max_tokens: int, lower_case: bool = False):
+        """Read `tokenizer.json` and the padding id of `config.json` in `directory`; max_tokens counts special tokens.
+
+        lower_case: whether texts are lower-cased before anything else of the tokenizer's.
+        """
         self.directory, self.max_tokens = directory, max_tokens
         path = directory / "tokenizer.json"
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise IntegrityError(f"{path}: not a readable tokenizer ({error})") from None
+        if lower_case:
+            steps = [normalizers.Lowercase(), *([self.tokenizer.normalizer] if self.tokenizer.normalizer else [])]
+            self.tokenizer.normalizer = normalizers.Sequence(steps)
         self.tokenizer.no_padding()
         self._room(self.tokenizer.num_special_tokens_to_add(False), "special tokens")
-        pad_id = read_object(directory / "config.json").get("pad_token_id") or 0
+        config = read_object(directory / "config.json")
+        pad_id = config.get("pad_token_id") or 0
         if not isinstance(pad_id, int):
             raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be a whole number, not {pad_id!r}")
         self.pad_id = pad_id
+        # transformers' classifiers over causal models score at the last token that is not the padding id, even a text's own.
+        names = [str(name) for name in config.get("architectures") or ()]
+        causal = config.get("model_type") == "qwen3" and config.get("pad_token_id") is not None
+        self.unscored = pad_id if causal and any(name.endswith("ForSequenceClassification") for name in names) else None
 
     def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
@@ -154,19 +95,18 @@ class TextEncoder:
         instruction: str | None = None,
         side: str = "right",
     ) -> list[Encoded]:
-        """Token ids of the query with each document; only the document is cut, on its right, never what comes behind it.
+        """Token ids of the query with each document, cut on their right to max_tokens.
 
-        `side` left cuts it on its left, in a pair of the tokenizer's own.
-
-        The pair is the template `pair` of `prompts` where there is one, around `instruction` or its default, else the
-        tokenizer's own. Raises UsageError for a query that leaves no room for a document, and for an instruction that has no
-        place.
+        The pair is the template `pair` of `prompts` where there is one, around `instruction` or its default; then only the
+        document is cut, never what comes behind it. Else it is the tokenizer's own, with the default before the query, and the
+        longer of the two is cut, as in sentence-transformers' CrossEncoder; `side` left cuts on the left. Raises UsageError for
+        a query that leaves a template no room for a document, and for an instruction that has no place.
         """
         template = prompts.get(PAIR)
         if template is None:
             if instruction is not None:
                 raise UsageError("this model takes no instruction; leave it out")
-            return self._own_pairs(query, documents, side)
+            return self._own_pairs(prompts.get(DEFAULT, "") + query, documents, side)
         if side != "right":
             raise UsageError(f"this model's documents are cut on the right, not on the {side}")
         if instruction is not None:
@@ -181,10 +121,8 @@ class TextEncoder:
         return [Encoded(item.ids + tail, [*item.type_ids, *(0 for _ in tail)], bool(item.overflowing)) for item in encodings]
 
     def _own_pairs(self, query: str, documents: Sequence[str], side: str) -> list[Encoded]:
-        self.tokenizer.no_truncation()
-        length = len(self.tokenizer.encode(query, add_special_tokens=False).ids)
-        self._room(length + self.tokenizer.num_special_tokens_to_add(True), "tokens of the query and its frame")
-        self.tokenizer.enable_truncation(self.max_tokens, strategy="only_second", direction=side)
+        self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
+        self.tokenizer.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
         encodings = self.tokenizer.encode_batch([(query, document) for document in documents])
         return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
 
@@ -218,5 +156,8 @@ class TextEncoder:
         ids, mask, types = np.full(shape, self.pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, item in enumerate(encoded):
             length = len(item.ids)
-            ids[row, :length], mask[row, :length], types[row, :length] = item.ids, 1, item.type_ids
+            scored = length
+            while self.unscored is not None and scored > 1 and item.ids[scored - 1] == self.unscored:
+                scored -= 1
+            ids[row, :length], mask[row, :scored], types[row, :length] = item.ids, 1, item.type_ids
         return Tokens(ids, mask, types)

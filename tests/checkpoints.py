@@ -65,9 +65,15 @@ def _write_pooling(directory: Path, config: dict[str, Any], pooling: str, max_to
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": max_tokens, "do_lower_case": False}))
     (directory / "1_Pooling").mkdir(exist_ok=True)
-    named = {"cls": "pooling_mode_cls_token", "mean": "pooling_mode_mean_tokens", "last": "pooling_mode_lasttoken"}
+    named = {
+        "cls": "pooling_mode_cls_token",
+        "mean": "pooling_mode_mean_tokens",
+        "last": "pooling_mode_lasttoken",
+        "max": "pooling_mode_max_tokens",
+        "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+        "weightedmean": "pooling_mode_weightedmean_tokens",
+    }
     modes = {key: kind == pooling for kind, key in named.items()}
-    modes |= {"pooling_mode_max_tokens": False, "pooling_mode_mean_sqrt_len_tokens": False}
     (directory / "1_Pooling/config.json").write_text(json.dumps({"word_embedding_dimension": config["hidden_size"], **modes}))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import shim
@@ -83,7 +84,15 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m["parity"].update(verdict="great"), "verdict 'great' unknown"),
         (lambda m: m.update(surprise=1), "key surprise unknown"),
         (lambda m: m["model"].pop("pooling"), "key pooling missing"),
-        (lambda m: m.update(schema=2), "schema 2 unknown"),
+        (lambda m: m.update(schema=3), "schema 3 unknown"),
+        (lambda m: m["parity"].pop("witness"), "verdict pass without a witness"),
+        (lambda m: m["parity"]["witness"].update(worst=2e-4), "contradicts its witness"),
+        (lambda m: m["parity"]["witness"].update(worst=2e-4, tolerance=1), "contradicts its witness"),
+        (lambda m: m["parity"]["witness"].update(texts=0), "contradicts its witness"),
+        (lambda m: m["parity"]["witness"].pop("worst"), "malformed"),
+        (lambda m: m["model"].update(modules=[{"type": "magic", "width": 0, "bias": False, "activation": ""}]), "unknown"),
+        (lambda m: m["model"].update(modules="normalize"), "modules must be a list"),
+        (lambda m: m["model"].pop("similarity"), "key similarity missing"),
         (lambda m: m.update(files={}), "lists no files"),
         (lambda m: m["files"].update({"../../etc/passwd": {"sha256": "", "size": 1}}), "lies outside the artifact"),
         (lambda m: m["parity"].update(target=0.99), "min_parity=0.99"),
@@ -110,6 +119,25 @@ def test_a_lower_seal_loads_where_it_is_accepted(artifact: Path) -> None:
 def test_unverified_loads_only_when_asked_for(artifact: Path) -> None:
     edit(artifact, lambda m: m.update(parity={"verdict": "unverified"}))
     assert shim.load(artifact, allow_unverified=True).name == "tiny-onnx-32bit"
+
+
+def test_an_artifact_from_before_witnesses_still_loads(artifact: Path) -> None:
+    """Schema 1 has none of the keys that came with the witness; its vectors are normalised."""
+
+    def old(manifest: dict[str, Any]) -> None:
+        manifest["schema"] = 1
+        manifest["parity"].pop("witness")
+        for key in ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case"):
+            manifest["model"].pop(key)
+
+    before = shim.load(artifact).embed(["x"]).dense
+    edit(artifact, old)
+    loaded = shim.load(artifact)
+    assert (loaded.manifest.schema, loaded.manifest.model.normalized) == (1, True)
+    np.testing.assert_array_equal(loaded.embed(["x"]).dense, before)
+    edit(artifact, lambda m: m["model"].update(similarity="dot"))
+    with pytest.raises(IntegrityError, match="key similarity unknown"):
+        shim.load(artifact)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"schema": 1}'])

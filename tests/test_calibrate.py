@@ -11,7 +11,7 @@ from checkpoints import write_bert, write_recipe
 from converter import calibrate, corpus, pipeline, recipe
 from converter.corpus import Text
 from converter.quantize.grid import Grid, Scheme, round_to_nearest
-from converter.source import open_source
+from converter.source.open import open_source
 from shim.errors import UsageError
 
 PLAN = {"embeddings.word_embeddings": Scheme(4, 32), "encoder.layer.1.output.dense": Scheme(4, 64)}

@@ -11,8 +11,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from converter.checkpoint import Checkpoint, index
+from converter.source.checkpoint import Checkpoint, index
+from converter.source.layout import Layout
 from shim.errors import SourceError
+from shim.spec import ModelSpec
+
+
+def bare(folder: Path) -> Checkpoint:
+    """The tensors in a folder, of no model."""
+    spec = ModelSpec("bert", "mean", 8, 4, ["dense"])
+    return Checkpoint(folder, {}, {}, index(folder), spec, folder, folder, Layout(), {})
 
 
 def write(path: Path, header: dict[str, Any], size: int) -> None:
@@ -24,7 +32,7 @@ def write(path: Path, header: dict[str, Any], size: int) -> None:
 def test_every_type_reads_as_its_values(tmp_path: Path, dtype: torch.dtype) -> None:
     tensor = torch.randn(7, 5).to(dtype)
     save_file({"first": torch.zeros(3), "w": tensor}, tmp_path / "model.safetensors")
-    got = Checkpoint(tmp_path, {}, {}, index(tmp_path)).read("w")
+    got = bare(tmp_path).read("w")
     assert got.dtype == np.float32
     np.testing.assert_array_equal(got, tensor.float().numpy())
 
@@ -53,7 +61,7 @@ def test_a_header_that_lies_is_refused(tmp_path: Path, header: dict[str, Any], s
 
 def test_integers_are_no_weights_but_may_lie_beside_them(tmp_path: Path) -> None:
     save_file({"position_ids": torch.arange(9), "mask": torch.ones(3, dtype=torch.bool)}, tmp_path / "model.safetensors")
-    checkpoint = Checkpoint(tmp_path, {}, {}, index(tmp_path))
+    checkpoint = bare(tmp_path)
     assert set(checkpoint.tensors) == {"position_ids", "mask"}
     with pytest.raises(SourceError, match="position_ids has type I64, not a floating-point one"):
         checkpoint.read("position_ids")
@@ -61,7 +69,7 @@ def test_integers_are_no_weights_but_may_lie_beside_them(tmp_path: Path) -> None
 
 def test_a_weight_that_float16_cannot_hold_is_named(tmp_path: Path) -> None:
     save_file({"w": torch.tensor([1.0, 70_000.0])}, tmp_path / "model.safetensors")
-    checkpoint = Checkpoint(tmp_path, {}, {}, index(tmp_path))
+    checkpoint = bare(tmp_path)
     assert checkpoint.read("w").max() == 70_000
     with pytest.raises(SourceError, match="tensor w is out of the range of float16"):
         checkpoint.read("w", np.float16)

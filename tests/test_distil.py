@@ -24,7 +24,7 @@ HELD = [batch(seed, (9, 8, 4, 2)) for seed in (10, 11)]
 def model(name: str, heads: tuple[str, ...] = ("dense",), grid: Grid = MLX, bits: int = 4) -> SimpleNamespace:
     """What `distil` needs of a seeded model that is rounded to nearest."""
     module = architecture(name)
-    config = module.Config(**{key: CONFIGS[name][key] for key in module.Config.__dataclass_fields__})
+    config = module.Config.read(CONFIGS[name])
     shapes = module.parameters(config) | head_tensors(module, config, heads)
     rng = np.random.default_rng(0)
     weights = {key: rng.standard_normal(shape, np.float32) * np.float32(0.15) for key, shape in shapes.items()}

@@ -9,7 +9,7 @@ import torch
 from conftest import made, standin, standin_recipe
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from converter.source import open_source
+from converter.source.open import open_source
 from shim import load
 from shim.errors import SourceError, UsageError
 
@@ -110,9 +110,9 @@ def test_a_head_that_needs_to_run_code_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_reranker_given_to_an_embed_recipe_is_refused() -> None:
-    with pytest.raises(UsageError, match="config.json is that of a classifier or reranker"):
+    with pytest.raises(UsageError, match="config.json says that the task is rerank, and the recipe's task is embed"):
         open_source(standin_recipe("bge-m3"), str(standin("bge-reranker-v2-m3")))
-    with pytest.raises(UsageError, match="Pooling module, of a model whose task is embed"):
+    with pytest.raises(UsageError, match="modules.json says that the task is embed, and the recipe's task is rerank"):
         open_source(standin_recipe("bge-reranker-v2-m3"), str(standin("user-bge-m3")))
 
 

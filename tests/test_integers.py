@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from converter import calibrate, corpus, integers, pipeline, recipe, show
-from converter.checkpoint import Checkpoint
 from converter.quantize.activations import MODES, Activation, allocate
 from converter.quantize.channel import nearest, per_channel
 from converter.quantize.gptq import objective
@@ -24,7 +23,8 @@ from converter.quantize.losses import loss
 from converter.quantize.sites import Input, Integers, RoundedOps
 from converter.quantize.smooth import Smoothing
 from converter.recipe import Recipe
-from converter.source import open_source
+from converter.source.checkpoint import Checkpoint
+from converter.source.open import open_source
 from converter.targets.onnx import write_integers
 from converter.targets.onnx.tables import plane_widths, planes
 from shim.architectures import bert

@@ -32,7 +32,7 @@ BATCHES = [batch(0, (9, 4, 9)), batch(1, (3, 2))]
 @pytest.mark.parametrize("name", CONFIGS)
 def test_outputs_are_those_of_each_batch_alone(name: str) -> None:
     module = architecture(name)
-    config = module.Config(**{key: CONFIGS[name][key] for key in module.Config.__dataclass_fields__})
+    config = module.Config.read(CONFIGS[name])
     shapes = module.parameters(config)
     rng = np.random.default_rng(0)
     weights = {key: rng.standard_normal(shape, np.float32) * np.float32(0.3) for key, shape in shapes.items()}

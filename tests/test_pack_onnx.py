@@ -17,7 +17,7 @@ from converter import pipeline, recipe
 from converter.quantize.channel import ZERO, nearest
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
 from converter.quantize.torch_ops import TorchOps
-from converter.source import open_source
+from converter.source.open import open_source
 from converter.targets import onnx as target
 from converter.targets.onnx import GRID
 from converter.targets.onnx.recorder import pack

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 import shim
-from converter import measure, pipeline, recipe, show
+from converter import pipeline, recipe, show
 from converter.inventory import inventory
+from converter.proof import measure
 from converter.staging import staged
 from converter.targets import safetensors
 from shim.errors import IntegrityError, SourceError, UsageError
@@ -124,7 +125,9 @@ def test_where_rounding_falls_short_smaller_groups_are_tried(
         worst = 0.99 if 64 in sizes else 0.9995
         heads = {"dense": {"worst": worst, "p01": worst, "mean": worst}}
         verdict = "pass" if worst > 0.999 else "fail"
-        return {"verdict": verdict, "target": 0.999, "on": "worst", "texts": 4, "heads": heads, "notes": []}
+        witness = {"library": "a", "version": "1", "worst": 0.0, "tolerance": 1e-4, "texts": 4, "tokens_of": 4, "given": {}}
+        report = {"verdict": verdict, "target": 0.999, "on": "worst", "texts": 4, "heads": heads, "notes": []}
+        return report | {"witness": witness}
 
     monkeypatch.setattr(pipeline, "measure", failing)
     path, manifest = pipeline.convert(request_, lambda *_: None)

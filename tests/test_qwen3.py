@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModel
 
 from converter import pipeline
-from converter.source import open_source
+from converter.source.open import open_source
 from shim import Model, load
 from shim.errors import NotFiniteError, SourceError, UsageError
 from shim.runtimes.mlx import open_runtime

@@ -21,7 +21,7 @@ COMMANDS = {
 def test_every_option_is_in_the_table_and_no_other(name: str) -> None:
     rows = [line for line in README.splitlines() if line.startswith((f"| `{name} ", f"| `{name}`"))]
     assert len(rows) == 1
-    options = {o for p in COMMANDS[name].params if isinstance(p, click.Option) for o in p.opts}
+    options = {o for p in COMMANDS[name].params if isinstance(p, click.Option) for o in (*p.opts, *p.secondary_opts)}
     assert set(re.findall(r"--[a-z-]+", rows[0])) == options
 
 

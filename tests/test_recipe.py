@@ -9,6 +9,9 @@ import pytest
 from checkpoints import minilm, write_recipe
 
 from converter import recipe
+from converter.source.derive import derive
+from converter.source.layout import read_layout
+from converter.source.settle import settle
 from shim.errors import UsageError
 
 BGE = {"retrieval.query": "Represent this sentence for searching relevant passages: "}
@@ -128,7 +131,7 @@ def test_an_unknown_recipe_like_none_of_ours_gets_the_list() -> None:
         ("dimensions = 64", "", "key 'dimensions' in [model] missing"),
         ('[source]\nrepo = "nobody/tiny"', "", "key 'repo' in [source] missing"),
         ('[source]\nrepo = "nobody/tiny"', 'source = "nobody/tiny"', "source must be a section, [source]"),
-        ('"mean"', '"avg"', 'pooling "avg" unknown (cls, mean, last)'),
+        ('"mean"', '"avg"', 'pooling "avg" unknown (cls, mean, last, max, mean_sqrt_len_tokens, weightedmean)'),
         ('"embed"', '"translate"', 'task "translate" unknown (embed'),
         ('"bert"', '"bret"', "architecture 'bret' unknown"),
         ('["dense"]', '["dense", "thick"]', 'heads "thick" unknown (dense'),
@@ -162,7 +165,7 @@ def test_on_the_command_line_it_is_exit_code_2_one_line_and_one_object(
     tmp_path: Path, convert: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     done = convert(broken(tmp_path, '"mean"', '"avg"'), "--to", "onnx", "--json", check=2)
-    line = 'mine.toml: pooling "avg" unknown (cls, mean, last)'
+    line = 'mine.toml: pooling "avg" unknown (cls, mean, last, max, mean_sqrt_len_tokens, weightedmean)'
     assert done.stderr == f"convert: {line}\n"
     assert json.loads(done.stdout) == {"error": line, "exit_code": 2}
     assert done.stdout.count("\n") == 1
@@ -172,3 +175,48 @@ def test_a_template_without_its_slot_is_refused(tmp_path: Path) -> None:
     path = write_recipe(tmp_path / "mine.toml", more='[prompts]\ninstruction = "Instruct: "')
     with pytest.raises(UsageError, match=r'mine.toml: instruction in \[prompts\] must hold \{instruction\}, not "Instruct: "'):
         recipe.load(str(path))
+
+
+# Of the others, ../shared/hub has no files.
+PUBLISHED = (
+    "all-minilm-l6-v2",
+    "bge-m3",
+    "bge-reranker-v2-m3",
+    "bge-small-en-v1.5",
+    "multilingual-e5-large",
+    "qwen3-embedding-0.6b",
+    "qwen3-embedding-4b",
+    "qwen3-reranker-0.6b",
+)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_recipe_agrees_with_its_repositorys_files_or_states_an_override(name: str, shared: Path) -> None:
+    loaded = recipe.load(name)
+    folder = minilm() if "minilm" in name else shared / "hub" / loaded.source.repo
+    facts = derive(folder, read_layout(folder))
+    spec = settle(loaded, facts)
+    differing = {key for key in loaded.stated & facts.keys() if getattr(loaded.model, key) != facts[key].value}
+    assert differing <= loaded.overrides.keys()
+    assert all(reason.endswith(".") for reason in loaded.overrides.values())
+    assert spec.normalized
+    if name.startswith("qwen3-embedding"):
+        assert set(spec.prompt_names) == {"query", "document"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('heads = ["dense"]', 'heads = ["dense"]\nmodules = ["normalise"]', 'modules "normalise" unknown (normalize, dense)'),
+        ('heads = ["dense"]', 'heads = ["dense"]\nmodules = [{type = "dense"}]', "a dense module has a width"),
+        ('heads = ["dense"]', 'heads = ["dense"]\nsimilarity = "near"', 'similarity "near" unknown'),
+        ('heads = ["dense"]', 'heads = ["dense"]\nlower_case = 1', "lower_case in [model] must be bool"),
+        ("[parity]", '[overrides]\nsurprise = "why"\n[parity]', 'overrides "surprise" unknown'),
+        ("[parity]", '[overrides]\npooling = ""\n[parity]', "pooling in [overrides] must be text"),
+        ("[parity]", "[prompt_names]\nquery = 1\n[parity]", "query in [prompt_names] must be text"),
+    ],
+)
+def test_a_wrong_line_of_what_a_checkpoint_says_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        recipe.load(broken(tmp_path, old, new))
+    assert message in str(caught.value)

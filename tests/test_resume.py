@@ -9,13 +9,13 @@ import pytest
 
 from converter import cache, calibrate, recipe
 from converter.attempts import Goal, layers
-from converter.checkpoint import Checkpoint
 from converter.maker import Maker
 from converter.quantize import lockstep
 from converter.quantize.grid import Grid, Scheme
 from converter.quantize.plan import candidates, uniform
 from converter.recipe import Recipe
-from converter.source import open_source
+from converter.source.checkpoint import Checkpoint
+from converter.source.open import open_source
 from converter.targets import mlx
 from shim.text import Tokens
 

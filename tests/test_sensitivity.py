@@ -16,7 +16,7 @@ from shim.text import Tokens
 class Model:
     def __init__(self, name: str, heads: tuple[str, ...] = ("dense",)):
         self.module, self.heads, self.pooling = architecture(name), heads, POOLING.get(name, "mean")
-        self.config = self.module.Config(**{key: CONFIGS[name][key] for key in self.module.Config.__dataclass_fields__})
+        self.config = self.module.Config.read(CONFIGS[name])
         rng = np.random.default_rng(0)
         shapes = self.module.parameters(self.config) | head_tensors(self.module, self.config, heads)
         self.weights = {key: rng.standard_normal(shape, np.float32) * np.float32(0.3) for key, shape in shapes.items()}

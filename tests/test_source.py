@@ -14,7 +14,7 @@ from checkpoints import write_recipe
 from safetensors.numpy import load_file, save_file
 
 from converter import pipeline, recipe
-from converter.source import open_source
+from converter.source.open import open_source
 from shim.errors import SourceError, UsageError
 
 WORDS = "embeddings.word_embeddings.weight"
@@ -222,7 +222,7 @@ def test_two_tensors_of_one_name_are_refused(checkpoint: Path, tiny: Path, tenso
             {},
             "1_Pooling/config.json",
             {"pooling_mode_max_tokens": True},
-            "says 'pooling_mode_mean_tokens and pooling_mode_max_tok",
+            "1_Pooling/config.json: pooling by max and mean together is not supported",
         ),
         ({"max_tokens": 64}, "", {}, "max_tokens 64, but sentence_bert_config.json says 128"),
         ({"max_tokens": 1024}, "sentence_bert_config.json", {"max_seq_length": 1024}, "config.json has 512 positions"),
@@ -235,5 +235,5 @@ def test_a_recipe_that_contradicts_the_checkpoint_is_refused(
 ) -> None:
     if file:
         edit_json(checkpoint / file, **changes)
-    with pytest.raises(UsageError, match=f"tiny: .*{message}"):
+    with pytest.raises(UsageError, match=message):
         opened(checkpoint, tiny, **recipe_changes)

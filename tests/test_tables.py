@@ -12,7 +12,7 @@ from converter.quantize import tables
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.losses import loss, masks_of
-from converter.source import open_source
+from converter.source.open import open_source
 
 HEADS = {"xlm_roberta": ("dense", "sparse", "colbert")}
 

@@ -7,8 +7,10 @@ import pytest
 from checkpoints import minilm
 
 from converter.corpus import VERIFICATION, read
+from shim.checks import check_texts
 from shim.errors import IntegrityError, UsageError
-from shim.text import TextEncoder, check_texts, prompt_for
+from shim.prompts import prompt_for
+from shim.text import TextEncoder
 
 ODD = ["trailing  ", "\tleading", "é vs é", "ＦＵＬＬ width", "a" * 300, "[CLS] in the text [SEP]", "\u200b", "🏳️‍🌈"]
 

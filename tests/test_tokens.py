@@ -17,7 +17,8 @@ import pytest
 
 from converter import recipe
 from shim.errors import UsageError
-from shim.text import INSTRUCTIONS, TextEncoder, prompt_for
+from shim.prompts import INSTRUCTIONS, prompt_for
+from shim.text import TextEncoder
 
 M3, RERANKER = "hub/BAAI/bge-m3", "hub/BAAI/bge-reranker-v2-m3"
 QWEN, QWEN_4B, QWEN_8B = (f"hub/Qwen/Qwen3-Embedding-{size}" for size in ("0.6B", "4B", "8B"))
@@ -113,17 +114,17 @@ def test_ids_written_out(shared: Path) -> None:
 
 @pytest.mark.parametrize("limit", [8192, 64])
 def test_own_pairs(shared: Path, limit: int) -> None:
-    """The document is cut, the rest is whole: <s> query </s></s> document </s>"""
+    """The longer of the two is cut, as sentence-transformers' CrossEncoder does: <s> query </s></s> document </s>"""
     folder, tokenizer, every = shared / RERANKER, upstream(shared / RERANKER), paragraphs(shared / "data")
     documents = ["", *ODD, *(context for context, _ in every[::4])]
-    bodies = tokenizer(documents, add_special_tokens=False, verbose=False)["input_ids"]
     for query in ("天气  ", "</s> a", "a long one " * 18, *(questions[0] for _, questions in every[5::36])):
         found = ours(folder, limit).pairs(query, documents, {})
-        wanted = tokenizer([query] * len(documents), documents, truncation="only_second", max_length=limit)["input_ids"]
-        head = [CLS, *tokenizer(query, add_special_tokens=False)["input_ids"], SEP, SEP]
-        room = limit - len(head) - 1
-        assert [item.ids for item in found] == wanted == [[*head, *body[:room], SEP] for body in bodies]
-        assert [item.truncated for item in found] == [len(body) > room for body in bodies]
+        pairs = [query] * len(documents), documents
+        wanted = tokenizer(*pairs, truncation="longest_first", max_length=limit)["input_ids"]
+        whole = tokenizer(*pairs, verbose=False)["input_ids"]
+        assert [item.ids for item in found] == wanted
+        assert all(ids[0] == CLS and ids[-1] == SEP for ids in wanted)
+        assert [item.truncated for item in found] == [len(ids) > limit for ids in whole]
         assert any(item.truncated for item in found) == (limit == 64)
         assert all(item.type_ids == [0] * len(item.ids) for item in found)
 
@@ -136,14 +137,16 @@ def test_an_own_pair_of_a_book(shared: Path, name: str) -> None:
     assert (found.ids[: len(head)], found.ids[-1], len(found.ids), found.truncated) == (head, SEP, 8192, True)
 
 
-def test_a_query_that_leaves_no_room(shared: Path) -> None:
-    folder, query = shared / RERANKER, "which river is the longest of all"
+def test_a_query_over_the_limit_is_cut(shared: Path) -> None:
+    folder, query, documents = shared / RERANKER, "which river is the longest of all", ["the Nile is", ""]
     taken = len(upstream(folder)(query)["input_ids"]) + 2  # the query in its frame: four special tokens
-    one = ours(folder, taken + 1).pairs(query, ["the Nile is", ""], {})
-    assert [(len(item.ids), item.truncated) for item in one] == [(taken + 1, True), (taken, False)]
-    for limit in (taken, taken - 1, 5):
-        with pytest.raises(UsageError, match=f"max_tokens {limit} leaves no room"):
-            ours(folder, limit).pairs(query, ["the Nile is", ""], {})
+    for limit in (taken + 1, taken, taken - 1, 5):
+        found = ours(folder, limit).pairs(query, documents, {})
+        wanted = upstream(folder)([query] * 2, documents, truncation="longest_first", max_length=limit)["input_ids"]
+        assert [item.ids for item in found] == wanted
+        assert [item.truncated for item in found] == [True, limit < taken]
+    with pytest.raises(UsageError, match="max_tokens 4 leaves no room beside 4 special tokens"):
+        ours(folder, 4).pairs(query, documents, {})
 
 
 def card(tokenizer: Any, instruction: str | None, query: str, documents: list[str], limit: int) -> list[list[int]]:

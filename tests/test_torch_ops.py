@@ -10,7 +10,7 @@ from checkpoints import write_bert, write_recipe, write_xlm_roberta
 
 from converter import recipe
 from converter.quantize.torch_ops import TorchOps
-from converter.source import open_source
+from converter.source.open import open_source
 from shim.architectures import architecture
 from shim.pooling import POOLINGS, outputs
 from shim.text import TextEncoder

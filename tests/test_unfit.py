@@ -15,7 +15,7 @@ from conftest import one_line, run, standin, standin_recipe
 from safetensors.torch import load_file, save_file
 
 from converter import cache, calibrate, corpus, pipeline, recipe
-from converter.source import open_source
+from converter.source.open import open_source
 from shim.errors import SealportError, SourceError, UsageError
 
 
@@ -37,8 +37,9 @@ def test_a_weight_that_is_no_number_is_named(tiny: Path, tmp_path: Path, bits: i
 
 
 @pytest.mark.parametrize(("text", "code", "message"), [
-    ('[{"type": "sentence_transformers.models.Dense"}]', 2, "modules.json has a Dense module, which is not supported"),
-    ('[{"type": "x.LogitScore"}]', 2, "a LogitScore module, of a model whose task is rerank, and the recipe"),
+    ('[{"type": "sentence_transformers.models.LSTM"}]', 2, "modules.json has a LSTM module, which is not supported"),
+    ('[{"type": "x.LogitScore"}]', 2, "x.LogitScore is a module of the repository's own code, which is not supported"),
+    ('[{"type": "sentence_transformers.models.Transformer"}]', 2, "modules.json has no Pooling module"),
     ("[", 3, "modules.json is not a list of modules"),
 ])  # fmt: skip
 def test_modules_that_we_do_not_compute(tiny: Path, tmp_path: Path, text: str, code: int, message: str) -> None:
@@ -48,7 +49,7 @@ def test_modules_that_we_do_not_compute(tiny: Path, tmp_path: Path, text: str, c
 
 
 def test_an_embedding_checkpoint_behind_a_rerankers_recipe() -> None:
-    with pytest.raises(SealportError, match="has a Pooling module, of a model whose task is embed, and the recipe"):
+    with pytest.raises(SealportError, match="modules.json says that the task is embed, and the recipe's task is rerank"):
         open_source(standin_recipe("qwen3-reranker-0.6b"), str(standin("qwen3-embedding-0.6b")))
 
 
@@ -140,8 +141,8 @@ def test_a_table_smaller_than_the_tokenizer_is_refused(tmp_path: Path, tiny: Pat
 
 def test_a_query_that_leaves_no_room_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
-    path.write_text("word " * 9000 + "\none\ntwo\nthree\n")
-    loaded, out = standin_recipe("bge-reranker-v2-m3"), tmp_path / "out"
+    path.write_text("word " * 33000 + "\none\ntwo\nthree\n")
+    loaded, out = standin_recipe("qwen3-reranker-0.6b"), tmp_path / "out"
     request = pipeline.Request(loaded, "onnx", 32, str(standin(loaded.name)), out, corpus=path)
     with pytest.raises(UsageError, match="query"):
         pipeline.convert(request, lambda *_: None)
@@ -150,7 +151,7 @@ def test_a_query_that_leaves_no_room_is_refused_before_anything_is_made(tmp_path
 
 @pytest.mark.filterwarnings("ignore:only .* calibration tokens")
 def test_a_query_that_leaves_no_room_is_not_calibrated_on() -> None:
-    loaded = standin_recipe("bge-reranker-v2-m3")
+    loaded = standin_recipe("qwen3-reranker-0.6b")
     checkpoint = open_source(loaded, str(standin(loaded.name)))
     given = [corpus.Text(text[:5], "en", "sentence", text) for text in ("word " * 900, "one", "two", "three")]
     with pytest.warns(UserWarning, match="1 of 4 queries to calibrate on are too long"):

@@ -24,7 +24,15 @@ def vectors(directory: Path, texts: list[str], pooling: str, max_tokens: int = 1
         with torch.inference_mode():
             batch = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")
             hidden = model(**batch).last_hidden_state[0]
-        pooled = {"cls": hidden[0], "mean": hidden.mean(0), "last": hidden[-1]}[pooling]
+        places = torch.arange(1, len(hidden) + 1, dtype=torch.float32)[:, None]
+        pooled = {
+            "cls": hidden[0],
+            "mean": hidden.mean(0),
+            "last": hidden[-1],
+            "max": hidden.amax(0),
+            "mean_sqrt_len_tokens": hidden.sum(0) / len(hidden) ** 0.5,
+            "weightedmean": (hidden * places).sum(0) / places.sum(),
+        }[pooling]
         rows.append((pooled / pooled.norm()).numpy())
     return np.array(rows)
 

@@ -4,8 +4,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from shim.checks import check_texts
 from shim.errors import UsageError
-from shim.text import check_texts
 
 VERIFICATION = Path(__file__).parent / "verification.jsonl"
 CALIBRATION = Path(__file__).parent / "calibration.jsonl"

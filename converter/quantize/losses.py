@@ -1,6 +1,6 @@
 """How far outputs are from those wanted, text by text: what calibration measures and distillation goes down on.
 
-`converter.verify` judges the artifact by the same measures, written apart from these.
+`converter.proof.metrics` judges the artifact by the same measures, written apart from these.
 """
 
 import numpy as np

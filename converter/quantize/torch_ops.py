@@ -25,6 +25,10 @@ class TorchOps:
     def positions(self, first: int = 0) -> Tensor:
         return torch.arange(first, first + self.mask.shape[1])[None]
 
+    def positions_after(self, padding: int) -> Tensor:
+        counted = self.input_ids() != padding
+        return counted.cumsum(dim=1) * counted + padding
+
     def index(self, value: int) -> Tensor:
         return torch.tensor(value)
 
@@ -94,9 +98,14 @@ class TorchOps:
     def pool(self, hidden: Tensor, pooling: str) -> Tensor:
         if pooling == "cls":
             return hidden[:, 0].float()
-        if pooling == "mean":
-            weights = self.mask[..., None].float()
-            return (hidden.float() * weights).sum(dim=1) / weights.sum(dim=1)
+        mask = self.mask[..., None]
+        if pooling == "max":
+            return hidden.float().masked_fill(~mask, -torch.inf).amax(dim=1)
+        if pooling != "last":
+            places = torch.arange(1, mask.shape[1] + 1)[:, None] if pooling == "weightedmean" else 1.0
+            weights = mask.float() * places
+            count = weights.sum(dim=1)
+            return (hidden.float() * weights).sum(dim=1) / (count.sqrt() if pooling == "mean_sqrt_len_tokens" else count)
         return hidden[torch.arange(len(hidden)), self.mask.sum(dim=1) - 1].float()
 
     def normalize(self, x: Tensor) -> Tensor:

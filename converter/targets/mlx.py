@@ -6,16 +6,16 @@ from pathlib import Path
 
 import numpy as np
 
-from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
+from converter.source.checkpoint import Checkpoint
 from converter.targets import safetensors
 from converter.targets.safetensors import Layout
 
 BITS = TABLE_BITS = (2, 3, 4, 5, 6, 8, 16)
 DEFAULT_BITS = 4
 GRID = Grid(np.float16, integer_zero=False)
-APART = ("sparse_linear.", "colbert_linear.", "score.")
+APART = ("sparse_linear.", "colbert_linear.", "score.", "dense.")
 
 
 def stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:

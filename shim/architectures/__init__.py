@@ -6,6 +6,7 @@ targets follow the same definition, and the parity report holds that definition 
 
 import importlib
 import importlib.util
+import pkgutil
 from typing import Any, Protocol
 
 from shim.errors import UsageError
@@ -25,6 +26,12 @@ class Ops(Protocol):
 
     def positions(self, first: int = 0) -> Any:
         """(1, length) first, first + 1, first + 2, …"""
+
+    def positions_after(self, padding: int) -> Any:
+        """(n, length) padding + 1, padding + 2, … over the tokens that are not the id `padding`; those have `padding`.
+
+        Source: transformers' create_position_ids_from_input_ids.
+        """
 
     def index(self, value: int) -> Any:
         """A single id, for a table of which every token takes the same row."""
@@ -91,7 +98,11 @@ class Ops(Protocol):
         """
 
     def pool(self, hidden: Any, pooling: str) -> Any:
-        """(n, width) float32: `cls` the first token, `mean` over the tokens that are not padding, `last` the last of them."""
+        """(n, width) float32 over the tokens that are not padding, by a name of shim.pooling.POOLINGS.
+
+        `cls` the first, `last` the last, `max` the greatest of each dimension, `mean` their mean, `mean_sqrt_len_tokens` their
+        sum over the root of their number, `weightedmean` their mean weighted by place: 1, 2, 3, …
+        """
 
     def normalize(self, x: Any) -> Any:
         """x / its L2 norm over the last axis, in float32."""
@@ -101,9 +112,14 @@ def architecture(name: str) -> Any:
     """The module of the architecture `name`.
 
     It has Config; the tables KEYS, DROPPED, OPTIONAL, FULL_PRECISION and ROWS; `parameters(config)`, `encode(ops, config)`;
-    and where it can score, `scoring(config)`, the tensors that a reranker has besides, and `score(ops, config)`. Raises
-    UsageError when there is none.
+    and where it can score, `scoring(config)`, the tensors that a reranker has besides, and `score(ops, config)`; with ROWS
+    `classifies(raw)`, too. Raises UsageError when there is none.
     """
     if not name.isidentifier() or importlib.util.find_spec(f"{__name__}.{name}") is None:
-        raise UsageError(f"architecture {name!r} unknown; there is no shim/architectures/{name}.py")
+        raise UsageError(f"architecture {name!r} unknown ({', '.join(architectures())})")
     return importlib.import_module(f"{__name__}.{name}")
+
+
+def architectures() -> list[str]:
+    """The names of all architectures."""
+    return sorted(found.name for found in pkgutil.iter_modules(__path__))

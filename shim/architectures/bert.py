@@ -15,6 +15,8 @@ OPTIONAL = (r"^pooler\.",)
 # Two rows: not worth quantizing.
 FULL_PRECISION = (r"\.token_type_embeddings\.",)
 ROWS = ()
+# Only for these does this file compute what the checkpoint means; absent ones are these.
+ONLY = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 MAX_LAYERS = 1000  # beyond any real model: a wrong number must not fill the memory with names
 MAX_VALUE = 1e9
 
@@ -35,7 +37,7 @@ class Config:
     @classmethod
     def read(cls, raw: dict[str, Any]) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
-        for key, known in (("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+        for key, known in ONLY.items():
             if raw.get(key, known) != known:
                 raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
         config = read_config(cls, raw)

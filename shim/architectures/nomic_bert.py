@@ -22,6 +22,15 @@ ONLY = {
     "rotary_emb_fraction": 1.0,
     "rotary_emb_interleaved": False,
     "rotary_scaling_factor": None,
+    "hidden_act": "silu",
+}
+# transformers' own names of the keys, which go before: the published file has others.
+NAMES = {
+    "n_embd": "hidden_size",
+    "n_layer": "num_hidden_layers",
+    "n_head": "num_attention_heads",
+    "n_inner": "intermediate_size",
+    "layer_norm_epsilon": "layer_norm_eps",
 }
 
 
@@ -34,7 +43,6 @@ class Config:
     n_layer: int
     n_head: int
     n_inner: int
-    n_positions: int
     type_vocab_size: int
     rotary_emb_base: float
     layer_norm_epsilon: float
@@ -45,7 +53,13 @@ class Config:
         for key, known in ONLY.items():
             if raw.get(key, known) != known:
                 raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
-        config = bert.read_config(cls, raw)
+        rope = raw.get("rope_parameters") or {}
+        if rope.get("rope_type", "default") != "default":
+            raise SourceError(f"config.json: rope_type {rope['rope_type']!r} is not supported (only 'default')")
+        values = raw | {own: raw[name] for own, name in NAMES.items() if name in raw}
+        if "rope_theta" in rope:
+            values["rotary_emb_base"] = rope["rope_theta"]
+        config = bert.read_config(cls, values)
         if config.n_embd % (2 * config.n_head):
             raise SourceError("config.json: n_embd is not a multiple of twice n_head")
         return config
@@ -55,9 +69,9 @@ class Config:
         return self.n_embd
 
     @property
-    def max_tokens(self) -> int:
-        """How many tokens the model says it takes; rotary positions have no table that ends."""
-        return self.n_positions
+    def max_tokens(self) -> None:
+        """Rotary positions have no table that ends."""
+        return
 
 
 def parameters(config: Config) -> dict[str, tuple[int, ...]]:

@@ -16,7 +16,14 @@ FULL_PRECISION = ()
 ROWS = ("no", "yes")
 TABLE = "model.embed_tokens.weight"
 # Only for these does this file compute what the checkpoint means; absent ones are these.
-ONLY = {"hidden_act": "silu", "attention_bias": False, "use_sliding_window": False, "rope_scaling": None}
+ONLY = {
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "use_sliding_window": False,
+    "rope_scaling": None,
+    "is_causal": True,
+    "use_bidirectional_attention": False,
+}
 
 
 @dataclass(frozen=True)
@@ -33,6 +40,7 @@ class Config:
     max_position_embeddings: int
     rms_norm_eps: float
     rope_theta: float
+    answers: int  # rows of a reranker's head: "no" and "yes", or a classifier's single label
 
     @classmethod
     def read(cls, raw: dict[str, Any]) -> Self:
@@ -43,15 +51,21 @@ class Config:
         rope = raw.get("rope_parameters")  # where transformers 5 puts what was rope_theta
         if isinstance(rope, dict) and rope.get("rope_type", "default") != "default":
             raise SourceError(f"config.json: rope_type {rope['rope_type']!r} is not supported (only 'default')")
-        config = bert.read_config(cls, {**rope, **raw} if isinstance(rope, dict) else raw)
+        values = {**(rope if isinstance(rope, dict) else {}), **raw, "answers": 1 if classifies(raw) else len(ROWS)}
+        config = bert.read_config(cls, values)
         if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
             raise SourceError("config.json: num_attention_heads must be a multiple of num_key_value_heads, head_dim even")
         return config
 
     @property
-    def max_tokens(self) -> int:
-        """How many tokens have a position that the model was trained for."""
-        return self.max_position_embeddings
+    def max_tokens(self) -> None:
+        """Rotary positions have no table that ends."""
+        return
+
+
+def classifies(raw: dict[str, Any]) -> bool:
+    """Whether `config.json` is that of a classifier, which scores by a head of its own and not by the words of ROWS."""
+    return any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
 
 
 def parameters(config: Config) -> dict[str, tuple[int, ...]]:
@@ -83,17 +97,20 @@ def encode(ops: Ops, config: Config) -> Any:
 
 
 def scoring(config: Config) -> dict[str, tuple[int, ...]]:
-    """The tensors of a reranker besides `parameters`: the head's rows for "no" and "yes"."""
-    return {"score.weight": (2, config.hidden_size)}
+    """The tensors of a reranker besides `parameters`: the head's rows for "no" and "yes", or that of its label."""
+    return {"score.weight": (config.answers, config.hidden_size)}
 
 
 def score(ops: Ops, config: Config) -> Any:
     """(n, 1) logit of "yes" less that of "no" behind the last token, the only position that the last norm and the head see.
 
-    Its logistic function is the softmax over the two that the model card computes.
+    Its logistic function is the softmax over the two that the model card computes. Of a classifier, the logit of its label.
     """
     last = ops.rms_norm("model.norm", ops.pool(_layers(ops, config), "last"), config.rms_norm_eps)
-    no, yes = ops.split(ops.head("score", last, bias=False), 2)
+    logits = ops.head("score", last, bias=False)
+    if config.answers == 1:
+        return logits
+    no, yes = ops.split(logits, 2)
     return ops.subtract(yes, no)
 
 

@@ -28,10 +28,10 @@ class Config(bert.Config):
 def encode(ops: Ops, config: Config) -> Any:
     """Hidden states (n, length, hidden_size) of the last layer.
 
-    Padding is on the right only, so the position of a token is its index plus pad_token_id + 1. There is one segment.
+    A token's place is counted after pad_token_id, without tokens of that id: `<pad>` in a text has none. There is one segment.
     """
     words = ops.embedding("embeddings.word_embeddings", ops.input_ids())
-    places = ops.embedding("embeddings.position_embeddings", ops.positions(config.pad_token_id + 1))
+    places = ops.embedding("embeddings.position_embeddings", ops.positions_after(config.pad_token_id))
     segment = ops.embedding("embeddings.token_type_embeddings", ops.index(0))
     x = ops.layer_norm("embeddings.LayerNorm", ops.add(ops.add(words, segment), places), config.layer_norm_eps)
     return bert.layers(ops, config, x)

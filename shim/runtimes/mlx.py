@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 
 from shim.architectures import architecture
-from shim.artifact import ModelSpec, read_object
+from shim.artifact import read_object
 from shim.errors import IntegrityError, UsageError
 from shim.pooling import head_tensors, outputs
 from shim.runtimes.mlx_ops import MlxOps
+from shim.spec import ModelSpec
 from shim.text import Tokens
 
 DEVICES = ("auto", "cpu", "gpu")
@@ -75,7 +76,7 @@ class MlxRuntime:
         except RuntimeError as error:
             raise IntegrityError(f"{directory}: {error}") from None
         self.quantization = _quantization(raw, self.weights)
-        heads = head_tensors(self.module, self.config, spec.heads)
+        heads = head_tensors(self.module, self.config, spec.heads, spec.modules)
         known = {n: s for n, s in self.module.parameters(self.config).items() if not _matches(n, self.module.OPTIONAL)} | heads
         self.weights = {n: w for n, w in self.weights.items() if n in heads or not _matches(n, self.module.OPTIONAL)}
         for name, shape in known.items():
@@ -112,7 +113,8 @@ class MlxRuntime:
     def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
         ops = MlxOps(self.mx, self.weights, self.packed, tokens)
-        found = outputs(ops, self.module, self.config, self.spec.pooling, self.spec.heads)
+        spec = self.spec
+        found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules)
         arrays = [found[name].astype(self.mx.float32) for name in names]
         self.mx.eval(arrays)
         return {name: np.array(array) for name, array in zip(names, arrays, strict=True)}

@@ -25,6 +25,10 @@ class MlxOps:
     def positions(self, first: int = 0) -> Any:
         return self.mx.arange(first, first + self.mask.shape[1])[None]
 
+    def positions_after(self, padding: int) -> Any:
+        counted = (self.input_ids() != padding).astype(self.mx.int32)
+        return self.mx.cumsum(counted, axis=1) * counted + padding
+
     def index(self, value: int) -> Any:
         return self.mx.array(value)
 
@@ -118,9 +122,13 @@ class MlxOps:
         mx = self.mx
         if pooling == "cls":
             return self.full(hidden[:, 0])
-        if pooling == "mean":
-            mask = self.mask[..., None]
-            return mx.where(mask, self.full(hidden), 0).sum(axis=1) / mask.sum(axis=1)
+        mask = self.mask[..., None]
+        if pooling == "max":
+            return mx.where(mask, self.full(hidden), -mx.inf).max(axis=1)
+        if pooling != "last":
+            weights = mask * mx.arange(1, mask.shape[1] + 1)[:, None] if pooling == "weightedmean" else mask
+            total, count = mx.where(mask, self.full(hidden) * weights, 0).sum(axis=1), weights.sum(axis=1)
+            return total / (count**0.5 if pooling == "mean_sqrt_len_tokens" else count)
         last = mx.argmax(self.mask * mx.arange(1, self.mask.shape[1] + 1), axis=1)
         return self.full(hidden[mx.arange(hidden.shape[0]), last])
 

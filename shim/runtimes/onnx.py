@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from shim.artifact import ModelSpec
 from shim.errors import IntegrityError, UsageError
+from shim.spec import ModelSpec
 from shim.text import Tokens
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}

@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from shim.checks import check_text, check_texts
 from shim.model import Embeddings, Model, Output, Ranked
 from shim.pooling import PER_TOKEN, check_dimensions
+from shim.prompts import prompt_of
 from shim.serve.batching import Job
 from shim.serve.faults import Refusal
 from shim.serve.metrics import Metrics
 from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread
 from shim.serve.settings import Settings
-from shim.text import Encoded, Piece, check_text, check_texts, prompt_for
+from shim.text import Encoded, Piece
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # tokenized at a time, so that a long request does not hold up a short one
 SHORT = 512  # characters that are tokenized at once: to have another thread do it would take as long
@@ -28,13 +30,17 @@ Encode = Callable[[Sequence[str]], list[Encoded]]
 
 @dataclass(frozen=True)
 class Options:
-    """How texts are to be embedded; see `Model.embed`. truncate: whether a text too long is cut, on `side`, or refused."""
+    """How texts are to be embedded; see `Model.embed`. truncate: whether a text too long is cut, on `side`, or refused.
+
+    normalize: whether vectors have length 1; None as the model gives them.
+    """
 
     task: str | None = None
+    prompt_name: str | None = None
     instruction: str | None = None
     dimensions: int | None = None
     heads: tuple[str, ...] = ("dense",)
-    normalize: bool = True
+    normalize: bool | None = None
     truncate: bool = True
     side: str = "right"
     late_chunking: bool = False
@@ -59,8 +65,8 @@ class Served:
         model = self.model
         model.check_embed(options.heads, options.late_chunking)
         check_dimensions(options.dimensions, model.dimensions)
-        prompt = prompt_for(model.manifest.model.prompts, options.task, options.instruction)
-        heads = tuple(dict.fromkeys(("dense" if options.normalize else "pooled", *options.heads)))
+        prompt = prompt_of(model.manifest.model, options.task, options.instruction, options.prompt_name)
+        heads = tuple(dict.fromkeys((model.vector(options.normalize), *options.heads)))
         encode = partial(model.encoder.encode, prompt=prompt, side=options.side)
         outputs = await self._compute(check_texts(texts), encode, heads, options.truncate, len(prompt))
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
@@ -68,7 +74,7 @@ class Served:
     async def hidden(self, texts: object, options: Options) -> list[Output]:
         """The hidden states of every token, as `hidden` of each text's output."""
         self.model.check_embed()
-        prompt = prompt_for(self.model.manifest.model.prompts, options.task, options.instruction)
+        prompt = prompt_of(self.model.manifest.model, options.task, options.instruction, options.prompt_name)
         encode = partial(self.model.encoder.encode, prompt=prompt, side=options.side)
         return await self._compute(check_texts(texts), encode, ("hidden",), options.truncate, len(prompt))
 

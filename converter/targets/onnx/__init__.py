@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
+from converter.source.checkpoint import Checkpoint
 from converter.targets.onnx import tables
 from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
 from shim.architectures import architecture
 from shim.errors import SealportError
-from shim.pooling import outputs
+from shim.pooling import PROJECTED, outputs
 
 if TYPE_CHECKING:  # it imports torch, which only calibration needs
     from converter.quantize.sites import Integers
@@ -77,9 +77,10 @@ def write_integers(
 
 def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     checkpoint, module = ops.checkpoint, architecture(recipe.architecture)
-    found = outputs(ops, module, module.Config.read(checkpoint.config), recipe.model.pooling, recipe.model.heads)
+    spec, config = recipe.model, module.Config.read(checkpoint.config)
+    found = outputs(ops, module, config, spec.pooling, spec.heads, spec.modules)
     ops.prune(list(found.values()))
-    model = graph(ops, found, recipe)
+    model = graph(ops, found, recipe, config.hidden_size)
     (directory / "onnx").mkdir()
     size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)
     try:
@@ -92,13 +93,13 @@ def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     (directory / "config.json").write_text(json.dumps(checkpoint.config, indent=1) + "\n", encoding="utf-8")
 
 
-def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe) -> ir.Model:
-    """The recorded nodes as a model whose outputs are float32 and bear the names in `found`."""
+def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe, width: int) -> ir.Model:
+    """The recorded nodes as a model whose outputs are float32 and bear the names in `found`; width: of hidden states."""
     results = []
     for name, value in found.items():
         result = ops.cast(value, np.float32)
-        axes: tuple[str | int, ...] = ("batch_size", "sequence_length", recipe.model.dimensions)
-        if name == "sentence_embedding":
+        axes: tuple[str | int, ...] = ("batch_size", "sequence_length", width)
+        if name in ("sentence_embedding", PROJECTED):
             axes = ("batch_size", recipe.model.dimensions)
         result.name, result.shape = name, ir.Shape(SHAPES.get(name, axes))
         result.type = ir.TensorType(ir.DataType.FLOAT)

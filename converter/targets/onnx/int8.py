@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_ir as ir
 
-from converter.checkpoint import Checkpoint
 from converter.quantize.activations import LEAST, TOP
 from converter.quantize.channel import ZERO
 from converter.quantize.sites import Input, Integers
+from converter.source.checkpoint import Checkpoint
 from converter.targets.onnx.ops import CONTRIB, OnnxOps
 
 

@@ -27,6 +27,12 @@ class OnnxOps(Recorder):
         end = self.node("Add", length, self.constant(first)) if first else length
         return self.node("Unsqueeze", self.node("Range", self.constant(first), end, self.constant(1)), self.constant([0]))
 
+    def positions_after(self, padding: int) -> ir.Value:
+        same = self.node("Equal", self.input("input_ids"), self.constant(padding))
+        counted = self.cast(self.node("Not", same), np.int64)
+        places = self.node("Mul", self.node("CumSum", counted, self.constant(1)), counted)
+        return self.node("Add", places, self.constant(padding))
+
     def index(self, value: int) -> ir.Value:
         return self.constant(value)
 
@@ -171,11 +177,21 @@ class OnnxOps(Recorder):
             places = self.node("Mul", mask, self.node("Add", self.positions(), self.constant(1)))
             last = self.node("ArgMax", places, axis=1, keepdims=1)
             return self.full(self._like(hidden, self.node("GatherND", hidden, last, batch_dims=1)))
-        weights = self.cast(self.node("Unsqueeze", mask, self.constant([2])), np.float32)
-        total = self.node("ReduceSum", self.node("Mul", self.full(hidden), weights), self.constant([1]), keepdims=0)
-        mean = self.node("Div", total, self.node("ReduceSum", weights, self.constant([1]), keepdims=0))
-        self.wide.add(mean.name)
-        return mean
+        if pooling == "max":
+            attended = self.cast(self.node("Unsqueeze", mask, self.constant([2])), np.bool_)
+            kept = self.node("Where", attended, self.full(hidden), self.constant(-np.inf, np.float32))
+            pooled = self.node("ReduceMax", kept, self.constant([1]), keepdims=0)
+        else:
+            if pooling == "weightedmean":
+                mask = self.node("Mul", mask, self.node("Add", self.positions(), self.constant(1)))
+            weights = self.cast(self.node("Unsqueeze", mask, self.constant([2])), np.float32)
+            total = self.node("ReduceSum", self.node("Mul", self.full(hidden), weights), self.constant([1]), keepdims=0)
+            count = self.node("ReduceSum", weights, self.constant([1]), keepdims=0)
+            if pooling == "mean_sqrt_len_tokens":
+                count = self.node("Sqrt", count)
+            pooled = self.node("Div", total, count)
+        self.wide.add(pooled.name)
+        return pooled
 
     def normalize(self, x: ir.Value) -> ir.Value:
         wide = self.full(x)

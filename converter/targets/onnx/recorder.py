@@ -6,8 +6,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnx_ir as ir
 
-from converter.checkpoint import Checkpoint
 from converter.quantize.grid import Codes, Scheme
+from converter.source.checkpoint import Checkpoint
 
 
 class Recorder:

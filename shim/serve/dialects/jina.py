@@ -10,7 +10,9 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictStr
 
 from shim.errors import UsageError
+from shim.prompts import knows_prompt
 from shim.serve.served import Options
+from shim.spec import ModelSpec
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]
 
@@ -19,9 +21,11 @@ class JinaFields(BaseModel):
     """Fields of a request that OpenAI's has not, bge-m3's heads among them."""
 
     task: StrictStr | None = Field(None, description="The prompt to put before each text, such as retrieval.query.")
-    prompt_name: StrictStr | None = Field(None, description="The same as `instruction`.")
+    prompt_name: StrictStr | None = Field(
+        None, description="A prompt by its name, as in sentence-transformers; any other text is an instruction."
+    )
     instruction: StrictStr | None = Field(None, description="In place of the task's own, for a model that takes instructions.")
-    normalized: StrictBool | None = Field(None, description="False leaves the pooled vectors as they are, not of length 1.")
+    normalized: StrictBool | None = Field(None, description="Whether vectors have length 1; else as the model gives them.")
     embedding_type: EmbeddingType | None = Field(
         None,
         description="int8 and uint8: each vector times 127 over its greatest absolute value, uint8 with 128 added; compare by "
@@ -34,17 +38,19 @@ class JinaFields(BaseModel):
         None, fail_fast=True, description="What a vector is given with."
     )
 
-    def options(self, dimensions: int | None) -> Options:
-        """What the fields ask for. Raises UsageError for two instructions."""
+    def options(self, dimensions: int | None, spec: ModelSpec) -> Options:
+        """What the fields ask of a model. Raises UsageError for two instructions."""
         if self.instruction is not None and self.prompt_name is not None:
             raise UsageError("instruction and prompt_name are the same; give one")
+        named = self.prompt_name is not None and knows_prompt(spec, self.prompt_name)
         heads = ["dense", *(self.heads or ())] + (["colbert"] if self.return_multivector else [])
         return Options(
             task=self.task,
-            instruction=self.prompt_name if self.instruction is None else self.instruction,
+            prompt_name=self.prompt_name if named else None,
+            instruction=self.prompt_name if self.instruction is None and not named else self.instruction,
             dimensions=dimensions,
             heads=tuple(dict.fromkeys(heads)),
-            normalize=self.normalized is not False,
+            normalize=self.normalized,
             truncate=self.truncate is not False,
             late_chunking=bool(self.late_chunking),
         )

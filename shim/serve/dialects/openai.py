@@ -83,6 +83,10 @@ class ServedModel(BaseModel):
     dimensions: int
     max_tokens: int
     heads: list[str]
+    similarity: str = Field(description="How the vectors are compared: cosine, dot, euclidean or manhattan.")
+    normalized: bool = Field(description="Whether the vectors have length 1.")
+    prompts: dict[str, str] = Field(description="Prompts by the names that the checkpoint gives them.")
+    default_prompt: str | None = Field(description="The prompt of a text for which none is asked.")
     target: str
     bits: int
     parity: dict[str, float]
@@ -165,7 +169,7 @@ def router(service: Service, documented: Any) -> APIRouter:
 
     async def work(body: EmbeddingsRequest, request: Request) -> Response:
         served = service.find(body.model, "embed")
-        out = await served.embed(body.texts(), body.options(body.dimensions))
+        out = await served.embed(body.texts(), body.options(body.dimensions, served.model.manifest.model))
         note(request, served, out.tokens, out.truncated)
         content = response(served.model.name, out, body.embedding_type or body.encoding_format or "float")
         return await large(content, out.dense.size + sum(vectors.size for vectors in out.colbert or ()))

@@ -8,14 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
-from shim.errors import UsageError
 from shim.serve.served import Options
-from shim.text import TASKS
 
 RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")  # also Cohere's
 PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health", *RERANK})
-# The names that sentence-transformers' configs use for what we call by tasks.
-PROMPT_NAMES = {"query": "retrieval.query", "passage": "retrieval.passage", "document": "retrieval.passage"}
 TRUNCATED = "x-truncated"  # the answers are bare arrays: which texts were cut is said in this header
 SHOWN = 200  # of them, so that the header stays one that proxies take
 TEXTS = {"anyOf": [
@@ -42,7 +38,9 @@ class Prompted(Truncation):
     """A request of texts, behind the prompt of a name."""
 
     inputs: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
-    prompt_name: StrictStr | None = Field(None, description="query, passage, document, or a task such as retrieval.query.")
+    prompt_name: StrictStr | None = Field(
+        None, description="A prompt of the checkpoint; query, passage, document; or a task such as retrieval.query."
+    )
 
 
 class EmbedRequest(Prompted):
@@ -50,7 +48,7 @@ class EmbedRequest(Prompted):
 
     model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
 
-    normalize: StrictBool | None = None
+    normalize: StrictBool | None = Field(None, description="Whether vectors have length 1; else as the model gives them.")
     dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
 
 
@@ -166,17 +164,9 @@ def error(message: str, status: int) -> dict[str, Any]:
     return {"error": message, "error_type": "Empty" if empty else kind}
 
 
-def task_of(prompt_name: str | None) -> str | None:
-    """The task that a prompt's name means. Raises UsageError for an unknown one."""
-    task = PROMPT_NAMES.get(prompt_name or "", prompt_name)
-    if task is not None and task not in TASKS:
-        raise UsageError(f"prompt_name {prompt_name!r} unknown ({', '.join((*PROMPT_NAMES, *TASKS))})")
-    return task
-
-
 def options(body: Truncation, prompt_name: str | None) -> Options:
     """What a request asks for."""
-    return Options(task=task_of(prompt_name), truncate=body.truncate is not False, side=body.side)
+    return Options(prompt_name=prompt_name, truncate=body.truncate is not False, side=body.side)
 
 
 def truncated_header(truncated: Sequence[bool], source: bool = False) -> dict[str, str]:

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Body, Request, Response
 from pydantic import Discriminator, RootModel, Tag
 
 import shim
+from shim.prompts import prompt_of
 from shim.serve.answers import answer, large, note, respond
 from shim.serve.dialects import cohere, tei
 from shim.serve.dialects.openai import texts_of
 from shim.serve.faults import Refusal
 from shim.serve.service import Service
-from shim.text import prompt_for
 
 
 class Vectors(RootModel[list[list[float]]]):
@@ -71,7 +71,7 @@ def router(service: Service, documented: Any) -> APIRouter:
         async def work() -> Response:
             served = service.find(body.model, "embed")
             options = tei.options(body, body.prompt_name)
-            options = replace(options, dimensions=body.dimensions, normalize=body.normalize is not False)
+            options = replace(options, dimensions=body.dimensions, normalize=body.normalize)
             out = await served.embed(texts_of(body.inputs), options)
             note(request, served, out.tokens, out.truncated)
             return await large(list(out.dense), out.dense.size, tei.truncated_header(out.truncated))
@@ -114,7 +114,7 @@ def router(service: Service, documented: Any) -> APIRouter:
             parameters = body.settled()
             served = service.find(parameters.model, "embed")
             texts = [body.inputs.source_sentence, *body.inputs.sentences]
-            out = await served.embed(texts, tei.options(parameters, parameters.prompt_name))
+            out = await served.embed(texts, replace(tei.options(parameters, parameters.prompt_name), normalize=True))
             note(request, served, out.tokens, out.truncated)
             cosines = np.clip(out.dense[1:] @ out.dense[0], -1, 1)
             return answer(list(cosines), headers=tei.truncated_header(out.truncated[1:], out.truncated[0]))
@@ -127,8 +127,7 @@ def router(service: Service, documented: Any) -> APIRouter:
 
         async def work() -> Response:
             served = service.find(body.model, "embed") if body.model or service.has("embed") else service.find(None, "rerank")
-            prompts = served.model.manifest.model.prompts
-            prompt = prompt_for(prompts, tei.task_of(body.prompt_name)) if body.prompt_name else ""
+            prompt = prompt_of(served.model.manifest.model, name=body.prompt_name) if body.prompt_name else ""
             found = await served.pieces(texts_of(body.inputs), body.add_special_tokens is not False, prompt)
             note(request, served, [len(pieces) for pieces in found], [])
             return await large(found, 5 * sum(len(pieces) for pieces in found))

@@ -37,15 +37,23 @@ def neighbour_agreement(reference: np.ndarray, candidate: np.ndarray, k: int = N
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*nearest, strict=True)]))
 
 
-def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]) -> dict[str, Any]:
+def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(n,) float64 1 - |a - b|² / (2 |a|²) of each row: the cosine of unit vectors, and less where lengths differ."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    squares, lengths = ((a - b) ** 2).sum(axis=1), (a**2).sum(axis=1)
+    return 1 - np.divide(squares, 2 * lengths, out=np.where(squares > 0, np.inf, 0.0), where=lengths > 0)
+
+
+def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text], normalized: bool = True) -> dict[str, Any]:
     """Everything that the report says of the dense head, for (n, d) vectors in the order of the texts.
 
-    Raises NotFiniteError for NaN or infinity in the candidate.
+    Of vectors that are not normalised, lengths count, too: see `likeness`. Raises NotFiniteError for NaN or infinity in the
+    candidate.
     """
     broken = np.flatnonzero(~np.isfinite(candidate).all(axis=1))
     if broken.size:
         raise NotFiniteError(f"NaN or infinity in the vector of text {texts[broken[0]].id}")
-    report = _report(cosines(reference, candidate), texts)
+    report = _report((cosines if normalized else likeness)(reference, candidate), texts)
     width = reference.shape[1]
     cuts = [size for size in DIMENSIONS if size < width]
     report["by_dimensions"] = {str(size): float(cosines(reference[:, :size], candidate[:, :size]).min()) for size in cuts}
@@ -53,7 +61,10 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
         centre = reference.mean(axis=0)
         report["centred"] = _spread(cosines(reference - centre, candidate - centre))
         report["neighbours"] = neighbour_agreement(reference, candidate)
-        report["reference_pairwise"] = pairwise_mean(reference)
+        lengths = np.linalg.norm(reference, axis=1, keepdims=True)
+        report["reference_pairwise"] = pairwise_mean(
+            np.divide(reference, lengths, out=np.zeros_like(reference), where=lengths > 0)
+        )
     return report
 
 

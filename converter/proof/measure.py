@@ -8,10 +8,13 @@ from typing import Any
 import numpy as np
 
 import shim
-from converter import corpus, reference, verify
-from converter.checkpoint import Checkpoint
-from shim.artifact import Manifest, ModelSpec
+from converter import corpus
+from converter.proof import metrics, reference, witness
+from converter.proof.reading import read_probes
+from converter.source.checkpoint import Checkpoint
+from shim.artifact import Manifest
 from shim.errors import NotFiniteError
+from shim.spec import ModelSpec
 from shim.text import TextEncoder
 
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -26,16 +29,17 @@ def measure(
     texts: list[corpus.Text],
     goal: float,
     on: str,
+    witnessed: dict[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
     """The parity report of an artifact against its original, both embedding the texts under each text's own task.
 
-    on: the figure that must reach the goal, `worst` text or `mean` of all, of every head.
+    on: the figure that must reach the goal, `worst` text or `mean` of all, of every head. witnessed: what `prepare` gave.
     """
     prove = _rerank if manifest.task == "rerank" else _embed
     model, heads, count = prove(directory, manifest, checkpoint, texts, progress)
     report: dict[str, Any] = {
-        "verdict": verify.verdict(heads, goal, on),
+        "verdict": metrics.verdict(heads, goal, on),
         "target": goal,
         "on": on,
         "texts": count,
@@ -43,7 +47,8 @@ def measure(
         "device": model.runtime.device,
         "kernels": model.runtime.kernels,
         "heads": heads,
-        "notes": [note for head, figures in heads.items() for note in verify.notes(head, figures)],
+        "notes": [note for head, figures in heads.items() for note in metrics.notes(head, figures)],
+        "witness": witnessed,
     }
     if model.runtime.kernels == "float32" and report["verdict"] == "pass":  # large ones take minutes
         try:
@@ -56,21 +61,27 @@ def measure(
     return report
 
 
-def original(
-    checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: list[corpus.Text], progress: Progress
-) -> reference.Outputs:
+def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progress: Progress) -> dict[str, Any]:
+    """Compute the original's outputs, while memory is free, and what the manifest records of its witness.
+
+    Raises UsageError where the upstream library reads the checkpoint otherwise than we do, and what reference.py does.
+    """
+    return witness.agree(checkpoint, original(checkpoint, task, texts, progress).testimony, read_probes)
+
+
+def original(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progress: Progress) -> reference.Reference:
     """What artifacts are held to; computed once, then read from the cache. Raises what reference.py does."""
     if task == "embed":
-        return reference.embed(checkpoint, spec, texts, lambda done: progress("reference", done, len(texts)))
+        return reference.embed(checkpoint, texts, lambda done: progress("reference", done, len(texts)))
     rankings = corpus.rankings(texts)
     pairs = sum(len(ranking.documents) for ranking in rankings)
-    return reference.rank(checkpoint, spec, rankings, lambda done: progress("reference", done, pairs))
+    return reference.rank(checkpoint, rankings, lambda done: progress("reference", done, pairs))
 
 
 def check_queries(checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: list[corpus.Text]) -> None:
     """Raise UsageError for a query that leaves a reranker no room for a document."""
     if task == "rerank":
-        encoder = TextEncoder(checkpoint.directory, spec.max_tokens)
+        encoder = TextEncoder(checkpoint.directory, spec.max_tokens, spec.lower_case)
         for ranking in corpus.rankings(texts):
             encoder.pairs(ranking.query.text, [""], spec.prompts)
 
@@ -78,7 +89,7 @@ def check_queries(checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: lis
 def _embed(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
 ) -> tuple[shim.Model, dict[str, Any], int]:
-    expected = original(checkpoint, manifest.model, manifest.task, texts, progress)
+    expected = original(checkpoint, manifest.task, texts, progress).outputs
     model = shim.load(directory, allow_unverified=True)
     dense = np.empty((len(texts), model.dimensions), np.float32)
     sparse: list[dict[int, float]] = [{} for _ in texts]
@@ -97,11 +108,11 @@ def _embed(
             done += len(part)
             progress("verify", done, len(texts))
     assert expected.dense is not None
-    heads = {"dense": verify.dense_report(expected.dense, dense, texts)}
+    heads = {"dense": metrics.dense_report(expected.dense, dense, texts, manifest.model.normalized)}
     if expected.sparse is not None:
-        heads["sparse"] = verify.sparse_report(expected.sparse, sparse, texts)
+        heads["sparse"] = metrics.sparse_report(expected.sparse, sparse, texts)
     if expected.colbert is not None:
-        heads["colbert"] = verify.colbert_report(expected.colbert, colbert, texts)
+        heads["colbert"] = metrics.colbert_report(expected.colbert, colbert, texts)
     return model, heads, len(texts)
 
 
@@ -109,14 +120,16 @@ def _rerank(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
 ) -> tuple[shim.Model, dict[str, Any], int]:
     rankings = corpus.rankings(texts)
-    expected = original(checkpoint, manifest.model, manifest.task, texts, progress)
+    expected = original(checkpoint, manifest.task, texts, progress).outputs
     model = shim.load(directory, allow_unverified=True)
     scores = []
     for number, ranking in enumerate(rankings):
         scores.append(_logits(model, ranking))
         progress("verify", number + 1, len(rankings))
     assert expected.scores is not None
-    return model, {"score": verify.score_report(expected.scores, scores, rankings)}, sum(len(one.documents) for one in rankings)
+    sizes = [len(one.documents) for one in rankings]
+    wanted = np.split(expected.scores, np.cumsum(sizes)[:-1])
+    return model, {"score": metrics.score_report(wanted, scores, rankings)}, sum(sizes)
 
 
 def _logits(model: shim.Model, ranking: corpus.Ranking) -> np.ndarray:
@@ -141,6 +154,6 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict
     if model.task == "rerank":
         ranking = corpus.Ranking(shortest[0], shortest)
         scores = [_logits(found, ranking) for found in (model, packed)]
-        return {"texts": 1, "kernels": kernels, "worst": verify.score_report(scores[:1], scores[1:], [ranking])["worst"]}
+        return {"texts": 1, "kernels": kernels, "worst": metrics.score_report(scores[:1], scores[1:], [ranking])["worst"]}
     vectors = [found.embed([text.text for text in shortest]).dense for found in (model, packed)]
-    return {"texts": len(shortest), "kernels": kernels, "worst": float(verify.cosines(*vectors).min())}
+    return {"texts": len(shortest), "kernels": kernels, "worst": float(metrics.cosines(*vectors).min())}

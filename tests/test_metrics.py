@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from converter import verify
 from converter.corpus import Text
+from converter.proof import metrics
 from shim.errors import NotFiniteError
 
 TEXTS = [Text(str(index), lang, "sentence", "x") for index, lang in enumerate(("en", "en", "ru", "zh"))]
@@ -21,32 +21,32 @@ REFERENCE = unit([1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0])
 def test_cosines_by_hand() -> None:
     a = np.array([[3, 4], [1, 0], [1, 0], [0, 0]], np.float32)
     b = np.array([[3, 4], [0, 2], [-5, 0], [1, 1]], np.float32)
-    np.testing.assert_allclose(verify.cosines(a, b), [1, 0, -1, 0], atol=1e-12)
+    np.testing.assert_allclose(metrics.cosines(a, b), [1, 0, -1, 0], atol=1e-12)
 
 
 def test_pairwise_mean_by_hand() -> None:
     # Pairs of REFERENCE: 0, 0, 1/sqrt(2), 0, 1/sqrt(2), 0.
-    assert verify.pairwise_mean(REFERENCE) == pytest.approx(2 / 6 / 2**0.5, abs=1e-6)
+    assert metrics.pairwise_mean(REFERENCE) == pytest.approx(2 / 6 / 2**0.5, abs=1e-6)
 
 
 def test_neighbour_agreement_by_hand() -> None:
-    assert verify.neighbour_agreement(REFERENCE, REFERENCE, 1) == 1
+    assert metrics.neighbour_agreement(REFERENCE, REFERENCE, 1) == 1
     # Row 3 leaves its neighbour 0 for 2; rows 0, 1 and 2 then have 1 (first of equals), 3 and 3 instead of 3, 3 and 0.
     moved = unit([1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 1, 1.1])
-    assert verify.neighbour_agreement(REFERENCE, moved, 1) == 0.25
+    assert metrics.neighbour_agreement(REFERENCE, moved, 1) == 0.25
 
 
 def test_one_bad_text_fails_the_verdict_however_good_the_mean() -> None:
     candidate = REFERENCE.copy()
     candidate[2] = unit([0, 0.05, 1])[0]
-    report = verify.dense_report(REFERENCE, candidate, TEXTS)
+    report = metrics.dense_report(REFERENCE, candidate, TEXTS)
     assert report["worst"] == pytest.approx(1 / (1 + 0.05**2) ** 0.5, abs=1e-6)
     assert report["worst_text"] == "2"
     assert report["by_language"] == {"en": pytest.approx(1), "ru": report["worst"], "zh": pytest.approx(1)}
-    assert verify.verdict({"dense": report}, 0.999) == "fail"
-    assert verify.verdict({"dense": report}, 0.998) == "pass"
-    assert verify.verdict({"dense": {"worst": 1.0}, "sparse": {"worst": 0.5}}, 0.999) == "fail"
-    assert verify.verdict({}, 0.999) == "fail"
+    assert metrics.verdict({"dense": report}, 0.999) == "fail"
+    assert metrics.verdict({"dense": report}, 0.998) == "pass"
+    assert metrics.verdict({"dense": {"worst": 1.0}, "sparse": {"worst": 0.5}}, 0.999) == "fail"
+    assert metrics.verdict({}, 0.999) == "fail"
 
 
 def test_subtracting_the_mean_shows_what_a_common_direction_hides() -> None:
@@ -55,11 +55,11 @@ def test_subtracting_the_mean_shows_what_a_common_direction_hides() -> None:
     common = np.array([10, 0, 0, 0], np.float32)
     reference = unit(*(common + rng.normal(0, 0.1, (4, 4))))
     candidate = unit(*(common + rng.normal(0, 0.1, (4, 4))))
-    report = verify.dense_report(reference, candidate, TEXTS)
+    report = metrics.dense_report(reference, candidate, TEXTS)
     assert report["worst"] > 0.999
     assert report["centred"]["worst"] < 0.9
-    assert "look alike" in verify.notes("dense", report)[0]
-    assert verify.notes("dense", verify.dense_report(REFERENCE, REFERENCE, TEXTS)) == []
+    assert "look alike" in metrics.notes("dense", report)[0]
+    assert metrics.notes("dense", metrics.dense_report(REFERENCE, REFERENCE, TEXTS)) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -67,9 +67,9 @@ def test_a_vector_that_is_not_finite_is_an_error(value: float) -> None:
     candidate = REFERENCE.copy()
     candidate[1, 1] = value
     with pytest.raises(NotFiniteError, match="text 1"):
-        verify.dense_report(REFERENCE, candidate, TEXTS)
+        metrics.dense_report(REFERENCE, candidate, TEXTS)
 
 
 def test_one_text_proves_little_and_is_said_to() -> None:
-    report = verify.dense_report(REFERENCE[:1], REFERENCE[:1], TEXTS[:1])
-    assert "proves little" in verify.notes("dense", report)[0]
+    report = metrics.dense_report(REFERENCE[:1], REFERENCE[:1], TEXTS[:1])
+    assert "proves little" in metrics.notes("dense", report)[0]

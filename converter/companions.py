@@ -1,0 +1,65 @@
+"""The files beside an artifact's weights by which other loaders make the same vectors: the checkpoint's own, or made anew."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from converter.source.checkpoint import TOKENIZER, Checkpoint
+from converter.source.layout import MODULES
+from converter.source.sentence_config import sentence_file
+from shim.spec import ModelSpec
+
+MODEL_CONFIG = "config_sentence_transformers.json"
+TYPES = "sentence_transformers.models"
+POOLINGS = {"last": "lasttoken"}  # ours -> sentence-transformers', where it is another
+SUFFIXES = (".json", ".safetensors", ".bin")  # of the files in a module's folder that its library reads
+
+
+def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """{name in the artifact: content}: the tokenizer, and the files of sentence-transformers' modules.
+
+    Where the checkpoint lists no modules, or the recipe overrides them, modules.json and its folders are written from the
+    model; a transformer in a folder of its own moves to the top.
+    """
+    layout, root, spec = checkpoint.layout, checkpoint.root, checkpoint.spec
+    found = {name: checkpoint.directory / name for name in TOKENIZER}
+    made: dict[str, bytes] = {}
+    if not layout.listed or {"pooling", "modules"} & checkpoint.overrides.keys():
+        made = {} if spec.heads == ["score"] else _modules(spec, checkpoint.config)
+    else:
+        found[MODEL_CONFIG] = root / MODEL_CONFIG
+        if settings := sentence_file(root, layout):
+            found[Path(settings).name] = root / settings
+        for folder in layout.folders:
+            paths = sorted((root / folder).glob("*")) if (root / folder).is_dir() else []
+            found |= {f"{folder}/{path.name}": path for path in paths if path.suffix in SUFFIXES}
+        made[MODULES] = (root / MODULES).read_bytes()
+        if layout.transformer:
+            entries = json.loads(made[MODULES])
+            made[MODULES] = _json([entry | ({"path": ""} if entry["path"] == layout.transformer else {}) for entry in entries])
+    return {name: path.read_bytes() for name, path in found.items() if path.is_file()} | made
+
+
+def write(checkpoint: Checkpoint, directory: Path) -> None:
+    """Write the companions into `directory`."""
+    for name, content in companions(checkpoint).items():
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(content)
+
+
+def _modules(spec: ModelSpec, config: dict[str, Any]) -> dict[str, bytes]:
+    kinds = ["Transformer", "Pooling", *(step.type.title() for step in spec.modules)]
+    entries = [
+        {"idx": index, "name": str(index), "path": f"{index}_{kind}" if index else "", "type": f"{TYPES}.{kind}"}
+        for index, kind in enumerate(kinds)
+    ]
+    width, mode = config.get("hidden_size", config.get("n_embd")), POOLINGS.get(spec.pooling, spec.pooling)
+    return {
+        MODULES: _json(entries),
+        "1_Pooling/config.json": _json({"word_embedding_dimension": width, "pooling_mode": mode}),
+        "sentence_bert_config.json": _json({"max_seq_length": spec.max_tokens, "do_lower_case": spec.lower_case}),
+    }
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()

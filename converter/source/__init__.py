@@ -1,0 +1,1 @@
+"""Where an original comes from, what its files say of it, and its tensors."""

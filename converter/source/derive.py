@@ -1,0 +1,228 @@
+"""What a checkpoint's own files say of it: facts, each with the file that says it, by the upstream library's own rules.
+
+Source of the rules: sentence-transformers 6.2 (what its loaders read, in which order, and what they take where a key is
+missing), and transformers' `config.json` and `tokenizer_config.json`.
+"""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from converter.source.checkpoint import read_json
+from converter.source.facts import Fact, Facts
+from converter.source.layout import Layout
+from converter.source.sentence_config import sentence_facts
+from shim.architectures import architecture
+from shim.errors import SourceError, UsageError
+from shim.pooling import LINEAR
+from shim.spec import NORMALIZE, SIMILARITIES, Module
+
+CONFIG, MODEL_CONFIG, TOKENIZER_CONFIG = "config.json", "config_sentence_transformers.json", "tokenizer_config.json"
+# sentence-transformers' names of what a pooling does -> ours, in the order in which it lists them.
+POOLINGS = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "weightedmean": "weightedmean",
+    "lasttoken": "last",
+}
+FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+KINDS = {"SentenceTransformer": "embed", "CrossEncoder": "rerank"}
+ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
+UNBOUNDED = 10**9  # tokens; transformers writes 10**30 where a tokenizer has no limit
+
+
+def derive(directory: Path, layout: Layout) -> Facts:
+    """The facts of the checkpoint in `directory`; what no file says is not among them.
+
+    Keys: task, architecture, dimensions, max_tokens, heads, license; of an embedder pooling, modules, prompt_names,
+    default_prompt, similarity, lower_case, include_prompt where it is false; of a reranker activation, prompt (that goes before
+    a query).
+    Raises SourceError for files that cannot be read, UsageError for what is not supported.
+    """
+    raw = read_json(directory / layout.transformer / CONFIG)
+    config_file = layout.file(CONFIG)
+    facts: Facts = {}
+    if "model_type" in raw:
+        facts["architecture"] = Fact(str(raw["model_type"]).replace("-", "_"), config_file)
+    settings, settings_file = _model_config(directory, layout)
+    task = _task(layout, raw, settings, settings_file)
+    if task is not None:
+        facts["task"] = task
+    if task is not None and task.value == "rerank":
+        facts |= _reranker(directory, layout, raw, settings, settings_file)
+    elif layout.listed:
+        facts |= _embedder(directory, layout, settings, settings_file)
+    own = sentence_facts(directory, layout) if layout.listed else {}
+    facts |= {"max_tokens": _limit(directory, layout, raw, own.pop("max_tokens", None))} | own
+    facts |= _width(directory, layout, raw, facts)
+    heads = [head for head, name in LINEAR.items() if (directory / layout.transformer / f"{name}.pt").is_file()]
+    files = ", ".join(f"{LINEAR[head]}.pt" for head in heads)
+    reranks = task is not None and task.value == "rerank"
+    facts["heads"] = Fact(["score"], config_file) if reranks else Fact(["dense", *heads], files or config_file)
+    return facts | _license(directory)
+
+
+def _model_config(directory: Path, layout: Layout) -> tuple[dict[str, Any], str]:
+    """`config_sentence_transformers.json`, which its library reads only beside a modules.json."""
+    path = directory / MODEL_CONFIG
+    return (read_json(path) if layout.listed and path.is_file() else {}), MODEL_CONFIG
+
+
+def _task(layout: Layout, raw: dict[str, Any], settings: dict[str, Any], file: str) -> Fact | None:
+    architectures = [str(name) for name in raw.get("architectures") or ()]
+    classifier = any(name.endswith("ForSequenceClassification") for name in architectures)
+    if layout.listed:
+        kind = settings.get("model_type", "SentenceTransformer")
+        if kind not in KINDS:
+            raise UsageError(f"{file}: a {kind} model, which is not supported ({', '.join(KINDS)})")
+        said_in = file if settings.get("model_type") else "modules.json"
+        if layout.logit_score is not None or (layout.pooling is None and (classifier or kind == "CrossEncoder")):
+            return Fact("rerank", said_in)
+        if layout.pooling is None:
+            raise UsageError("modules.json has no Pooling module: a model without pooling, which gives no vector for a text")
+        if classifier:
+            named = next(name for name in architectures if name.endswith("ForSequenceClassification"))
+            raise UsageError(f"{CONFIG}: {named} is a classifier or reranker, but modules.json pools its tokens")
+        return Fact(KINDS[kind], said_in)
+    if classifier:
+        return Fact("rerank", layout.file(CONFIG))
+    return None
+
+
+def _reranker(
+    directory: Path, layout: Layout, raw: dict[str, Any], settings: dict[str, Any], settings_file: str
+) -> dict[str, Fact]:
+    config_file = layout.file(CONFIG)
+    if layout.logit_score is None:
+        labels = len(raw["id2label"]) if isinstance(raw.get("id2label"), dict) else int(raw.get("num_labels", 2))
+        if labels != 1:
+            raise UsageError(f"{config_file}: a classifier of {labels} labels, which is not supported; a reranker has one")
+    stored = (raw.get("sentence_transformers") or {}).get("activation_fn") or raw.get("sbert_ce_default_activation_function")
+    named, file = (settings["activation_fn"], settings_file) if settings.get("activation_fn") else (stored, config_file)
+    activation = str(named).rsplit(".", 1)[-1] if named else "Sigmoid"
+    if activation not in ACTIVATIONS:
+        raise UsageError(f"{file}: activation {named!r} is not supported ({', '.join(ACTIVATIONS)})")
+    facts = {"activation": Fact(ACTIVATIONS[activation], file)}
+    name = settings.get("default_prompt_name")
+    if name is not None:
+        facts["prompt"] = Fact(str(_prompts(settings, settings_file).get(name, "")), settings_file)
+    return facts
+
+
+def _embedder(directory: Path, layout: Layout, settings: dict[str, Any], file: str) -> dict[str, Fact]:
+    assert layout.pooling is not None
+    facts = {"pooling": _pooling(directory, f"{layout.pooling}/{CONFIG}" if layout.pooling else CONFIG)}
+    facts["modules"] = Fact([_step(directory, step) for step in layout.steps], "modules.json")
+    if settings.get("truncate_dim") is not None:
+        raise UsageError(
+            f"{file}: truncate_dim {settings['truncate_dim']} is not supported; ask for fewer `dimensions` instead"
+        )
+    prompts, default = _prompts(settings, file), settings.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise UsageError(f"{file}: default_prompt_name {default!r} is none of its prompts ({', '.join(prompts)})")
+    if read_json(directory / facts["pooling"].file).get("include_prompt") is False:
+        facts["include_prompt"] = Fact(False, facts["pooling"].file)
+    facts["prompt_names"] = Fact(prompts, file)
+    facts["default_prompt"] = Fact(default or "", file)
+    similarity = settings.get("similarity_fn_name")
+    facts["similarity"] = Fact(similarity if similarity in SIMILARITIES else "cosine", file)
+    return facts
+
+
+def _prompts(settings: dict[str, Any], file: str) -> dict[str, str]:
+    prompts = settings.get("prompts") or {}
+    if not isinstance(prompts, dict):
+        raise SourceError(f"{file}: prompts is not an object")
+    return {str(name): str(text or "") for name, text in prompts.items()}
+
+
+def _pooling(directory: Path, file: str) -> Fact:
+    settings = read_json(directory / file)
+    modes = settings.get("pooling_mode")
+    if modes is None:
+        modes = [mode for key, mode in FLAGS.items() if settings.get(key)] or ["mean"]
+    modes = [modes] if isinstance(modes, str) else list(modes)
+    if len(modes) != 1:
+        raise UsageError(f"{file}: pooling by {' and '.join(map(str, modes))} together is not supported; by one of them it is")
+    if modes[0] not in POOLINGS:
+        raise UsageError(f"{file}: pooling_mode {modes[0]!r} unknown ({', '.join(POOLINGS)})")
+    return Fact(POOLINGS[modes[0]], file)
+
+
+def _step(directory: Path, step: tuple[str, str]) -> Module:
+    """A module behind the pooling: (its type, its folder)."""
+    kind, folder = step
+    file = f"{folder}/{CONFIG}"
+    settings = read_json(directory / file) if (directory / file).is_file() else {}
+    for key in ("module_input_name", "module_output_name"):
+        if settings.get(key, "sentence_embedding") not in ("sentence_embedding", None):
+            raise UsageError(f"{file}: {key} {settings[key]!r} is not supported; a {kind} module of pooled vectors is")
+    if kind == "Normalize":
+        return NORMALIZE
+    if settings.get("use_residual"):
+        raise UsageError(f"{file}: use_residual is not supported")
+    named = str(settings.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    activation = {"torch.nn.modules.activation.Tanh": "tanh", "torch.nn.modules.linear.Identity": "identity"}.get(named)
+    if activation is None:
+        raise UsageError(f"{file}: activation_function {named!r} is not supported (Tanh, Identity)")
+    width = settings.get("out_features")
+    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+        raise SourceError(f"{file}: out_features must be a positive number, not {width!r}")
+    return Module("dense", width, bool(settings.get("bias", True)), activation)
+
+
+def _limit(directory: Path, layout: Layout, raw: dict[str, Any], stated: Fact | None) -> Fact:
+    """The token limit: max_seq_length as it is; else the tokenizer's, but no more than there are positions."""
+    if stated is not None:
+        return stated
+    file = layout.file(TOKENIZER_CONFIG)
+    path = directory / file
+    length = read_json(path).get("model_max_length") if path.is_file() else None
+    limit = int(length) if isinstance(length, int | float) and not isinstance(length, bool) else UNBOUNDED
+    places = raw.get("max_position_embeddings", raw.get("n_positions"))
+    if isinstance(places, int) and places < limit:
+        limit, file = places, layout.file(CONFIG)
+    own = _positions(raw)
+    if own is not None and own < limit:  # XLM-RoBERTa's table has rows that no token uses; upstream fails on a text that long
+        limit, file = own, layout.file(CONFIG)
+    return Fact(limit, file)
+
+
+def _positions(raw: dict[str, Any]) -> int | None:
+    with contextlib.suppress(UsageError, SourceError):
+        places: int | None = architecture(str(raw.get("model_type")).replace("-", "_")).Config.read(raw).max_tokens
+        return places
+    return None
+
+
+def _width(directory: Path, layout: Layout, raw: dict[str, Any], facts: Facts) -> dict[str, Fact]:
+    steps = [step for step in (facts["modules"].value if "modules" in facts else []) if step.type == "dense"]
+    if steps:
+        last = [folder for kind, folder in layout.steps if kind == "Dense"][-1]
+        return {"dimensions": Fact(steps[-1].width, f"{last}/{CONFIG}")}
+    width = raw.get("hidden_size", raw.get("n_embd"))
+    return {"dimensions": Fact(width, layout.file(CONFIG))} if isinstance(width, int) else {}
+
+
+def _license(directory: Path) -> dict[str, Fact]:
+    """Of the card's front matter."""
+    path = directory / "README.md"
+    if not path.is_file():
+        return {}
+    from huggingface_hub import metadata_load
+
+    try:
+        data = metadata_load(path) or {}
+    except Exception:  # whatever a YAML parser raises: a card that cannot be read says nothing
+        return {}
+    named = data.get("license_name") if data.get("license") == "other" else data.get("license")
+    return {"license": Fact(str(named), "README.md")} if named else {}

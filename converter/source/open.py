@@ -1,0 +1,197 @@
+"""An original opened: found, read by its own files, held to its recipe, its tensors indexed."""
+
+import dataclasses
+import re
+from collections.abc import Container
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.recipe import Recipe
+from converter.source.adapter import merged
+from converter.source.checkpoint import PICKLE, SAFETENSORS, Checkpoint, index, read_json
+from converter.source.derive import derive
+from converter.source.facts import Facts
+from converter.source.layout import Layout, read_layout
+from converter.source.locate import Origin, hub, installed, locate, package
+from converter.source.settle import settle
+from converter.source.tensors import Tensor, index_pickle, index_safetensors, read
+from shim.architectures import architecture
+from shim.errors import IntegrityError, SourceError, UsageError
+from shim.pooling import LINEAR, head_tensors
+from shim.spec import ModelSpec
+from shim.text import TextEncoder
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """An original before a recipe. root: its directory, of an adapter that of the merged model; upstream: as it was given."""
+
+    root: Path
+    upstream: Path
+    origin: Origin
+    layout: Layout
+    facts: Facts
+
+
+def find(source: str) -> Place:
+    """Where `source` is, and what its files say. Raises SourceError and UsageError, see `open_source`."""
+    return _place(*locate(source))
+
+
+def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
+    """The original of `recipe`, from `source` where given: a directory, `pkg:MODULE`, or `REPO[@REV]` on the hub.
+
+    Raises SourceError when it cannot be had or is not whole, UsageError when recipe and checkpoint contradict each other.
+    """
+    if source is not None:
+        place = find(source)
+    elif installed(recipe.source.package):
+        place = _place(*package(recipe.source.package))
+    else:
+        place = _place(*hub(recipe.source.repo, recipe.source.revision))
+    directory = place.root / place.layout.transformer
+    config = read_json(directory / "config.json")
+    module = architecture(recipe.architecture)
+    spec = settle(recipe, place.facts)
+    parsed = module.Config.read(config)
+    _check_size(recipe, spec, parsed)
+    _check_tokenizer(spec, directory, config)
+    heads = head_tensors(module, parsed, spec.heads, spec.modules)
+    found = index(directory)
+    tensors = _rename(found, module.KEYS, module.DROPPED)
+    tensors |= _head_tensors(place, directory, config, spec, module, found)
+    _check_tensors(recipe.name, tensors, module.parameters(parsed) | heads, module.OPTIONAL, heads)
+    order = [*(name for name in tensors if name not in heads), *heads]
+    return Checkpoint(
+        directory=directory,
+        origin=place.origin,
+        config=config,
+        tensors={name: tensors[name] for name in order},
+        spec=spec,
+        root=place.root,
+        upstream=place.upstream,
+        layout=place.layout,
+        facts=place.facts,
+        overrides=recipe.overrides,
+        heads=tuple(heads),
+    )
+
+
+def _place(given: Path, origin: Origin) -> Place:
+    root = merged(given)
+    layout = read_layout(root)
+    return Place(root, given, origin, layout, derive(root, layout))
+
+
+def _head_tensors(
+    place: Place, directory: Path, config: dict[str, Any], spec: ModelSpec, module: Any, found: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """The tensors of the heads: in files of their own, in those of Dense modules, or rows of the language model's head."""
+    tensors: dict[str, Tensor] = {}
+    for head in sorted(set(LINEAR) & set(spec.heads)):
+        linear = index_pickle(directory / f"{LINEAR[head]}.pt")
+        tensors |= {f"{LINEAR[head]}.{key}": tensor for key, tensor in linear.items()}
+    if spec.projected:
+        for place_, folder in enumerate(folder for kind, folder in place.layout.steps if kind == "Dense"):
+            path = place.root / folder
+            whole = index_safetensors(path / SAFETENSORS) if (path / SAFETENSORS).is_file() else index_pickle(path / PICKLE)
+            tensors |= {f"dense.{place_}.{key.removeprefix('linear.')}": tensor for key, tensor in whole.items()}
+    if "score" in spec.heads and module.ROWS and not module.classifies(config):
+        answers = _answers(place, directory, config, module)
+        tensors["score.weight"] = _rows(directory, config, _rename(found, module.KEYS, ()), module, answers)
+    return tensors
+
+
+def _check_size(recipe: Recipe, spec: ModelSpec, config: Any) -> None:
+    width, places = config.hidden_size, config.max_tokens
+    if not spec.projected and width != spec.dimensions:
+        raise UsageError(f"{recipe.name}: dimensions {spec.dimensions}, but config.json has hidden_size {width}")
+    if places is not None and places < spec.max_tokens:
+        raise UsageError(f"{recipe.name}: max_tokens {spec.max_tokens}, but config.json has {places} positions")
+
+
+def _check_tokenizer(spec: ModelSpec, directory: Path, config: dict[str, Any]) -> None:
+    if not (directory / "tokenizer.json").is_file():
+        raise SourceError(
+            f"{directory}: tokenizer.json is missing; save the tokenizer with transformers' save_pretrained first"
+        )
+    try:
+        encoder = TextEncoder(directory, spec.max_tokens)
+        known = encoder.tokenizer.get_vocab_size()
+        if "sparse" in spec.heads:
+            encoder.unused()
+    except IntegrityError as error:
+        raise SourceError(str(error).replace("\n", " ")) from None
+    if known > config["vocab_size"]:
+        raise SourceError(
+            f"{directory}: tokenizer.json has {known} tokens, config.json {config['vocab_size']}; are they of one model?"
+        )
+
+
+def _answers(place: Place, directory: Path, config: dict[str, Any], module: Any) -> tuple[int, ...]:
+    """The ids of the tokens that mean "no" and "yes": those of a LogitScore module, else the tokenizer's own of these words."""
+    if place.layout.logit_score is not None:
+        path = place.root / place.layout.logit_score / "config.json"
+        settings = read_json(path)
+        ids = tuple(settings.get(key) for key in ("false_token_id", "true_token_id"))
+        if any(isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < config["vocab_size"] for id in ids):
+            raise UsageError(f"{path}: false_token_id and true_token_id must be two tokens, not {ids}")
+        return ids  # type: ignore[return-value]
+    tokenizer = TextEncoder(directory, config["max_position_embeddings"]).tokenizer
+    found = tuple(id for id in map(tokenizer.token_to_id, module.ROWS) if id is not None)
+    if len(found) < len(module.ROWS):
+        raise SourceError(
+            f"{directory}: tokenizer.json has no tokens {' and '.join(module.ROWS)}, with which a reranker answers"
+        )
+    return found
+
+
+def _rename(found: dict[str, Tensor], keys: tuple[tuple[str, str], ...], dropped: tuple[str, ...]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in found.items():
+        for pattern, replacement in keys:
+            name = re.sub(pattern, replacement, name)
+        if any(re.search(pattern, name) for pattern in dropped):
+            continue
+        if name in renamed:
+            raise SourceError(f"{tensor.file.name}: {tensor.key} and {renamed[name].key} are both {name}")
+        renamed[name] = tensor
+    return renamed
+
+
+def _rows(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], module: Any, ids: tuple[int, ...]) -> Tensor:
+    """These rows of the language model's head: of `lm_head.weight`, or of the word table that it is tied to.
+
+    Raises SourceError where the head is missing, or is there although tied and says something else.
+    """
+    head, table = tensors.get("lm_head.weight"), tensors.get(module.TABLE)
+    tied = config.get("tie_word_embeddings", False)
+    if not (table if tied else head):
+        raise SourceError(f"{directory}: lm_head.weight is missing, and config.json does not tie it to the word table")
+    if any(len(t.shape) != 2 or max(ids) >= t.shape[0] for t in (head, table) if t):
+        raise SourceError(f"{directory}: lm_head.weight or the word table has no rows for {' and '.join(module.ROWS)}")
+    parts = [dataclasses.replace(t, rows=ids, shape=(len(ids), t.shape[1])) for t in (table if tied else head, head) if t]
+    if not np.array_equal(read(parts[0]), read(parts[-1])):
+        raise SourceError(f"{directory}: lm_head.weight is not the word table, although config.json ties them")
+    return parts[0]
+
+
+def _check_tensors(
+    model: str,
+    tensors: dict[str, Tensor],
+    known: dict[str, tuple[int, ...]],
+    optional: tuple[str, ...],
+    heads: Container[str],
+) -> None:
+    files = ", ".join(sorted({tensor.file.name for tensor in tensors.values()})) or "the checkpoint"
+    wanted = {name for name in known if name in heads or not any(re.search(pattern, name) for pattern in optional)}
+    for problem, names in (("missing from", wanted - tensors.keys()), ("left over in", tensors.keys() - known.keys())):
+        if names:
+            shown = ", ".join(sorted(names)[:3]) + (", …" if len(names) > 3 else "")
+            noun = "tensor" if len(names) == 1 else "tensors"
+            raise SourceError(f"{model}: {len(names)} {noun} {problem} {files} ({shown}); is the download complete?")
+    for name, tensor in tensors.items():
+        if tensor.shape != known[name]:
+            raise SourceError(f"{model}: tensor {name} has shape {list(tensor.shape)}, config.json wants {list(known[name])}")

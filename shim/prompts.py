@@ -1,0 +1,85 @@
+"""What goes before a text: prompts by task, by instruction, or by their names in the checkpoint; and the templates of pairs."""
+
+from collections.abc import Mapping
+
+from shim.checks import check_text
+from shim.errors import UsageError
+from shim.spec import ModelSpec
+
+# What a task asks of a model that takes instructions; None where the text is given as it is.
+INSTRUCTIONS = {
+    "retrieval.query": (
+        "Given a search query, retrieve relevant documents or passages that directly answer or address the query"
+    ),
+    "retrieval.passage": None,
+    "text-matching": "Represent this text for finding semantically similar texts",
+    "classification": "Represent this text for classification",
+    "separation": "Represent this text for clustering",
+    "clustering": "Represent this text for clustering",
+    "code.query": "Given a natural language description, retrieve relevant code snippets or implementations",
+    "code.passage": None,
+    "scientific.query": "Given a scientific question, retrieve relevant research papers or scientific information",
+    "qa.query": "Given a question, retrieve passages that contain the answer to the question",
+    "bitext": "Represent this text for finding its translation in another language",
+    "summarization.query": "Given a summary, retrieve the original document that matches this summary",
+}
+TASKS = tuple(INSTRUCTIONS)
+TEMPLATE = "instruction"  # the key of a model's prompts whose value puts an instruction before a text
+SLOT = "{instruction}"
+PAIR = "pair"  # the key of a reranker's prompts that holds query and document; without it, the tokenizer's own pairs
+PAIR_SLOTS = (SLOT, "{query}", "{document}")
+DEFAULT = "default"  # the instruction of a pair for which none is given
+PROMPTS = (*TASKS, TEMPLATE, PAIR, DEFAULT)
+# The names that sentence-transformers' encode_query and encode_document look for among a model's prompts, in this order.
+ROLES = {"retrieval.query": ("query",), "retrieval.passage": ("document", "passage", "corpus")}
+NAMES = {name: task for task, names in ROLES.items() for name in names}
+
+
+def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | None = None) -> str:
+    """What goes before a text: the model's own prompt for the task, or its template around the instruction.
+
+    A custom instruction takes the place of the task's. Empty for a model without prompts, and for tasks that have none.
+    Raises UsageError for an unknown task, and for an instruction given to a model that takes none.
+    """
+    if task is not None and task not in TASKS:
+        raise UsageError(f"task {task!r} unknown ({', '.join(TASKS)})")
+    template = prompts.get(TEMPLATE)
+    if instruction is not None:
+        if template is None:
+            raise UsageError("this model takes no instruction; leave it out, or put it into the text")
+        check_text(instruction, "instruction")
+        return template.replace(SLOT, instruction)
+    if task is None or task in prompts:
+        return prompts.get(task or "", "")
+    own = INSTRUCTIONS[task]
+    return template.replace(SLOT, own) if template and own else ""
+
+
+def knows_prompt(spec: ModelSpec, name: str) -> bool:
+    """Whether `prompt_of` takes this name."""
+    return name in spec.prompt_names or name in NAMES or name in TASKS
+
+
+def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None = None, name: str | None = None) -> str:
+    """What goes before a text: the prompt called `name`, else that of the task or instruction, else the model's default.
+
+    A prompt of the recipe goes before one that the checkpoint names. As in sentence-transformers, the default does not stand
+    in for a missing query or document prompt. Raises UsageError for an unknown name or task, for a name beside an
+    instruction, and for an instruction given to a model that takes none.
+    """
+    if name is not None:
+        if instruction is not None:
+            raise UsageError("prompt_name and instruction both say what goes before a text; give one")
+        if name in spec.prompt_names:
+            return spec.prompt_names[name]
+        if not knows_prompt(spec, name):
+            known = dict.fromkeys((*spec.prompt_names, *NAMES, *TASKS))
+            raise UsageError(f"prompt_name {name!r} unknown ({', '.join(known)})")
+        task = NAMES.get(name, name)
+    own = prompt_for(spec.prompts, task, instruction)
+    if own or instruction is not None or (task is not None and (task in spec.prompts or TEMPLATE in spec.prompts)):
+        return own
+    named = next((spec.prompt_names[role] for role in ROLES.get(task or "", (task,)) if role in spec.prompt_names), None)
+    if named is not None:
+        return named
+    return "" if task in ROLES else spec.prompt_names.get(spec.default_prompt, "")

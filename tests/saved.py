@@ -1,0 +1,231 @@
+"""Checkpoints as the upstream libraries save them: small, seeded weights, real tokenizers or small ones of their kinds."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from checkpoints import minilm
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from standin_tokenizers import bpe, train_bpe, train_unigram
+from tokenizers import Tokenizer
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    BertTokenizerFast,
+    NomicBertConfig,
+    NomicBertModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3ForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+    XLMRobertaModel,
+)
+
+from converter.corpus import CALIBRATION, read
+from shim.spec import NORMALIZE
+
+__all__ = ["NORMALIZE"]
+
+SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
+LIMIT = 48  # tokens; short, so that texts are cut
+PROMPTS = {"query": "Find what answers: ", "document": "", "clustering": "Group by matter: "}
+
+
+def _seeded(model: Any) -> Any:
+    """The model with weights that are drawn, wide enough that texts get different vectors."""
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in model.named_parameters():
+        if weight.ndim > 1:
+            weight.data = torch.randn(weight.shape, generator=generator) * (
+                0.1 if "embed" in name else 1.5 / weight.shape[-1] ** 0.5
+            )
+        elif name.endswith(("norm.weight", "Norm.weight")):
+            weight.data = 1 + torch.randn(weight.shape, generator=generator) * 0.3
+        elif name.endswith("bias"):
+            weight.data = torch.randn(weight.shape, generator=generator) * 0.1
+    return model.eval()
+
+
+def unigram() -> Tokenizer:
+    return train_unigram([text.text for text in read(CALIBRATION)][:300])
+
+
+def _xlm_tokenizer(folder: Path, limit: int) -> None:
+    """As transformers 4 saved XLM-RoBERTa's."""
+    unigram().save(str(folder / "tokenizer.json"))
+    roles = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
+    settings = {f"{role}_token": token for role, token in roles.items()}
+    settings |= {"model_max_length": limit, "tokenizer_class": "XLMRobertaTokenizer"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
+def bert(folder: Path, limit: int = LIMIT, cased: bool = False) -> Path:
+    """A BertModel and its tokenizer, saved by transformers 5. cased: the tokenizer keeps capitals and accents."""
+    tokenizer = BertTokenizerFast.from_pretrained(minilm(), do_lower_case=not cased, model_max_length=limit)
+    _seeded(BertModel(BertConfig(vocab_size=30522, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def xlm_roberta(folder: Path, limit: int = LIMIT) -> Path:
+    """An XLMRobertaModel, whose table of positions has two rows more than a text may have tokens."""
+    config = XLMRobertaConfig(
+        vocab_size=unigram().get_vocab_size(), max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5, **SHAPE
+    )
+    _seeded(XLMRobertaModel(config)).save_pretrained(folder)
+    _xlm_tokenizer(folder, limit)
+    return folder
+
+
+def qwen3(folder: Path, kind: Any = Qwen3ForCausalLM, append: bool = True, limit: int = LIMIT, **more: Any) -> Path:
+    """A Qwen3 model in bfloat16 and a byte-level tokenizer; append: its tokenizer ends each text with <|endoftext|>."""
+    tokenizer = bpe(train_bpe([text.text for text in read(CALIBRATION)][:300], ["Instruct: Query:"]), append)
+    config = Qwen3Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        head_dim=16,
+        num_key_value_heads=2,
+        max_position_embeddings=2 * limit,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
+        **SHAPE,
+        **more,
+    )
+    _seeded(kind(config)).bfloat16().save_pretrained(folder)
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+    wrapped.model_max_length = limit
+    wrapped.save_pretrained(folder)
+    return folder
+
+
+def nomic(folder: Path) -> Path:
+    """A NomicBertModel saved by transformers 5, under its own names of the settings."""
+    _seeded(NomicBertModel(NomicBertConfig(vocab_size=30522, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
+    BertTokenizerFast.from_pretrained(minilm(), model_max_length=LIMIT).save_pretrained(folder)
+    return folder
+
+
+def sentence_transformer(base: Path, folder: Path, pooling: Any, *behind: Any, **settings: Any) -> Path:
+    """`base` with these modules, saved by sentence-transformers. settings: of SentenceTransformer."""
+    transformer = Transformer(str(base))
+    modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling), *behind]
+    torch.manual_seed(1)
+    model = SentenceTransformer(modules=modules, device="cpu", **settings)
+    model.save_pretrained(str(folder), create_model_card=False)
+    return folder
+
+
+def _json(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | changes))
+
+
+def old_layout(new: Path, folder: Path) -> Path:
+    """What sentence-transformers 2 saved: the transformer in a folder of its own, with a config named after its kind."""
+    inside = folder / "0_Transformer"
+    shutil.copytree(new, folder)
+    inside.mkdir()
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (folder / name).rename(inside / name)
+    (folder / "sentence_bert_config.json").unlink()
+    _json(inside / "sentence_xlm-roberta_config.json", max_seq_length=40, do_lower_case=False)
+    entries = json.loads((folder / "modules.json").read_text())
+    entries[0]["path"] = "0_Transformer"
+    (folder / "modules.json").write_text(json.dumps(entries))
+    return folder
+
+
+def e5_small(folder: Path) -> Path:
+    """BERT's layers over XLM-RoBERTa's tokenizer, as multilingual-e5-small has them."""
+    config = BertConfig(vocab_size=unigram().get_vocab_size(), max_position_embeddings=64, **SHAPE)
+    _seeded(BertModel(config)).save_pretrained(folder)
+    _xlm_tokenizer(folder, LIMIT)
+    return folder
+
+
+def _dense(width: int, activation: Any, inputs: int = 64) -> Dense:
+    torch.manual_seed(width)
+    return Dense(inputs, width, activation_function=activation)
+
+
+IDENTITY, TANH = torch.nn.Identity(), torch.nn.Tanh()
+# kind -> what makes it in (folder of the base model, folder of the checkpoint).
+EMBEDDERS: dict[str, Callable[[Path, Path], Path]] = {
+    "bert, mean, normalised": lambda base, to: sentence_transformer(bert(base), to, "mean", Normalize()),
+    "bert, cls, dot": lambda base, to: sentence_transformer(bert(base), to, "cls", similarity_fn_name="dot"),
+    "bert, max": lambda base, to: sentence_transformer(bert(base), to, "max", Normalize()),
+    "bert, mean_sqrt_len": lambda base, to: sentence_transformer(bert(base), to, "mean_sqrt_len_tokens"),
+    "bert, weightedmean": lambda base, to: sentence_transformer(bert(base), to, ["weightedmean"], Normalize()),
+    "bert, dense tanh, normalised": lambda base, to: sentence_transformer(bert(base), to, "cls", _dense(64, TANH), Normalize()),
+    "bert, two dense": lambda base, to: sentence_transformer(
+        bert(base), to, "mean", _dense(48, IDENTITY), _dense(32, TANH, 48)
+    ),
+    "bert, prompts and a default": lambda base, to: sentence_transformer(
+        bert(base), to, "mean", Normalize(), prompts=PROMPTS, default_prompt_name="query"
+    ),
+    "bert, cased tokenizer, do_lower_case": lambda base, to: _lower(sentence_transformer(bert(base, cased=True), to, "mean")),
+    "bert, limit in the tokenizer": lambda base, to: sentence_transformer(bert(base, 32), to, "mean", Normalize()),
+    "bert, no limit": lambda base, to: sentence_transformer(bert(base, 10**30), to, "mean", Normalize()),
+    "xlm-roberta, mean": lambda base, to: sentence_transformer(xlm_roberta(base), to, "mean", Normalize()),
+    "xlm-roberta, no limit": lambda base, to: sentence_transformer(xlm_roberta(base, 10**30), to, "cls", Normalize()),
+    "xlm-roberta, old layout": lambda base, to: old_layout(
+        sentence_transformer(xlm_roberta(base), base.with_name("new"), "cls", Normalize()), to
+    ),
+    "bert over xlm-roberta's tokenizer": lambda base, to: sentence_transformer(e5_small(base), to, "mean", Normalize()),
+    "qwen3, last token, prompts": lambda base, to: sentence_transformer(
+        qwen3(base), to, "lasttoken", Normalize(), prompts=PROMPTS
+    ),
+    "nomic": lambda base, to: sentence_transformer(nomic(base), to, "mean", Normalize()),
+}
+
+
+def _lower(folder: Path) -> Path:
+    _json(folder / "sentence_bert_config.json", do_lower_case=True)
+    return folder
+
+
+def cross_encoder(base: Path, folder: Path, **settings: Any) -> Path:
+    """`base`, saved by sentence-transformers as a CrossEncoder."""
+    CrossEncoder(str(base), device="cpu", **settings).save_pretrained(str(folder))
+    return folder
+
+
+def bert_classifier(folder: Path, labels: int = 1) -> Path:
+    """As transformers 5 saves a BERT with a head for sequences."""
+    config = BertConfig(vocab_size=30522, max_position_embeddings=64, num_labels=labels, **SHAPE)
+    _seeded(BertForSequenceClassification(config)).save_pretrained(folder)
+    BertTokenizerFast.from_pretrained(minilm(), model_max_length=LIMIT).save_pretrained(folder)
+    return folder
+
+
+def xlm_roberta_classifier(folder: Path) -> Path:
+    """As transformers 5 saves an XLM-RoBERTa with a head for sequences."""
+    config = XLMRobertaConfig(
+        vocab_size=unigram().get_vocab_size(),
+        max_position_embeddings=66,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        num_labels=1,
+        **SHAPE,
+    )
+    _seeded(XLMRobertaForSequenceClassification(config)).save_pretrained(folder)
+    _xlm_tokenizer(folder, LIMIT)
+    return folder
+
+
+CROSS_ENCODERS: dict[str, Callable[[Path, Path], Path]] = {
+    "bert, one label": lambda base, to: cross_encoder(bert_classifier(base), to),
+    "bert, by transformers alone": lambda _, to: bert_classifier(to),
+    "bert, identity, prompt": lambda base, to: cross_encoder(
+        bert_classifier(base), to, activation_fn=IDENTITY, prompts={"ask": "Rank: "}, default_prompt_name="ask"
+    ),
+    "xlm-roberta, by transformers alone": lambda _, to: xlm_roberta_classifier(to),
+    "qwen3 with a head of its own": lambda base, to: cross_encoder(
+        qwen3(base, Qwen3ForSequenceClassification, append=False, num_labels=1), to
+    ),
+}

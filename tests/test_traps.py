@@ -1,0 +1,148 @@
+"""Whatever file or key of a checkpoint changes what the upstream library returns is followed or refused."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sentence_transformers import SentenceTransformer
+from test_saved import TEXTS, checkpoint, off, published
+from test_witness import CROSS, NOMIC, PLAIN, PROMPTED, QWEN, READ_OTHERWISE, XLM, edit, reading, witnessed
+
+from converter import corpus
+from shim.errors import SourceError, UsageError
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traps")
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Callable[[str], Path]:
+    """A copy of a saved checkpoint, to be spoilt."""
+    return lambda kind: Path(shutil.copytree(checkpoint(kind, folder), tmp_path / "mine"))
+
+
+@pytest.fixture
+def asked(corpus_file: Path) -> list[corpus.Text]:
+    return corpus.read(corpus_file)
+
+
+def renamed(path: Path, name: str, **changes: Any) -> None:
+    """Change a JSON file and its name."""
+    edit(path.name, **changes)(path.parent)
+    path.rename(path.with_name(name))
+
+
+def moved(source: Path, old: str, new: str) -> None:
+    """Another folder for a module, as modules.json says."""
+    (source / old).rename(source / new)
+    path = source / "modules.json"
+    path.write_text(path.read_text().replace(old, new))
+
+
+def module(kind: str, folder: str, place: int | None = None) -> Callable[[Path], None]:
+    """One more module, at the end or before another."""
+
+    def apply(source: Path) -> None:
+        entries = json.loads((source / "modules.json").read_text())
+        entry = {"idx": 9, "name": "9", "path": folder, "type": kind}
+        entries.insert(len(entries) if place is None else place, entry)
+        (source / "modules.json").write_text(json.dumps(entries))
+
+    return apply
+
+
+SENTENCE, TOKENIZER, MODEL = "sentence_bert_config.json", "tokenizer_config.json", "config_sentence_transformers.json"
+POOLING = "1_Pooling/config.json"
+OUTPUT = {"method": "forward", "method_output_name": ["hidden_states", -2]}
+FOLLOWED = {
+    "a default prompt": (PLAIN, edit(MODEL, prompts={"query": "Ask: "}, default_prompt_name="query")),
+    "max_seq_length": (PLAIN, edit(SENTENCE, max_seq_length=20)),
+    "model_max_length": (PLAIN, edit(TOKENIZER, model_max_length=20)),
+    "a limit among the tokenizer's arguments": (PLAIN, edit(SENTENCE, tokenizer_args={"model_max_length": 20})),
+    "a limit in both places": (PLAIN, edit(SENTENCE, max_seq_length=30, processor_kwargs={"model_max_length": 20})),
+    "a config of another name": (XLM, lambda d: renamed(d / SENTENCE, "sentence_xlm-roberta_config.json", max_seq_length=20)),
+    "do_lower_case over BERT's own": (PLAIN, edit(SENTENCE, do_lower_case=True)),
+    "do_lower_case over XLM-RoBERTa": (XLM, edit(SENTENCE, do_lower_case=True)),
+    "old flags of pooling": (PLAIN, edit(POOLING, pooling_mode=None, pooling_mode_cls_token=True)),
+    "a pooling without a mode": (XLM, edit(POOLING, pooling_mode=None)),
+    "a list of one mode": (PLAIN, edit(POOLING, pooling_mode=["lasttoken"])),
+    "include_prompt without prompts": (PLAIN, edit(POOLING, include_prompt=False)),
+    "a Dropout module": (PLAIN, module("sentence_transformers.models.Dropout", "9_Dropout")),
+    "a folder of another name": (PLAIN, lambda d: moved(d, "1_Pooling", "pool")),
+    "another epsilon": (PLAIN, edit("config.json", layer_norm_eps=0.1)),
+    "another rotary base": (QWEN, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
+    "nomic's other rotary base": (NOMIC, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
+    "another similarity": (PLAIN, edit(MODEL, similarity_fn_name="euclidean")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FOLLOWED)
+def test_what_changes_upstream_is_followed(case: str, copy: Callable[[str], Path], asked: list[corpus.Text]) -> None:
+    kind, change = FOLLOWED[case]
+    source = copy(kind)
+    (source / "9_Dropout").mkdir()
+    (source / "9_Dropout/config.json").write_text('{"dropout": 0.1}')
+    change(source)
+    upstream = SentenceTransformer(str(source), device="cpu", model_kwargs={"dtype": "float32"})
+    published(upstream, source)
+    assert off(reading(witnessed(source, asked)).embed(TEXTS).dense, upstream.encode(TEXTS)) < 1e-4
+
+
+REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "modes together": (PLAIN, edit(POOLING, pooling_mode=["cls", "mean"]), "cls and mean together"),
+    "an unknown mode": (PLAIN, edit(POOLING, pooling_mode="median"), "pooling_mode 'median' unknown"),
+    "prompts left out": (PROMPTED, edit(POOLING, include_prompt=False), "leaves prompts out of the mean"),
+    "fewer dimensions": (PLAIN, edit(MODEL, truncate_dim=16), "truncate_dim 16"),
+    "no such default": (PLAIN, edit(MODEL, default_prompt_name="none"), "'none' is none of its prompts"),
+    "sparse": (PLAIN, edit(MODEL, model_type="SparseEncoder"), "a SparseEncoder model"),
+    "query_length": (PLAIN, edit(SENTENCE, query_length=16), "query_length 16"),
+    "processing": (PLAIN, edit(SENTENCE, processing_kwargs={"text": {"add_special_tokens": False}}), "processing_kwargs"),
+    "a key to come": (PLAIN, edit(SENTENCE, surprise=1), "surprise 1"),
+    "model arguments": (PLAIN, edit(SENTENCE, model_args={"output_hidden_states": True}), "sets output_hidden_states"),
+    "tokenizer arguments": (PLAIN, edit(SENTENCE, tokenizer_args={"add_special_tokens": False}), "sets add_special_tokens"),
+    "a chat template": (PLAIN, edit(SENTENCE, modality_config={"message": {}}), "through the chat template"),
+    "another layer": (PLAIN, edit(SENTENCE, modality_config={"text": OUTPUT}), "modality_config 'text'"),
+    "another task": (PLAIN, edit(SENTENCE, transformer_task="fill-mask"), "transformer_task 'fill-mask'"),
+    "another output": (PLAIN, edit(SENTENCE, module_output_name="pooler"), "module_output_name 'pooler'"),
+    "a limit over the table": (PLAIN, edit(SENTENCE, max_seq_length=100), "max_tokens 100, but config.json has 64 positions"),
+    "a Router": (PLAIN, module("sentence_transformers.base.modules.router.Router", "9"), "Router module, which sends queries"),
+    "images": (PLAIN, module("sentence_transformers.models.CLIPModel", "9", 0), "CLIPModel module, which embeds images"),
+    "code of its own": (PLAIN, module("mine.Pooling", "9"), "the repository's own code"),
+    "a folder outside": (PLAIN, module("sentence_transformers.models.Normalize", "../9"), "lies outside"),
+    "dense before pooling": (PLAIN, module("sentence_transformers.models.Dense", "2_Dense", 1), "an order that is not"),
+    "a decoder": (PLAIN, edit("config.json", is_decoder=True), "is_decoder True"),
+    "another activation": (PLAIN, edit("config.json", hidden_act="gelu_new"), "hidden_act 'gelu_new'"),
+    "attention to both sides": (QWEN, edit("config.json", is_causal=False), "is_causal False"),
+    "a scaled rotary base": (
+        QWEN,
+        edit("config.json", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
+        "rope_type 'linear'",
+    ),
+    "an unknown kind": (PLAIN, edit("config.json", model_type="modernbert"), "'modernbert', which is not supported"),
+    "cut on the left": (PLAIN, edit(TOKENIZER, truncation_side="left"), READ_OTHERWISE),
+    "a tokenizer that keeps capitals": (PLAIN, edit(TOKENIZER, do_lower_case=False), READ_OTHERWISE),
+    "no pooling": (PLAIN, lambda d: (d / "modules.json").unlink(), "--pooling cls"),
+    "several labels": (CROSS, edit("config.json", id2label={"0": "a", "1": "b"}), "a classifier of 2 labels"),
+    "an activation of scores": (
+        CROSS,
+        edit("config.json", sentence_transformers={"activation_fn": "torch.nn.modules.activation.Tanh"}),
+        "activation 'torch.nn.modules.activation.Tanh' is not supported",
+    ),
+    "no segments": (CROSS, edit(TOKENIZER, model_input_names=["input_ids", "attention_mask"]), READ_OTHERWISE),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_followed_is_refused_in_one_line(case: str, copy: Callable[[str], Path], asked: list[corpus.Text]) -> None:
+    kind, change, message = REFUSED[case]
+    source = copy(kind)
+    change(source)
+    with pytest.raises((UsageError, SourceError)) as caught:
+        witnessed(source, asked)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
