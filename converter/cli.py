@@ -8,14 +8,14 @@ from typing import Any
 import click
 
 import shim
-from converter import pipeline, recipe, show
+from converter import pipeline, show
 from converter.inventory import inventory, supported
+from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
 from converter.reverify import reverify
 from shim import artifact
 from shim.artifact import Manifest
 from shim.console import run, show_json
-from shim.errors import UsageError
 from shim.pooling import POOLINGS
 
 RECORD = "quantization.json"
@@ -145,7 +145,9 @@ def convert_model(
     accept_license: bool,
     as_json: bool,
 ) -> int:
-    known, origin = resolve(model, source, pooling, normalize, shown=not as_json)
+    known, origin, facts = resolve(model, source, pooling, normalize)
+    for line in () if as_json else facts:
+        click.echo(line, err=True)
     request = pipeline.Request(
         recipe=known,
         target=target,
@@ -168,41 +170,13 @@ def convert_model(
     return report(manifest, path, as_json)
 
 
-def resolve(
-    model: str, source: str | None, pooling: str | None, normalize: bool | None, shown: bool
-) -> tuple[recipe.Recipe, str | None]:
-    """The recipe that MODEL names or its files make, and where the original is, None for where the recipe says.
-
-    shown: whether the facts that files state are printed, where there is no recipe.
-    """
-    found = recipe.find(model)
-    if found is not None:
-        if pooling is not None or normalize is not None:
-            raise UsageError(f"{model} has a recipe, which says pooling and modules; leave --pooling and --normalize out")
-        return found[0], source or found[1]
-    if source is not None:
-        raise UsageError(f"{model} is an original itself; leave --source out")
-    from converter.source import draft
-    from converter.source.open import find
-
-    place = find(model)
-    drafted = draft.draft(place, pooling, normalize)
-    for line in draft.lines(place) if shown else ():
-        click.echo(line, err=True)
-    return drafted, model
-
-
 @main_group.command("recipe")
 @click.argument("model", metavar="ORG/REPO[@REV]|DIR")
 @pooling_option
 @normalize_option
 def print_recipe(model: str, pooling: str | None, normalize: bool | None) -> None:
     """Print the recipe that a checkpoint's own files make, to edit and keep; a comment names the file behind each line."""
-    from converter.source import draft
-    from converter.source.open import find
-
-    place = find(model)
-    click.echo(draft.to_toml(draft.draft(place, pooling, normalize), place), nl=False)
+    click.echo(recipe_of(model, pooling, normalize), nl=False)
 
 
 @main_group.command()

@@ -21,7 +21,7 @@ from test_saved import TEXTS, checkpoint, converted, off, theirs
 from transformers import BertModel
 
 from converter import recipe
-from converter.source.draft import draft, name_of
+from converter.source.draft import draft, name_of, to_toml
 from converter.source.open import find, open_source
 from shim.errors import SourceError, UsageError
 
@@ -251,6 +251,30 @@ def test_a_recipe_is_printed_that_converts_the_same(folder: Path, tmp_path: Path
     assert open_source(loaded, str(source)).spec == open_source(draft(find(str(source))), str(source)).spec
     prompted = tomllib.loads(convert("recipe", checkpoint(PROMPTED, folder)).stdout)
     assert (prompted["model"]["default_prompt"], prompted["prompt_names"]) == ("query", saved.PROMPTS)
+
+
+@pytest.mark.parametrize("kind", saved.EMBEDDERS)
+def test_the_printed_recipe_of_every_kind_means_the_same(kind: str, folder: Path, tmp_path: Path) -> None:
+    source = checkpoint(kind, folder)
+    place = find(str(source))
+    (tmp_path / "mine.toml").write_text(to_toml(draft(place), place), encoding="utf-8")
+    loaded = recipe.load(str(tmp_path / "mine.toml"))
+    assert open_source(loaded, str(source)).spec == open_source(draft(place), str(source)).spec
+
+
+def test_an_artifact_without_a_recipe_is_verified_again(
+    folder: Path, tmp_path: Path, corpus_file: Path, convert: Convert
+) -> None:
+    source = checkpoint(UNNORMALISED, folder)
+    _, manifest = converted(source, "onnx", 32, tmp_path, corpus_file)
+    path = tmp_path / manifest.name
+    again = one_object(convert("verify", path, "--source", source, "--corpus", corpus_file, "--json"))
+    assert (again["parity"]["verdict"], again["parity"]["witness"]["texts"]) == ("pass", 14)
+    assert "Vectors are not normalised" in (path / "README.md").read_text()
+    moved = Path(shutil.copytree(source, tmp_path / "moved"))
+    (moved / "config_sentence_transformers.json").write_text('{"default_prompt_name": "q", "prompts": {"q": "Q: "}}')
+    line = one_line(convert("verify", path, "--source", moved, "--corpus", corpus_file, check=2))
+    assert "default_prompt '', but config_sentence_transformers.json says 'q'" in line
 
 
 def test_the_architectures_are_listed_without_the_upstream_library(convert: Convert) -> None:

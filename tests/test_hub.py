@@ -157,3 +157,17 @@ def test_offline_without_a_cache_is_exit_code_3_and_one_line(tmp_path: Path, con
     )
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
+
+
+def test_a_repository_without_a_recipe_is_read_and_converted_at_its_commit(
+    hub: tuple[type[Hub], str], tmp_path: Path, corpus_file: Path, convert: Callable[..., Any]
+) -> None:
+    """Its recipe is printed without its weights being fetched."""
+    server, address = hub
+    reached = environment(tmp_path, HF_ENDPOINT=address)
+    printed = convert("recipe", f"nobody/tiny@{COMMIT}", env=reached).stdout
+    assert f'revision = "{COMMIT}"' in printed
+    assert not [entry for entry in server.log if re.search(r"GET .*(safetensors|\.bin|\.h5)", entry)]
+    command = (f"nobody/tiny@{COMMIT}", "--to", "onnx", "--bits", 32, "--out", tmp_path, "--corpus", corpus_file, "--json")
+    made = json.loads(convert(*command, env=reached).stdout)
+    assert (made["name"], made["source"]["repo"], made["source"]["revision"]) == ("tiny-onnx-32bit", "nobody/tiny", COMMIT)

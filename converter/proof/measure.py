@@ -1,5 +1,6 @@
 """The proof: an artifact, loaded as it will be served, against its original on the same texts."""
 
+import gc
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,9 @@ def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progres
 
     Raises UsageError where the upstream library reads the checkpoint otherwise than we do, and what reference.py does.
     """
-    return witness.agree(checkpoint, original(checkpoint, task, texts, progress).testimony, read_probes)
+    agreed = witness.agree(checkpoint, original(checkpoint, task, texts, progress).testimony, read_probes)
+    gc.collect()  # of the weights that the reading held
+    return agreed
 
 
 def original(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progress: Progress) -> reference.Reference:

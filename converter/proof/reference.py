@@ -1,5 +1,6 @@
 """The original's own outputs in fp32, from the upstream library: what artifacts are held to, and what our reading is."""
 
+import gc
 import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
@@ -103,7 +104,10 @@ def _kept(checkpoint: Checkpoint, inputs: Sequence[Any], asked: list[Probe], out
         about = {"library": upstream.library, "version": upstream.version, "given": upstream.given, "view": upstream.view}
         found = ragged("ids", [ids for ids, _ in tokens], np.int64) | ragged("types", [types for _, types in tokens], np.int64)
         found |= {"measured": np.array(measured), "about": np.array(json.dumps(about))}
-        return found | flat(said, "probes.") | flat(outputs(upstream), "texts.")
+        given = outputs(upstream)
+        del upstream
+        gc.collect()  # a model of sentence-transformers refers to itself, and would stay beside the artifact
+        return found | flat(said, "probes.") | flat(given, "texts.")
 
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")]
     key = [

@@ -38,6 +38,7 @@ FLAGS = {
 KINDS = {"SentenceTransformer": "embed", "CrossEncoder": "rerank"}
 ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
 UNBOUNDED = 10**9  # tokens; transformers writes 10**30 where a tokenizer has no limit
+LONGEST = 1_000_000  # tokens; a limit beyond is none
 
 
 def derive(directory: Path, layout: Layout) -> Facts:
@@ -63,6 +64,9 @@ def derive(directory: Path, layout: Layout) -> Facts:
         facts |= _embedder(directory, layout, settings, settings_file)
     own = sentence_facts(directory, layout) if layout.listed else {}
     facts |= {"max_tokens": _limit(directory, layout, raw, own.pop("max_tokens", None))} | own
+    if facts["max_tokens"].value > LONGEST:
+        file = facts["max_tokens"].file
+        raise UsageError(f"{file}: no limit of tokens, or one over {LONGEST}; set max_seq_length or model_max_length")
     facts |= _width(directory, layout, raw, facts)
     heads = [head for head, name in LINEAR.items() if (directory / layout.transformer / f"{name}.pt").is_file()]
     files = ", ".join(f"{LINEAR[head]}.pt" for head in heads)

@@ -15,8 +15,11 @@ REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
 Origin = dict[str, Any]  # repo and revision, as the manifest records them
 
 
-def locate(source: str) -> tuple[Path, Origin]:
-    """The directory of `source`, which is one, `pkg:MODULE` or `REPO[@REV]`. Raises SourceError when it cannot be had."""
+def locate(source: str, weights: bool = True) -> tuple[Path, Origin]:
+    """The directory of `source`, which is one, `pkg:MODULE` or `REPO[@REV]`. Raises SourceError when it cannot be had.
+
+    weights: whether those are fetched from the hub, too.
+    """
     if source.startswith("pkg:"):
         return package(source.removeprefix("pkg:"))
     if source and Path(source).is_dir():
@@ -27,7 +30,7 @@ def locate(source: str) -> tuple[Path, Origin]:
     match = REPOSITORY.fullmatch(source)
     if match is None:
         raise SourceError(f"source {source!r} is not a directory, pkg:MODULE or REPO[@REVISION]")
-    return hub(match[1], match[2] or "main")
+    return hub(match[1], match[2] or "main", weights)
 
 
 def package(name: str) -> tuple[Path, Origin]:
@@ -43,13 +46,14 @@ def package(name: str) -> tuple[Path, Origin]:
     return configs[0].parent, {"repo": f"pkg:{name}", "revision": versions[0] if versions else ""}
 
 
-def hub(repo: str, revision: str) -> tuple[Path, Origin]:
+def hub(repo: str, revision: str, weights: bool = True) -> tuple[Path, Origin]:
     """A snapshot of the hub or its cache, and its commit; whole files of an interrupted download are kept."""
     import huggingface_hub
 
     try:
-        path = huggingface_hub.snapshot_download(repo, revision=revision, ignore_patterns=[*IGNORED, "*.bin"])
-        if not any(list(Path(path).glob(pattern)) for pattern in ("*.safetensors", "*_Transformer/*.safetensors")):
+        without = ["*.bin"] if weights else ["*.bin", "*.safetensors"]
+        path = huggingface_hub.snapshot_download(repo, revision=revision, ignore_patterns=[*IGNORED, *without])
+        if weights and not any(list(Path(path).glob(pattern)) for pattern in ("*.safetensors", "*_Transformer/*.safetensors")):
             path = huggingface_hub.snapshot_download(repo, revision=revision, ignore_patterns=list(IGNORED))
     except Exception as error:  # the hub client raises its own, httpx's, OSError and ValueError
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

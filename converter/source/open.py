@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from converter.recipe import Recipe
-from converter.source.adapter import merged
+from converter.source.adapter import ADAPTER, merged
 from converter.source.checkpoint import PICKLE, SAFETENSORS, Checkpoint, index, read_json
 from converter.source.derive import derive
 from converter.source.facts import Facts
@@ -18,7 +18,7 @@ from converter.source.locate import Origin, hub, installed, locate, package
 from converter.source.settle import settle
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, read
 from shim.architectures import architecture
-from shim.errors import IntegrityError, SourceError, UsageError
+from shim.errors import IntegrityError, SealportError, SourceError, UsageError
 from shim.pooling import LINEAR, head_tensors
 from shim.spec import ModelSpec
 from shim.text import TextEncoder
@@ -35,9 +35,15 @@ class Place:
     facts: Facts
 
 
-def find(source: str) -> Place:
-    """Where `source` is, and what its files say. Raises SourceError and UsageError, see `open_source`."""
-    return _place(*locate(source))
+def find(source: str, weights: bool = True) -> Place:
+    """Where `source` is, and what its files say; without `weights`, those of the hub stay there.
+
+    Raises SourceError and UsageError, see `open_source`.
+    """
+    directory, origin = locate(source, weights)
+    if not weights and (directory / ADAPTER).is_file():
+        directory, origin = locate(source)
+    return _place(directory, origin)
 
 
 def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
@@ -81,8 +87,13 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
 
 def _place(given: Path, origin: Origin) -> Place:
     root = merged(given)
-    layout = read_layout(root)
-    return Place(root, given, origin, layout, derive(root, layout))
+    try:
+        layout = read_layout(root)
+        return Place(root, given, origin, layout, derive(root, layout))
+    except SealportError:
+        raise
+    except (TypeError, AttributeError, ValueError, KeyError) as error:  # other people's files, with a value of another kind
+        raise SourceError(f"{given}: a configuration file is malformed ({type(error).__name__}: {error})") from None
 
 
 def _head_tensors(
