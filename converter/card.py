@@ -33,6 +33,7 @@ def card(manifest: Manifest, plotted: bool) -> str:
         if witness := parity.get("witness"):
             lines += [f"- The original, read by {witness['library']} {witness['version']} itself, gives the same tokens and, "]
             lines[-1] += f"to {witness['worst']:.1e}, the same outputs as our reading of it, on {witness['texts']} texts."
+            lines += [f"- It was told, as its files do not say so: {', '.join(witness['given'])}."] * bool(witness["given"])
     overrides = manifest.source.get("overrides", {})
     lines += ["", "On purpose otherwise than the original's files say:", ""] * bool(overrides)
     lines += [f"- {key}: {reason}" for key, reason in overrides.items()]

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from converter.source.checkpoint import TOKENIZER, Checkpoint
+from converter.source.checkpoint import TOKENIZER, Checkpoint, read_json
 from converter.source.layout import MODULES
 from converter.source.sentence_config import sentence_file
 from shim.spec import ModelSpec
 
-MODEL_CONFIG = "config_sentence_transformers.json"
+MODEL_CONFIG, SENTENCE_CONFIG = "config_sentence_transformers.json", "sentence_bert_config.json"
 TYPES = "sentence_transformers.models"
 POOLINGS = {"last": "lasttoken"}  # ours -> sentence-transformers', where it is another
 SUFFIXES = (".json", ".safetensors", ".bin")  # of the files in a module's folder that its library reads
@@ -33,6 +33,7 @@ def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
         for folder in layout.folders:
             paths = sorted((root / folder).glob("*")) if (root / folder).is_dir() else []
             found |= {f"{folder}/{path.name}": path for path in paths if path.suffix in SUFFIXES}
+        made |= _overridden(checkpoint)
         made[MODULES] = (root / MODULES).read_bytes()
         if layout.transformer:
             entries = json.loads(made[MODULES])
@@ -47,6 +48,30 @@ def write(checkpoint: Checkpoint, directory: Path) -> None:
         (directory / name).write_bytes(content)
 
 
+def _overridden(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The settings that the recipe overrides, put into the files that other loaders read."""
+    spec, overrides = checkpoint.spec, checkpoint.overrides
+    file = sentence_file(checkpoint.root, checkpoint.layout)
+    texts: dict[str, dict[str, Any]] = {
+        "max_tokens": {"max_seq_length": spec.max_tokens},
+        "lower_case": {"do_lower_case": spec.lower_case},
+    }
+    model: dict[str, dict[str, Any]] = {
+        "prompt_names": {"prompts": spec.prompt_names},
+        "default_prompt": {"default_prompt_name": spec.default_prompt or None},
+        "similarity": {"similarity_fn_name": spec.similarity},
+    }
+    made: dict[str, bytes] = {}
+    for path, name, keys in (
+        (checkpoint.root / (file or SENTENCE_CONFIG), Path(file or SENTENCE_CONFIG).name, texts),
+        (checkpoint.root / MODEL_CONFIG, MODEL_CONFIG, model),
+    ):
+        changes = {key: value for override in overrides.keys() & keys.keys() for key, value in keys[override].items()}
+        if changes:
+            made[name] = _json((read_json(path) if path.is_file() else {}) | changes)
+    return made
+
+
 def _modules(spec: ModelSpec, config: dict[str, Any]) -> dict[str, bytes]:
     kinds = ["Transformer", "Pooling", *(step.type.title() for step in spec.modules)]
     entries = [
@@ -57,7 +82,7 @@ def _modules(spec: ModelSpec, config: dict[str, Any]) -> dict[str, bytes]:
     return {
         MODULES: _json(entries),
         "1_Pooling/config.json": _json({"word_embedding_dimension": width, "pooling_mode": mode}),
-        "sentence_bert_config.json": _json({"max_seq_length": spec.max_tokens, "do_lower_case": spec.lower_case}),
+        SENTENCE_CONFIG: _json({"max_seq_length": spec.max_tokens, "do_lower_case": spec.lower_case}),
     }
 
 

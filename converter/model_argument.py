@@ -1,5 +1,7 @@
 """What the argument MODEL names: a recipe, or an original whose own files make one."""
 
+from pathlib import Path
+
 from converter import recipe
 from converter.recipe import Recipe
 from converter.source import draft
@@ -27,5 +29,8 @@ def resolve(
 
 def recipe_of(model: str, pooling: str | None, normalize: bool | None) -> str:
     """The recipe that the files of an original make, as TOML."""
+    if "/" not in model and not Path(model).is_dir() and not model.startswith("pkg:"):
+        known = f"{model} is a recipe already" if model in recipe.names() else f"{model!r} is no directory and no ORG/REPO"
+        raise UsageError(f"{known}; give the directory or the repository of a checkpoint")
     place = find(model, weights=False)
-    return draft.to_toml(draft.draft(place, pooling, normalize), place)
+    return draft.to_toml(draft.draft(place, pooling, normalize, printed=True), place)

@@ -192,6 +192,9 @@ def _module(step: object, file: str) -> Module:
     if not isinstance(entry, dict) or not {"type"} <= entry.keys() <= {"type", "width", "bias", "activation"}:
         raise UsageError(f'{file}: modules has {step!r}; a module is "normalize" or {{type = "dense", width = …}}')
     _check_choice(file, "modules", entry["type"], tuple(STEPS))
+    kinds = {"width": int, "bias": bool, "activation": str}
+    if any(key in entry and type(entry[key]) is not kind for key, kind in kinds.items()):
+        raise UsageError(f"{file}: modules has {step!r}; width is a whole number, bias true or false, activation text")
     found = Module(**entry)
     _check_choice(file, "activation", found.activation, STEPS[found.type])
     if (found.type == "dense") != (isinstance(found.width, int) and found.width > 0):

@@ -22,7 +22,12 @@ def reverify(directory: Path, source: str | None, corpus_file: Path | None, prog
     """
     manifest = artifact.read(directory)
     artifact.check_files(directory, manifest)
-    checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
+    try:
+        checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
+    except UsageError as error:
+        if str(manifest.source["repo"]).startswith("dir:") and source is None:
+            raise
+        raise IntegrityError(f"{manifest.name}: the original is not the one it was converted from ({error})") from None
     old, listed = manifest.schema == artifact.UNWITNESSED, manifest.source["files"]
     if {name: checkpoint.files.get(name) for name in listed} != listed or (
         not old and checkpoint.files.keys() != listed.keys()

@@ -55,8 +55,8 @@ def witness_line(witness: dict[str, Any]) -> str:
     """Who reads the original as we do, how near, and what it was told of ours."""
     given = ", ".join(witness["given"])
     return (
-        f"{witness['library']} {witness['version']} reads the original alike: off by {witness['worst']:.1e} at most on "
-        f"{witness['texts']} texts, tokens of {witness['tokens_of']} the same" + (f"; it was given {given}" if given else "")
+        f"{witness['library']} {witness['version']} reads the original in the same way: off by {witness['worst']:.1e} at most "
+        f"on {witness['texts']} texts, tokens of {witness['tokens_of']} the same" + (f"; it was given {given}" if given else "")
     )
 
 
@@ -69,7 +69,8 @@ def shortfall(manifest: Manifest) -> str:
         f"{head} {figures[on]:.5f}{where[head]} is {target - figures[on]:.5f} short of {target:g}"
         for head, figures in under.items()
     ]
-    what = f"{on} cosine of {'; '.join(reasons)}; more --bits come nearer" if reasons else "; ".join(manifest.parity["notes"])
+    advice = "more --bits come nearer" if manifest.bits < 16 else "which is more than rounding does at these bits"
+    what = f"{on} cosine of {'; '.join(reasons)}; {advice}" if reasons else "; ".join(manifest.parity["notes"])
     return f"{manifest.name} failed: {what}; kept, marked fail"
 
 

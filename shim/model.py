@@ -239,14 +239,16 @@ class Model:
 
     def info(self) -> dict[str, Any]:
         """What a client may want to know of the model, as JSON values."""
+        embeds = self.task == "embed"
         return {
             "name": self.name,
             "task": self.task,
             "dimensions": self.dimensions,
             "max_tokens": self.max_tokens,
             "heads": self.manifest.model.heads,
-            "similarity": self.manifest.model.similarity,
-            "normalized": self.manifest.model.normalized,
+            "similarity": self.manifest.model.similarity if embeds else None,
+            "normalized": self.manifest.model.normalized if embeds else None,
+            "activation": None if embeds else self.manifest.model.activation,
             "prompts": self.manifest.model.prompt_names,
             "default_prompt": self.manifest.model.default_prompt or None,
             "target": self.manifest.target,

@@ -30,9 +30,10 @@ PAIR = "pair"  # the key of a reranker's prompts that holds query and document; 
 PAIR_SLOTS = (SLOT, "{query}", "{document}")
 DEFAULT = "default"  # the instruction of a pair for which none is given
 PROMPTS = (*TASKS, TEMPLATE, PAIR, DEFAULT)
-# The names that sentence-transformers' encode_query and encode_document look for among a model's prompts, in this order.
-ROLES = {"retrieval.query": ("query",), "retrieval.passage": ("document", "passage", "corpus")}
-NAMES = {name: task for task, names in ROLES.items() for name in names}
+# The names of the prompts that sentence-transformers' encode_query and encode_document take; without them, they take none.
+ROLES = {"retrieval.query": "query", "retrieval.passage": "document"}
+# What clients call them; a prompt of the checkpoint by such a name goes before.
+NAMES = {"query": "retrieval.query"} | dict.fromkeys(("document", "passage", "corpus"), "retrieval.passage")
 
 
 def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | None = None) -> str:
@@ -79,7 +80,7 @@ def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None 
     own = prompt_for(spec.prompts, task, instruction)
     if own or instruction is not None or (task is not None and (task in spec.prompts or TEMPLATE in spec.prompts)):
         return own
-    named = next((spec.prompt_names[role] for role in ROLES.get(task or "", (task,)) if role in spec.prompt_names), None)
+    named = spec.prompt_names.get(ROLES.get(task or "", task or ""))
     if named is not None:
         return named
     return "" if task in ROLES else spec.prompt_names.get(spec.default_prompt, "")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer, normalizers
@@ -60,7 +61,7 @@ class TextEncoder:
             self.tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises bare Exception
             raise IntegrityError(f"{path}: not a readable tokenizer ({error})") from None
-        if lower_case:
+        if lower_case and not _lowers(self.tokenizer.normalizer):
             steps = [normalizers.Lowercase(), *([self.tokenizer.normalizer] if self.tokenizer.normalizer else [])]
             self.tokenizer.normalizer = normalizers.Sequence(steps)
         self.tokenizer.no_padding()
@@ -161,3 +162,9 @@ class TextEncoder:
                 scored -= 1
             ids[row, :length], mask[row, :scored], types[row, :length] = item.ids, 1, item.type_ids
         return Tokens(ids, mask, types)
+
+
+def _lowers(normalizer: normalizers.Normalizer | None) -> bool:
+    """Whether one of its steps is Lowercase; BERT's own lower-casing does not count, as sentence-transformers has it."""
+    steps: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
+    return any(isinstance(step, normalizers.Lowercase) for step in steps)

@@ -148,7 +148,8 @@ def e5_small(folder: Path) -> Path:
     return folder
 
 
-def _dense(width: int, activation: Any, inputs: int = 64) -> Dense:
+def dense(width: int, activation: Any, inputs: int = 64) -> Dense:
+    """A Dense module with seeded weights."""
     torch.manual_seed(width)
     return Dense(inputs, width, activation_function=activation)
 
@@ -161,10 +162,8 @@ EMBEDDERS: dict[str, Callable[[Path, Path], Path]] = {
     "bert, max": lambda base, to: sentence_transformer(bert(base), to, "max", Normalize()),
     "bert, mean_sqrt_len": lambda base, to: sentence_transformer(bert(base), to, "mean_sqrt_len_tokens"),
     "bert, weightedmean": lambda base, to: sentence_transformer(bert(base), to, ["weightedmean"], Normalize()),
-    "bert, dense tanh, normalised": lambda base, to: sentence_transformer(bert(base), to, "cls", _dense(64, TANH), Normalize()),
-    "bert, two dense": lambda base, to: sentence_transformer(
-        bert(base), to, "mean", _dense(48, IDENTITY), _dense(32, TANH, 48)
-    ),
+    "bert, dense tanh, normalised": lambda base, to: sentence_transformer(bert(base), to, "cls", dense(64, TANH), Normalize()),
+    "bert, two dense": lambda base, to: sentence_transformer(bert(base), to, "mean", dense(48, IDENTITY), dense(32, TANH, 48)),
     "bert, prompts and a default": lambda base, to: sentence_transformer(
         bert(base), to, "mean", Normalize(), prompts=PROMPTS, default_prompt_name="query"
     ),

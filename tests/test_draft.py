@@ -13,12 +13,9 @@ import httpx
 import numpy as np
 import pytest
 import saved
-import torch
 from conftest import one_line, one_object
-from safetensors.torch import load_file, save_file
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from test_saved import TEXTS, checkpoint, converted, off, theirs
-from transformers import BertModel
 
 from converter import recipe
 from converter.source.draft import draft, name_of, to_toml
@@ -101,85 +98,6 @@ def test_a_cut_and_an_unnormalised_vector_of_a_dense_model(folder: Path, tmp_pat
         assert off(model.embed(TEXTS, dimensions=8).dense, cut) < near
 
 
-def sharded(source: Path, to: Path, pickles: bool) -> Path:
-    """The same checkpoint, its weights in several files."""
-    shutil.copytree(source, to)
-    tensors = load_file(to / "model.safetensors")
-    (to / "model.safetensors").unlink()
-    stem, end = ("pytorch_model", "bin") if pickles else ("model", "safetensors")
-    places = {}
-    for number in (1, 2):
-        name = f"{stem}-0000{number}-of-00002.{end}"
-        part = dict(list(tensors.items())[number - 1 :: 2])
-        torch.save(part, to / name) if pickles else save_file(part, to / name, metadata={"format": "pt"})
-        places |= dict.fromkeys(part, name)
-    index = {"metadata": {"total_size": 1}, "weight_map": places}
-    (to / f"{stem}.{'bin' if pickles else 'safetensors'}.index.json").write_text(json.dumps(index))
-    return to
-
-
-def halved(source: Path, to: Path, dtype: torch.dtype) -> Path:
-    shutil.copytree(source, to)
-    tensors = {key: value.to(dtype) for key, value in load_file(source / "model.safetensors").items()}
-    save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
-    return to
-
-
-def prefixed(source: Path, to: Path) -> Path:
-    shutil.copytree(source, to)
-    tensors = {f"bert.{key}": value for key, value in load_file(source / "model.safetensors").items()}
-    save_file(tensors, to / "model.safetensors", metadata={"format": "pt"})
-    return to
-
-
-def snapshot(source: Path, to: Path) -> Path:
-    """As the hub's cache lays it: links to files named by their hashes."""
-    blobs, commit = to / "blobs", to / "snapshots" / ("0" * 40)
-    blobs.mkdir(parents=True)
-    for number, path in enumerate(sorted(path for path in source.rglob("*") if path.is_file())):
-        shutil.copyfile(path, blobs / str(number))
-        link = commit / path.relative_to(source)
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(blobs / str(number))
-    return commit
-
-
-LAYOUTS = {
-    "sharded safetensors": lambda source, to: sharded(source, to, pickles=False),
-    "sharded pickles": lambda source, to: sharded(source, to, pickles=True),
-    "float16": lambda source, to: halved(source, to, torch.float16),
-    "bfloat16": lambda source, to: halved(source, to, torch.bfloat16),
-    "a prefix": prefixed,
-    "a snapshot of links": snapshot,
-}
-
-
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_every_layout_of_weights_gives_upstreams_vectors(layout: str, folder: Path, tmp_path: Path, corpus_file: Path) -> None:
-    source = LAYOUTS[layout](checkpoint("bert, mean, normalised", folder), tmp_path / "mine")
-    model, manifest = converted(source, "onnx", 32, tmp_path / "out", corpus_file)
-    assert off(model.embed(TEXTS).dense, theirs(source).encode(TEXTS)) < 1e-4
-    weights = [name for name in manifest.source["files"] if name.endswith((".safetensors", ".bin"))]
-    assert len(weights) == (2 if "sharded" in layout else 1)
-
-
-def test_an_adapter_is_merged_into_its_base(folder: Path, tmp_path: Path, corpus_file: Path) -> None:
-    peft = pytest.importorskip("peft")
-    base = saved.bert(tmp_path / "base")
-    low_rank = peft.LoraConfig(r=4, lora_alpha=8, target_modules=["query", "dense"], init_lora_weights=False)
-    adapted = peft.get_peft_model(BertModel.from_pretrained(base), low_rank)
-    transformer = saved.sentence_transformer(base, tmp_path / "mine", "cls", saved.Normalize())
-    for name in ("model.safetensors", "config.json"):
-        (transformer / name).unlink()
-    adapted.save_pretrained(transformer)
-    plain = saved.sentence_transformer(base, tmp_path / "plain", "cls", saved.Normalize())
-    model, manifest = converted(transformer, "onnx", 32, tmp_path, corpus_file)
-    wanted = theirs(transformer).encode(TEXTS)
-    assert off(model.embed(TEXTS).dense, wanted) < 1e-4
-    assert off(theirs(plain).encode(TEXTS), wanted) > 1e-2
-    assert "adapter/adapter_model.safetensors" in manifest.source["files"]
-
-
 def test_what_no_file_says_is_asked_for(folder: Path, tmp_path: Path, corpus_file: Path, convert: Convert) -> None:
     plain = saved.bert(tmp_path / "plain")
     line = one_line(convert(plain, "--to", "onnx", check=2))
@@ -253,6 +171,17 @@ def test_a_recipe_is_printed_that_converts_the_same(folder: Path, tmp_path: Path
     assert (prompted["model"]["default_prompt"], prompted["prompt_names"]) == ("query", saved.PROMPTS)
 
 
+def test_a_causal_rerankers_recipe_is_printed_to_be_completed(tmp_path: Path, convert: Convert) -> None:
+    base = saved.qwen3(tmp_path / "base", append=False)
+    CrossEncoder(str(base), device="cpu").save_pretrained(str(tmp_path / "mine"))
+    assert "write it as `pair` into a recipe" in one_line(convert(tmp_path / "mine", "--to", "onnx", check=2))
+    text = convert("recipe", tmp_path / "mine").stdout
+    assert "# pair = " in text
+    assert tomllib.loads(text)["task"] == "rerank"
+    assert "bge-m3 is a recipe already" in one_line(convert("recipe", "bge-m3", check=2))
+    assert "'nosuch' is no directory and no ORG/REPO" in one_line(convert("recipe", "nosuch", check=2))
+
+
 @pytest.mark.parametrize("kind", saved.EMBEDDERS)
 def test_the_printed_recipe_of_every_kind_means_the_same(kind: str, folder: Path, tmp_path: Path) -> None:
     source = checkpoint(kind, folder)
@@ -273,8 +202,8 @@ def test_an_artifact_without_a_recipe_is_verified_again(
     assert "Vectors are not normalised" in (path / "README.md").read_text()
     moved = Path(shutil.copytree(source, tmp_path / "moved"))
     (moved / "config_sentence_transformers.json").write_text('{"default_prompt_name": "q", "prompts": {"q": "Q: "}}')
-    line = one_line(convert("verify", path, "--source", moved, "--corpus", corpus_file, check=2))
-    assert "default_prompt '', but config_sentence_transformers.json says 'q'" in line
+    line = one_line(convert("verify", path, "--source", moved, "--corpus", corpus_file, check=4))
+    assert "the original is not the one it was converted from" in line
 
 
 def test_the_architectures_are_listed_without_the_upstream_library(convert: Convert) -> None:

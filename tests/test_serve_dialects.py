@@ -103,6 +103,7 @@ def test_instructions_tasks_and_lengths(post: Callable[..., Any]) -> None:
         ({"late_chunking": True}, "does no late chunking: its vector is that of the first token"),
         ({"instruction": "x"}, "takes no instruction"),
         ({"instruction": "x", "prompt_name": "y"}, "give one"),
+        ({"prompt_name": "qurey"}, "prompt_name 'qurey' unknown (query, document, passage"),
         ({"task": "nothing"}, "task 'nothing' unknown"),
         ({"embedding_type": "hex"}, "embedding_type"),
         ({"heads": ["score"]}, "heads"),

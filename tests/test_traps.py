@@ -10,8 +10,11 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from test_saved import TEXTS, checkpoint, off, published
 from test_witness import CROSS, NOMIC, PLAIN, PROMPTED, QWEN, READ_OTHERWISE, XLM, edit, reading, witnessed
+from tokenizers import Tokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from converter import corpus
+from converter.proof.rules import rules
 from shim.errors import SourceError, UsageError
 
 
@@ -59,6 +62,17 @@ def module(kind: str, folder: str, place: int | None = None) -> Callable[[Path],
 SENTENCE, TOKENIZER, MODEL = "sentence_bert_config.json", "tokenizer_config.json", "config_sentence_transformers.json"
 POOLING = "1_Pooling/config.json"
 OUTPUT = {"method": "forward", "method_output_name": ["hidden_states", -2]}
+
+
+def replacing(source: Path) -> None:
+    """A rule of tokenizer.json that transformers drops when it builds BERT's tokenizer itself."""
+    path = source / "tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    rule = {"type": "Replace", "pattern": {"String": "ferry"}, "content": "boat"}
+    tokenizer["normalizer"] = {"type": "Sequence", "normalizers": [rule, tokenizer["normalizer"]]}
+    path.write_text(json.dumps(tokenizer))
+
+
 FOLLOWED = {
     "a default prompt": (PLAIN, edit(MODEL, prompts={"query": "Ask: "}, default_prompt_name="query")),
     "max_seq_length": (PLAIN, edit(SENTENCE, max_seq_length=20)),
@@ -77,6 +91,7 @@ FOLLOWED = {
     "another epsilon": (PLAIN, edit("config.json", layer_norm_eps=0.1)),
     "another rotary base": (QWEN, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
     "nomic's other rotary base": (NOMIC, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
+    "a passage prompt": (PLAIN, edit(MODEL, prompts={"query": "query: ", "passage": "passage: "})),
     "another similarity": (PLAIN, edit(MODEL, similarity_fn_name="euclidean")),
 }  # fmt: skip
 
@@ -90,7 +105,10 @@ def test_what_changes_upstream_is_followed(case: str, copy: Callable[[str], Path
     change(source)
     upstream = SentenceTransformer(str(source), device="cpu", model_kwargs={"dtype": "float32"})
     published(upstream, source)
-    assert off(reading(witnessed(source, asked)).embed(TEXTS).dense, upstream.encode(TEXTS)) < 1e-4
+    ours = reading(witnessed(source, asked))
+    assert off(ours.embed(TEXTS).dense, upstream.encode(TEXTS)) < 1e-4
+    assert off(ours.embed(TEXTS, task="retrieval.passage").dense, upstream.encode_document(TEXTS)) < 1e-4
+    assert off(ours.embed(TEXTS, prompt_name="document").dense, upstream.encode(TEXTS, prompt_name="document")) < 1e-4
 
 
 REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
@@ -132,6 +150,16 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "an unknown kind": (PLAIN, edit("config.json", model_type="modernbert"), "'modernbert', which is not supported"),
     "cut on the left": (PLAIN, edit(TOKENIZER, truncation_side="left"), READ_OTHERWISE),
     "a tokenizer that keeps capitals": (PLAIN, edit(TOKENIZER, do_lower_case=False), READ_OTHERWISE),
+    "a rule that transformers drops": (PLAIN, replacing, READ_OTHERWISE),
+    "one more special token": (PLAIN, edit(TOKENIZER, extra_special_tokens=["harbour"]), "has another added_tokens"),
+    "a token in a file of its own": (PLAIN, edit("added_tokens.json", unusedword=30522), READ_OTHERWISE),
+    "padding on the left": (PLAIN, edit(TOKENIZER, padding_side="left"), "the dense output of"),
+    "the other weights": (PLAIN, edit(SENTENCE, model_args={"use_safetensors": False}), "sets use_safetensors"),
+    "an endless limit": (PLAIN, edit(TOKENIZER, model_max_length="x"), "model_max_length must be a number"),
+    "a prompt that is no text": (PLAIN, edit(MODEL, prompts={"query": ["a"]}), "prompt 'query' is not text"),
+    "a prompt that cannot be encoded": (PLAIN, edit(MODEL, prompts={"query": "\ud800"}), "lone surrogate"),
+    "no modules": (PLAIN, lambda d: (d / "modules.json").write_text("[]"), "modules.json is an empty list"),
+    "a layer that slides": (QWEN, edit("config.json", layer_types=["sliding_attention", "full_attention"]), ""),
     "no pooling": (PLAIN, lambda d: (d / "modules.json").unlink(), "--pooling cls"),
     "several labels": (CROSS, edit("config.json", id2label={"0": "a", "1": "b"}), "a classifier of 2 labels"),
     "an activation of scores": (
@@ -152,3 +180,24 @@ def test_what_is_not_followed_is_refused_in_one_line(case: str, copy: Callable[[
         witnessed(source, asked)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "repo",
+    [
+        "BAAI/bge-m3",
+        "BAAI/bge-reranker-v2-m3",
+        "BAAI/bge-small-en-v1.5",
+        "intfloat/multilingual-e5-large",
+        "Qwen/Qwen3-Embedding-0.6B",
+        "Qwen/Qwen3-Embedding-8B",
+        "Qwen/Qwen3-Reranker-0.6B",
+    ],
+)
+def test_the_rules_of_real_tokenizers_are_those_that_transformers_makes_of_them(repo: str, shared: Path) -> None:
+    """Else their conversion would be refused; XLM-RoBERTa's is given as published."""
+    folder = shared / "hub" / repo
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    loader = PreTrainedTokenizerFast if settings["tokenizer_class"] == "XLMRobertaTokenizer" else AutoTokenizer
+    theirs = rules(loader.from_pretrained(folder).backend_tokenizer.to_str())
+    assert theirs == rules(Tokenizer.from_file(str(folder / "tokenizer.json")).to_str())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,10 @@ import numpy as np
 import pytest
 import saved
 import torch
-from sentence_transformers import CrossEncoder
-from test_saved import checkpoint
+from sentence_transformers import CrossEncoder, SentenceTransformer
+from test_saved import TEXTS, checkpoint, off
 
-from converter import corpus
+from converter import companions, corpus
 from converter.proof.measure import prepare
 from converter.proof.reading import TorchRuntime, _manifest
 from converter.quantize.torch_ops import TorchOps
@@ -148,6 +149,15 @@ def test_a_file_misread_is_caught(case: str, folder: Path, asked: list[corpus.Te
         witnessed(source, asked)
 
 
+def witnessed_by_others(found: Checkpoint, folder: Path) -> SentenceTransformer:
+    """The weights beside the files that an artifact gets: another loader takes the overrides from them."""
+    for path in found.directory.glob("*"):
+        if path.name in ("config.json", "model.safetensors"):
+            shutil.copyfile(path, folder / path.name)
+    companions.write(found, folder)
+    return SentenceTransformer(str(folder), device="cpu")
+
+
 RECIPES: dict[str, tuple[str, dict[str, Any], str]] = {
     "a wrong pooling": (PLAIN, {"pooling": "cls"}, "pooling 'cls', but 1_Pooling/config.json says 'mean'"),
     "a wrong limit": (PLAIN, {"max_tokens": 40}, "max_tokens 40, but"),
@@ -164,7 +174,7 @@ RECIPES: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", RECIPES)
 def test_a_recipe_that_says_otherwise_is_refused_and_an_override_is_recorded(
-    case: str, folder: Path, asked: list[corpus.Text]
+    case: str, folder: Path, asked: list[corpus.Text], tmp_path: Path
 ) -> None:
     kind, changes, message = RECIPES[case]
     source = checkpoint(kind, folder)
@@ -176,6 +186,8 @@ def test_a_recipe_that_says_otherwise_is_refused_and_an_override_is_recorded(
     meant = dataclasses.replace(wrong, overrides=dict.fromkeys(changes, "it is meant so"))
     found = open_source(meant, str(source))
     recorded = prepare(found, "embed", asked, lambda *_: None)["given"]
+    again = witnessed_by_others(found, tmp_path)
+    assert off(reading(found).embed(TEXTS).dense, again.encode(TEXTS)) < 1e-4
     assert set(changes) - {"prompts"} <= recorded.keys()
     assert found.spec.normalized == ("modules" not in changes)
 

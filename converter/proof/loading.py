@@ -108,10 +108,11 @@ def _apply_modules(model: Any, spec: ModelSpec, checkpoint: Checkpoint, given: d
         model[1] = Pooling(model[0].get_embedding_dimension(), mode)
         given["pooling"] = spec.pooling
     if "modules" in said:
+        dense = [module for module in model if type(module).__name__ == "Dense"]
         while len(model) > 2:
             del model[-1]
-        for _ in [step for step in spec.modules if step.type == "normalize"]:
-            model.append(Normalize())
+        for step in spec.modules:
+            model.append(Normalize() if step.type == "normalize" else dense.pop(0))
         given["modules"] = [step.type for step in spec.modules]
 
 

@@ -14,7 +14,7 @@ from converter.proof import metrics, reference, witness
 from converter.proof.reading import read_probes
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import Manifest
-from shim.errors import NotFiniteError
+from shim.errors import NotFiniteError, SourceError
 from shim.spec import ModelSpec
 from shim.text import TextEncoder
 
@@ -67,7 +67,11 @@ def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progres
 
     Raises UsageError where the upstream library reads the checkpoint otherwise than we do, and what reference.py does.
     """
-    agreed = witness.agree(checkpoint, original(checkpoint, task, texts, progress).testimony, read_probes)
+    testimony = original(checkpoint, task, texts, progress).testimony
+    try:
+        agreed = witness.agree(checkpoint, testimony, read_probes)
+    except (IndexError, KeyError, TypeError, RuntimeError) as error:  # of a file that upstream takes and our code does not
+        raise SourceError(f"{checkpoint.root}: cannot be computed ({type(error).__name__}: {error})") from None
     gc.collect()  # of the weights that the reading held
     return agreed
 

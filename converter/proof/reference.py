@@ -15,14 +15,15 @@ from converter.proof import probes
 from converter.proof.outputs import Outputs, flat, parts, ragged, unflat
 from converter.proof.upstream import Embedder, Tokens, batches, upstream_of
 from converter.source.checkpoint import Checkpoint
-from shim.errors import NotFiniteError
+from shim.errors import NotFiniteError, SealportError, SourceError
 from shim.pooling import LINEAR
 from shim.prompts import PAIR, prompt_of
 
 Row = tuple[np.ndarray, dict[int, float], np.ndarray]  # a text's dense vector, sparse weights, ColBERT vectors
 BATCH_TOKENS = 2048  # padded tokens the original gets at once
-REVISION = 3  # of this folder's own arithmetic: cached outputs of another are not used
+REVISION = 4  # of this folder's own arithmetic: cached outputs of another are not used
 WORK = 6e11  # floating-point operations that the probes' outputs may take: seconds
+LONGEST = 1024  # tokens; of a longer probe only the tokens are compared, as it would fill the memory
 FEWEST = 4  # probes whose outputs are computed, whatever they cost
 PER_PROMPT = 3  # probes behind each named prompt
 
@@ -96,6 +97,16 @@ def rank(checkpoint: Checkpoint, rankings: list[Ranking], progress: Callable[[in
 
 def _kept(checkpoint: Checkpoint, inputs: Sequence[Any], asked: list[Probe], outputs: Callable[[Any], Outputs]) -> Reference:
     def make() -> dict[str, np.ndarray]:
+        try:
+            return ask()
+        except (SealportError, MemoryError):
+            raise
+        except Exception as error:  # whatever the libraries raise for files that they take and cannot use
+            reason = str(error).strip().split("\n")[0]
+            where = checkpoint.upstream
+            raise SourceError(f"{where}: the upstream library fails on it ({type(error).__name__}: {reason})") from None
+
+    def ask() -> dict[str, np.ndarray]:
         upstream = upstream_of(checkpoint)
         named = isinstance(upstream, Embedder)
         tokens = [upstream.tokens(probe.text, *([probe.prompt_name] if named else [])) for probe in asked]
@@ -129,11 +140,11 @@ def _kept(checkpoint: Checkpoint, inputs: Sequence[Any], asked: list[Probe], out
 
 
 def _affordable(checkpoint: Checkpoint, lengths: list[int]) -> list[int]:
-    """The probes whose outputs are computed: the shortest, as many as WORK allows."""
+    """The probes whose outputs are computed: the shortest, as many as WORK allows, none over LONGEST."""
     matrices = [t.shape for name, t in checkpoint.tensors.items() if len(t.shape) == 2 and "embed" not in name]
     each, spent = sum(2 * rows * columns for rows, columns in matrices), 0
     found: list[int] = []
-    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+    for row in sorted((row for row, length in enumerate(lengths) if length <= LONGEST), key=lambda row: lengths[row]):
         spent += each * lengths[row]
         if len(found) >= FEWEST and spent > WORK:
             break
@@ -145,14 +156,18 @@ def _testify(upstream: Any, checkpoint: Checkpoint, asked: list[Probe]) -> Outpu
     """The outputs of the probes by default settings; of a reranker's, what `predict` gives where there is one."""
     if not isinstance(upstream, Embedder):
         predict = getattr(upstream, "predict", upstream.logits)
-        return Outputs(scores=np.concatenate([predict([probe.text]) for probe in asked]))
-    dense = np.concatenate([upstream.encode([probe.text], probe.prompt_name) for probe in asked])
+        return Outputs(scores=predict([probe.text for probe in asked]))
+    found: dict[int, np.ndarray] = {}
+    for name in {probe.prompt_name for probe in asked}:  # together: padding must not change a text's vector
+        rows = [row for row, probe in enumerate(asked) if probe.prompt_name == name]
+        found.update(zip(rows, upstream.encode([asked[row].text for row in rows], name), strict=True))
+    dense = np.stack([found[row] for row in range(len(asked))])
     if checkpoint.spec.heads == ["dense"]:
         return Outputs(dense)
     prompts = checkpoint.spec.prompt_names
     behind = [prompts.get(probe.prompt_name or checkpoint.spec.default_prompt, "") for probe in asked]
-    rows = [_forward(upstream, checkpoint, [probe.text], prompt)[0] for probe, prompt in zip(asked, behind, strict=True)]
-    return _together(checkpoint, [(vector, *row[1:]) for vector, row in zip(dense, rows, strict=True)])
+    heads = [_forward(upstream, checkpoint, [probe.text], prompt)[0] for probe, prompt in zip(asked, behind, strict=True)]
+    return _together(checkpoint, [(vector, *row[1:]) for vector, row in zip(dense, heads, strict=True)])
 
 
 def _embed(

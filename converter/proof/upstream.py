@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from converter.proof.loading import POOLINGS, apply_overrides, give_published_tokenizer, load, load_transformers
+from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint, read_json
 from shim.prompts import PAIR
 
@@ -50,6 +51,7 @@ class Embedder:
             "default_prompt": self.model.default_prompt_name or "",
             "similarity": str(self.model.similarity_fn_name),
             "prompt_names": {name: text for name, text in self.model.prompts.items() if text},
+            **rules(self.model.tokenizer.backend_tokenizer.to_str()),
         }
 
     def tokens(self, text: str, prompt_name: str | None = None, prompt: str | None = None) -> Tokens:
@@ -57,7 +59,7 @@ class Embedder:
         return _tokens(self.model, text, self.model._resolve_prompt(prompt, prompt_name))
 
     def encode(self, texts: list[str], prompt_name: str | None) -> np.ndarray:
-        """(n, d) float32, by default settings."""
+        """(n, d) float32, by default settings, several texts in a batch."""
         found: np.ndarray = self.model.encode(texts, prompt_name=prompt_name, batch_size=4, show_progress_bar=False)
         return found
 
@@ -85,7 +87,8 @@ class Ranker:
         give_published_tokenizer(self.model, checkpoint, self.given)
         apply_overrides(self.model, checkpoint, self.given)
         name = type(self.model.activation_fn).__name__.lower()
-        self.view = {"max_tokens": self.model.max_seq_length, "activation": name}
+        own = rules(self.model.tokenizer.backend_tokenizer.to_str())
+        self.view = {"max_tokens": self.model.max_seq_length, "activation": name, **own}
 
     def tokens(self, pair: tuple[str, str]) -> Tokens:
         """Token ids and segment ids of a pair, as `predict` would make them."""
@@ -101,7 +104,7 @@ class Ranker:
         return found
 
     def predict(self, pairs: list[tuple[str, str]]) -> np.ndarray:
-        """(n,) float32 scores, by default settings."""
+        """(n,) float32 scores, by default settings, several pairs in a batch."""
         found: np.ndarray = self.model.predict(pairs, batch_size=4, show_progress_bar=False)
         return found
 
@@ -134,7 +137,7 @@ class CardRanker:
             settings = read_json(checkpoint.root / checkpoint.layout.logit_score / "config.json")
             answers = [settings["false_token_id"], settings["true_token_id"]]
         self.answers = self.model.lm_head.weight[answers].detach().float()
-        self.view: dict[str, Any] = {}
+        self.view: dict[str, Any] = dict(rules(self.tokenizer.backend_tokenizer.to_str()))
 
     def tokens(self, pair: tuple[str, str]) -> Tokens:
         """Token ids of a pair; there are no segments."""

@@ -11,14 +11,16 @@ import numpy as np
 
 from converter.proof.outputs import Outputs
 from converter.proof.reference import Testimony
+from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import WITNESS_TOLERANCE
 from shim.errors import UsageError
-from shim.text import Encoded
+from shim.text import Encoded, TextEncoder
 
 Read = Callable[[Checkpoint, Testimony], tuple[list[Encoded], Outputs]]  # our tokens and outputs of the probes: see reading.py
-TOKENS = "the tokenizer files and the settings of texts (sentence_bert_config.json)"
-OUTPUTS = "config.json, modules.json, or the weights"
+TOKENS = "tokenizer.json, tokenizer_config.json and the files of further tokens beside them, and sentence_bert_config.json"
+OUTPUTS = "config.json, modules.json, sentence_bert_config.json, and the weights"
+RULES = ("normalizer", "pre_tokenizer", "added_tokens", "vocabulary")
 SHOWN = 6  # token ids that an error shows
 
 
@@ -64,11 +66,14 @@ def _check_view(checkpoint: Checkpoint, testimony: Testimony) -> None:
         "similarity": spec.similarity,
         "activation": spec.activation,
         "prompt_names": {name: text for name, text in spec.prompt_names.items() if text},
+        **rules(TextEncoder(checkpoint.directory, spec.max_tokens, spec.lower_case).tokenizer.to_str()),
     }
     for key, theirs in testimony.view.items():
         if key not in checkpoint.overrides and ours[key] != theirs:
             fact = checkpoint.facts.get(key)
-            raise _mismatch(testimony, f"{key} {ours[key]!r}, there {theirs!r}", fact.file if fact else "no file of ours")
+            if key in RULES:
+                raise _mismatch(testimony, f"its tokenizer has another {key}", TOKENS)
+            raise _mismatch(testimony, f"{key} {ours[key]!r}, there {theirs!r}", fact.file if fact else OUTPUTS)
 
 
 def _errors(ours: Outputs, theirs: Outputs, sigmoid: bool) -> dict[str, np.ndarray]:

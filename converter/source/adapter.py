@@ -57,7 +57,11 @@ def _merge(directory: Path, base: Path, settings: dict[str, object], target: Pat
     except Exception as error:  # whatever transformers and peft raise
         reason = str(error).strip().split("\n")[0]
         raise SourceError(f"{directory}: the adapter does not fit {base} ({type(error).__name__}: {reason})") from None
-    weights = ("*.safetensors", "*.bin", "*.index.json", "adapter_*")
-    shutil.copytree(base, target, ignore=shutil.ignore_patterns(*weights))
-    shutil.copytree(directory, target, ignore=shutil.ignore_patterns(*weights), dirs_exist_ok=True)
+    weights = shutil.ignore_patterns("*.safetensors", "*.bin", "*.index.json", "adapter_*")
+    for folder in (base, directory):  # only the transformer's own weights are merged: those of modules stay
+
+        def at_the_top(path: str, names: list[str], folder: Path = folder) -> set[str]:
+            return weights(path, names) if Path(path) == folder else set()
+
+        shutil.copytree(folder, target, ignore=at_the_top, dirs_exist_ok=True)
     model.save_pretrained(target)

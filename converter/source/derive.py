@@ -13,6 +13,7 @@ from converter.source.facts import Fact, Facts
 from converter.source.layout import Layout
 from converter.source.sentence_config import sentence_facts
 from shim.architectures import architecture
+from shim.checks import check_text
 from shim.errors import SourceError, UsageError
 from shim.pooling import LINEAR
 from shim.spec import NORMALIZE, SIMILARITIES, Module
@@ -146,7 +147,11 @@ def _prompts(settings: dict[str, Any], file: str) -> dict[str, str]:
     prompts = settings.get("prompts") or {}
     if not isinstance(prompts, dict):
         raise SourceError(f"{file}: prompts is not an object")
-    return {str(name): str(text or "") for name, text in prompts.items()}
+    for name, text in prompts.items():
+        if not isinstance(text, str | None):
+            raise SourceError(f"{file}: prompt {name!r} is not text")
+        check_text(text or "", f"{file}: prompt {name!r}", empty=True)
+    return {name: text or "" for name, text in prompts.items()}
 
 
 def _pooling(directory: Path, file: str) -> Fact:
@@ -191,7 +196,11 @@ def _limit(directory: Path, layout: Layout, raw: dict[str, Any], stated: Fact | 
     file = layout.file(TOKENIZER_CONFIG)
     path = directory / file
     length = read_json(path).get("model_max_length") if path.is_file() else None
-    limit = int(length) if isinstance(length, int | float) and not isinstance(length, bool) else UNBOUNDED
+    if isinstance(length, float) and length == int(min(length, UNBOUNDED)):
+        length = int(length)
+    if isinstance(length, bool) or not isinstance(length, int | float | None):
+        raise UsageError(f"{file}: model_max_length must be a number, not {length!r}")
+    limit = int(min(length, UNBOUNDED)) if length is not None else UNBOUNDED
     places = raw.get("max_position_embeddings", raw.get("n_positions"))
     if isinstance(places, int) and places < limit:
         limit, file = places, layout.file(CONFIG)

@@ -9,14 +9,17 @@ from converter.source.open import Place
 from shim.architectures import architecture, architectures
 from shim.errors import UsageError
 from shim.pooling import POOLINGS
+from shim.prompts import PAIR_SLOTS
 from shim.spec import NORMALIZE, ModelSpec, Module
 
 REQUIRED = ("pooling", "max_tokens", "dimensions", "heads")  # of a recipe's [model]
 UNKNOWN = "unknown"  # a license that no file states
 
 
-def draft(place: Place, pooling: str | None = None, normalize: bool | None = None) -> Recipe:
+def draft(place: Place, pooling: str | None = None, normalize: bool | None = None, printed: bool = False) -> Recipe:
     """The recipe that the files of `place` make together; pooling, normalize: what a user says where no file does.
+
+    printed: the recipe is for a user to complete, and may lack what no file says of a causal reranker.
 
     Raises UsageError for what is not supported, for what is still to be said, and for what a file says already.
     """
@@ -39,10 +42,10 @@ def draft(place: Place, pooling: str | None = None, normalize: bool | None = Non
     module = architecture(kind)
     if task == "rerank" and not hasattr(module, "score"):
         raise UsageError(f"{where}: a reranker of architecture {kind}, which is not supported")
-    if place.layout.logit_score is not None:
+    if place.layout.logit_score is not None and not printed:
         raise UsageError(
-            f"{where}: a reranker by next words, and no file says the text around a pair; write it as `pair` into a recipe "
-            "(convert recipe gives the rest)"
+            f"{where}: a causal language model that reranks by two words, and no file says the text around a pair; "
+            "write it as `pair` into a recipe (convert recipe prints the rest)"
         )
     return _recipe(place, task, pooling, normalize)
 
@@ -56,7 +59,7 @@ def _recipe(place: Place, task: str, pooling: str | None, normalize: bool | None
         stated["modules"] = [NORMALIZE] if normalize else []
     known: dict[str, Any] = {key: facts[key].value for key in REQUIRED if key in facts}
     if "dimensions" not in known:
-        raise UsageError(f"{place.upstream}: config.json has no hidden_size")
+        raise UsageError(f"{place.upstream}: config.json has no hidden_size that is a number")
     kind = facts["architecture"].value
     unused = {"pooling": "last" if kind == "qwen3" else "cls"}  # by a reranker
     values: dict[str, Any] = unused | known | stated
@@ -111,6 +114,9 @@ def to_toml(recipe: Recipe, place: Place) -> str:
     if names:
         text += ["", f"[prompt_names]{_comment(facts, 'prompt_names')}"]
         text += [f"{_toml(name)} = {_toml(prompt)}" for name, prompt in names.items()]
+    if place.layout.logit_score is not None:
+        text += ["", "[prompts]  # to be completed: no file says the text around a pair"]
+        text += [f'# pair = "… {slot} …"' for slot in [" … ".join(PAIR_SLOTS)]] + ['# default = "…"']
     return "\n".join([*text, "", "[parity]", f"cosine = {recipe.parity.cosine}", ""])
 
 
@@ -139,4 +145,4 @@ def _toml(value: Any) -> str:
         return f'{{type = "dense", width = {value.width}, bias = {bias}, activation = "{value.activation}"}}'
     if isinstance(value, list):
         return f"[{', '.join(map(_toml, value))}]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

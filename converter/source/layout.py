@@ -55,6 +55,8 @@ def read_layout(directory: Path) -> Layout:
         return Layout()
     entries = [_entry(entry) for entry in _entries(directory)]
     kinds = [kind for kind, _ in entries]
+    if not kinds:
+        raise SourceError(f"{directory}: modules.json is an empty list")
     for kind in kinds:
         if kind not in SUPPORTED:
             why = f", which {KNOWN[kind]}" if kind in KNOWN else ""
@@ -83,7 +85,7 @@ def _entries(directory: Path) -> list[Any]:
 def _entry(entry: Any) -> tuple[str, str]:
     """(type, folder). Raises SourceError for an entry without them, or a folder outside the checkpoint."""
     try:
-        kind, path = str(entry["type"]), PurePosixPath(str(entry.get("path", "")))
+        kind, path = str(entry["type"]), PurePosixPath(entry.get("path", ""))
     except (TypeError, KeyError, AttributeError):
         raise SourceError("modules.json is not a list of modules") from None
     if path.is_absolute() or ".." in path.parts:

@@ -92,7 +92,13 @@ def _place(given: Path, origin: Origin) -> Place:
         return Place(root, given, origin, layout, derive(root, layout))
     except SealportError:
         raise
-    except (TypeError, AttributeError, ValueError, KeyError) as error:  # other people's files, with a value of another kind
+    except (
+        TypeError,
+        AttributeError,
+        ValueError,
+        KeyError,
+        OverflowError,
+    ) as error:  # other people's files, with a value of another kind
         raise SourceError(f"{given}: a configuration file is malformed ({type(error).__name__}: {error})") from None
 
 

@@ -19,7 +19,7 @@ TASKS = {
 }
 # What the loaders of model, tokenizer and config may be given that changes no output in fp32.
 HARMLESS = {
-    "model": ("attn_implementation", "dtype", "torch_dtype", "low_cpu_mem_usage", "add_pooling_layer", "use_safetensors"),
+    "model": ("attn_implementation", "dtype", "torch_dtype", "low_cpu_mem_usage", "add_pooling_layer"),
     "tokenizer": ("padding_side", "use_fast", "clean_up_tokenization_spaces"),
     "config": ("use_cache",),
 }

@@ -27,6 +27,9 @@ SETTLED = (
 def settle(recipe: Recipe, facts: Facts) -> ModelSpec:
     """The model. Raises UsageError where recipe and checkpoint contradict each other, and for what neither says."""
     _check_kind(recipe, facts)
+    for key in recipe.overrides:
+        if key not in (*recipe.stated, "prompts"):
+            raise UsageError(f"{recipe.name}: [overrides] has {key}, but the recipe states no {key}")
     values: dict[str, Any] = {}
     for key in SETTLED:
         own, fact = getattr(recipe.model, key), facts.get(key)
@@ -45,6 +48,8 @@ def settle(recipe: Recipe, facts: Facts) -> ModelSpec:
             "(--normalize, --no-normalize)"
         )
     spec = dataclasses.replace(recipe.model, **values)
+    if spec.default_prompt and spec.default_prompt not in spec.prompt_names:
+        raise UsageError(f"{recipe.name}: default_prompt {spec.default_prompt!r} is none of its prompts")
     left_out = facts.get("include_prompt")
     if left_out is not None and any((*spec.prompts.values(), *spec.prompt_names.values())):
         raise UsageError(
@@ -71,8 +76,8 @@ def _check_prompts(recipe: Recipe, spec: ModelSpec, facts: Facts) -> None:
     if not recipe.model.prompts or "prompt_names" not in facts:
         return
     file = facts["prompt_names"].file
-    for task, roles in {**ROLES, **{name: (name,) for name in spec.prompt_names}}.items():
-        named = next((spec.prompt_names[role] for role in roles if role in spec.prompt_names), None)
+    for task, role in {**ROLES, **{name: name for name in spec.prompt_names}}.items():
+        named = spec.prompt_names.get(role)
         if named is None or (task not in ROLES and task not in recipe.model.prompts):
             continue
         if template is not None and task not in recipe.model.prompts and named:

@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictStr
 
 from shim.errors import UsageError
-from shim.prompts import knows_prompt
+from shim.prompts import TEMPLATE, knows_prompt
 from shim.serve.served import Options
 from shim.spec import ModelSpec
 
@@ -41,8 +41,8 @@ class JinaFields(BaseModel):
     def options(self, dimensions: int | None, spec: ModelSpec) -> Options:
         """What the fields ask of a model. Raises UsageError for two instructions."""
         if self.instruction is not None and self.prompt_name is not None:
-            raise UsageError("instruction and prompt_name are the same; give one")
-        named = self.prompt_name is not None and knows_prompt(spec, self.prompt_name)
+            raise UsageError("prompt_name and instruction both say what goes before a text; give one")
+        named = self.prompt_name is not None and (TEMPLATE not in spec.prompts or knows_prompt(spec, self.prompt_name))
         heads = ["dense", *(self.heads or ())] + (["colbert"] if self.return_multivector else [])
         return Options(
             task=self.task,

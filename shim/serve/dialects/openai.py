@@ -83,8 +83,9 @@ class ServedModel(BaseModel):
     dimensions: int
     max_tokens: int
     heads: list[str]
-    similarity: str = Field(description="How the vectors are compared: cosine, dot, euclidean or manhattan.")
-    normalized: bool = Field(description="Whether the vectors have length 1.")
+    similarity: str | None = Field(description="How an embedder's vectors are compared: cosine, dot, euclidean, manhattan.")
+    normalized: bool | None = Field(description="Whether an embedder's vectors have length 1.")
+    activation: str | None = Field(description="What a reranker's own library makes of a logit: sigmoid or identity.")
     prompts: dict[str, str] = Field(description="Prompts by the names that the checkpoint gives them.")
     default_prompt: str | None = Field(description="The prompt of a text for which none is asked.")
     target: str
