@@ -21,7 +21,7 @@ from shim.prompts import PAIR, prompt_of
 
 Row = tuple[np.ndarray, dict[int, float], np.ndarray]  # a text's dense vector, sparse weights, ColBERT vectors
 BATCH_TOKENS = 2048  # padded tokens the original gets at once
-REVISION = 4  # of this folder's own arithmetic: cached outputs of another are not used
+REVISION = 5  # of this folder's own arithmetic: cached outputs of another are not used
 WORK = 6e11  # floating-point operations that the probes' outputs may take: seconds
 LONGEST = 1024  # tokens; of a longer probe only the tokens are compared, as it would fill the memory
 FEWEST = 4  # probes whose outputs are computed, whatever they cost
