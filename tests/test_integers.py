@@ -35,6 +35,11 @@ from shim.text import Encoded, TextEncoder
 TEXTS = ["one", "a rather longer text about rivers and their mouths", "двенадцать месяцев"]
 
 
+# Without VNNI, onnxruntime adds products of 8 bits in 16, which overflow: the README says so.
+FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() else "vnni"
+SATURATES = pytest.mark.skipif("vnni" not in FLAGS, reason="this CPU has no VNNI")
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Checkpoint, Integers]:
     """Two narrow layers, quantized so that most inputs are in integers."""
@@ -91,6 +96,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
         np.testing.assert_array_equal(resumed.codes[name].dequantize(), codes.dequantize())
 
 
+@SATURATES
 @pytest.mark.parametrize("mode", MODES)
 def test_the_graph_computes_what_was_meant(small: tuple[Recipe, Checkpoint, Integers], mode: str, tmp_path: Path) -> None:
     loaded, checkpoint, made = small
