@@ -21,6 +21,7 @@ from hypothesis import settings
 from servers import Server
 
 from converter import corpus, pipeline, recipe
+from converter.proof import reference
 from converter.recipe import Recipe
 from shim import artifact
 from shim.artifact import Manifest
@@ -48,6 +49,14 @@ SIBLINGS = (
 FEW = (
     "A short line.\nЧто нового?\n天气很好，我们去散步。\nA somewhat longer sentence about the price of copper in March 1998.\n"
 )
+
+
+@pytest.fixture(autouse=True, scope="session")
+def together() -> Iterator[None]:
+    """A test that converts in its own process asks the upstream library there, too: another would import it again each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(reference, "apart", lambda work, *given, progress: work(*given, progress))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -61,11 +61,13 @@ def give_published_tokenizer(model: Any, checkpoint: Checkpoint, given: dict[str
 
     if type(model.tokenizer).__name__ not in REBUILT:
         return
+    limit, module = model.max_seq_length, model[0]
+    module.processor = module.input_formatter.processor = None  # as large as the one that takes its place
     published = transformers.PreTrainedTokenizerFast.from_pretrained(checkpoint.directory, local_files_only=True)
-    published.model_max_length = model.max_seq_length
-    if model[0].do_lower_case:
+    published.model_max_length = limit
+    if module.do_lower_case:
         _lower_case(published)
-    model[0].processor = published
+    module.processor = module.input_formatter.processor = published
     given["tokenizer"] = "tokenizer.json as published, in place of the one that transformers rebuilds"
 
 

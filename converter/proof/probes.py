@@ -1,5 +1,8 @@
 """Texts on which a misreading of a checkpoint shows: cases, scripts, spaces, control tokens, and lengths over the limit."""
 
+from dataclasses import dataclass
+from typing import Any
+
 from shim.checks import check_text
 
 WORDS = "the ferry to the island leaves the old harbour at seven, and is back before the evening storm reaches the coast; "
@@ -19,6 +22,14 @@ SHORT = (
     "a",
     "x" * 150,
 )
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One text (or pair) for the witness, and the name of its prompt, None for default settings."""
+
+    text: Any
+    prompt_name: str | None = None
 
 
 def texts(limit: int) -> list[str]:
