@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import write_bert, write_recipe
 from hypothesis import settings
-from servers import Server
+from support.checkpoints import write_bert, write_recipe
+from support.servers import Server
 
 from converter import corpus, pipeline, recipe
 from converter.proof import reference

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import upstream
-from checkpoints import bert_config, write_bert, write_recipe
+from support import upstream
+from support.checkpoints import bert_config, write_bert, write_recipe
 
 from converter import pipeline, recipe
 from shim import load

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import write_bert, write_recipe
+from support.checkpoints import write_bert, write_recipe
 
 from converter import calibrate, corpus, pipeline, recipe
 from converter.corpus import Text

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints import bert_config, bert_weights, write_bert
 from conftest import one_line, one_object
+from support.checkpoints import bert_config, bert_weights, write_bert
 
 import shim
 from converter.progress import StageProgress

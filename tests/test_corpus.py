@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from checkpoints import minilm
+from support.checkpoints import minilm
 from tokenizers import Tokenizer
 
 from converter.corpus import CALIBRATION, DOCUMENTS, VERIFICATION, Text, rankings, read

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from checkpoints import minilm
+from support.checkpoints import minilm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from converter.corpus import CALIBRATION, Text, read

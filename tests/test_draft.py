@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import saved
 from conftest import one_line, one_object
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from support import saved
 from test_saved import TEXTS, checkpoint, converted, off, theirs
 
 from converter import recipe

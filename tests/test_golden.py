@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import openai
 import pytest
-from checkpoints import GOLDEN_MODELS, golden_checkpoint
+from support.checkpoints import GOLDEN_MODELS, golden_checkpoint
 
 from converter import pipeline, recipe
 

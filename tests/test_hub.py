@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 import torch
-from checkpoints import bert_config, write_bert, write_recipe
 from safetensors.numpy import load_file
+from support.checkpoints import bert_config, write_bert, write_recipe
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from checkpoints import bert_config, write_bert, write_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.checkpoints import bert_config, write_bert, write_recipe
 
 from converter import calibrate, corpus, integers, pipeline, recipe, show
 from converter.quantize.activations import MODES, Activation, allocate

@@ -5,9 +5,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-import saved
 import torch
 from safetensors.torch import load_file, save_file
+from support import saved
 from test_saved import TEXTS, checkpoint, converted, off, theirs
 from transformers import BertModel
 

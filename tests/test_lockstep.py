@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from checkpoints import bert_config, seeded_weights, xlm_roberta_config
+from support.checkpoints import bert_config, seeded_weights, xlm_roberta_config
 
 from converter.quantize.lockstep import Hessian, LockstepOps, hessian
 from converter.quantize.torch_ops import TorchOps

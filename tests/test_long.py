@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import upstream
 from conftest import made, standin
+from support import upstream
 
 from shim import load
 

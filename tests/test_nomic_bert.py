@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-import upstream
 from conftest import made, standin
+from support import upstream
 
 from shim import load
 

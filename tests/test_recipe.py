@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from checkpoints import minilm, write_recipe
+from support.checkpoints import minilm, write_recipe
 
 from converter import recipe
 from converter.source.derive import derive

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import upstream
-from checkpoints import bert_config, bert_weights, write_bert, write_recipe
 from conftest import made, standin
+from support import upstream
+from support.checkpoints import bert_config, bert_weights, write_bert, write_recipe
 
 from converter import pipeline, recipe
 from shim import load

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import saved
 from conftest import FEW
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from support import saved
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import PreTrainedTokenizerFast
 

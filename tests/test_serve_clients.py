@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from clients_check import DOCUMENTS, QUERY, TEXTS
 from conftest import ROOT, made
+from support.clients_check import DOCUMENTS, QUERY, TEXTS
 
 import shim
 
@@ -34,7 +34,7 @@ def address(serve: Callable[..., str]) -> str:
 
 def ask(python: str, *arguments: str) -> dict[str, list[float]]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [python, str(ROOT / "tests/clients_check.py"), *arguments]
+    command = [python, str(ROOT / "tests/support/clients_check.py"), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -9,7 +9,7 @@ from http.client import HTTPResponse
 
 import httpx
 import pytest
-from servers import Server
+from support.servers import Server
 
 BODY = b'{"model": "tiny", "input": "Hello"}'
 

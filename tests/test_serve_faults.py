@@ -1,4 +1,4 @@
-"""What a running server does when something goes wrong, each brought about: tests/faulty_server.py breaks batches on demand."""
+"""What a running server does when something goes wrong, each brought about: faulty_server.py breaks batches on demand."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from servers import Server
+from support.servers import Server
 
 import shim
 from shim.serve.metrics import Metrics

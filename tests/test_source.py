@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import write_recipe
 from safetensors.numpy import load_file, save_file
+from support.checkpoints import write_recipe
 
 from converter import pipeline, recipe
 from converter.source.open import open_source

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from checkpoints import minilm
+from support.checkpoints import minilm
 from test_lockstep import BATCHES, CONFIGS
 from test_sensitivity import Model
 

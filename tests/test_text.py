@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from checkpoints import minilm
+from support.checkpoints import minilm
 
 from converter.corpus import VERIFICATION, read
 from shim.checks import check_texts

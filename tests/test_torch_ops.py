@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import upstream
-from checkpoints import write_bert, write_recipe, write_xlm_roberta
+from support import upstream
+from support.checkpoints import write_bert, write_recipe, write_xlm_roberta
 
 from converter import recipe
 from converter.quantize.torch_ops import TorchOps

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoints import bert_config, bert_weights, write_bert, write_recipe
 from conftest import one_line, run, standin, standin_recipe
 from safetensors.torch import load_file, save_file
+from support.checkpoints import bert_config, bert_weights, write_bert, write_recipe
 
 from converter import cache, calibrate, corpus, pipeline, recipe
 from converter.source.open import open_source

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import saved
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from support import saved
 from test_saved import TEXTS, checkpoint, off
 
 from converter import companions, corpus

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import upstream
-from checkpoints import write_recipe, write_xlm_roberta
+from support import upstream
+from support.checkpoints import write_recipe, write_xlm_roberta
 
 from converter import pipeline, recipe
 from shim import load

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from standin_checks import check
-from standin_data import INSTRUCT
-from standin_layouts import Standin, write
-from standin_tokenizers import bpe, unigram
-from standin_training import FAMILIES, Weights, train
 from tokenizers import Tokenizer
+
+from support.standins.checks import check
+from support.standins.data import INSTRUCT
+from support.standins.layouts import Standin, write
+from support.standins.tokenizers import bpe, unigram
+from support.standins.training import FAMILIES, Weights, train
 
 
 def _xlm_roberta(repo: str, pooling: str, **more: Any) -> Standin:

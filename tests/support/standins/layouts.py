@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import minilm
 from safetensors.torch import save_file
-from standin_data import INSTRUCT, TASK
-from standin_tokenizers import BPE_ADDED, BPE_SPECIALS
-from standin_training import FAMILIES, Weights
 from tokenizers import Tokenizer
+
+from support.checkpoints import minilm
+from support.standins.data import INSTRUCT, TASK
+from support.standins.tokenizers import BPE_ADDED, BPE_SPECIALS
+from support.standins.training import FAMILIES, Weights
 
 TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 PLAIN = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}  # of an added token

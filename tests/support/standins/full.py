@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from standin_layouts import Standin
-from standin_weights import blocks, draw
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from support.standins.layouts import Standin
+from support.standins.weights import blocks, draw
 
 SHARD = 5 * 10**9  # bytes; the greatest size of a file of weights, as transformers cuts them
 BYTES = {"F32": 4, "BF16": 2, "I64": 8}

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from standin_data import Corpus, collate, load
-from standin_layouts import Standin
-from standin_training import cut, pair_ids, pool, yes_minus_no
 from tokenizers import Tokenizer
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from support.standins.data import Corpus, collate, load
+from support.standins.layouts import Standin
+from support.standins.training import cut, pair_ids, pool, yes_minus_no
 
 AT_ONCE = 16
 MOST = {"mean cosine": 0.5}  # of the vectors of different English texts

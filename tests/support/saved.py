@@ -7,10 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checkpoints import minilm
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from standin_tokenizers import bpe, train_bpe, train_unigram
 from tokenizers import Tokenizer
 from transformers import (
     BertConfig,
@@ -30,6 +28,8 @@ from transformers import (
 
 from converter.corpus import CALIBRATION, read
 from shim.spec import NORMALIZE
+from support.checkpoints import minilm
+from support.standins.tokenizers import bpe, train_bpe, train_unigram
 
 __all__ = ["NORMALIZE"]
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from checkpoints import minilm
 
 from converter import cache, corpus
 from shim.artifact import hash_file
+from support.checkpoints import minilm
 
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
 INSTRUCT = f"Instruct: {TASK}\nQuery:"

@@ -1,4 +1,4 @@
-"""A running server that can be broken: tests/faulty_server.py in a process of its own."""
+"""A running server that can be broken: tests/support/faulty_server.py in a process of its own."""
 
 import os
 import re

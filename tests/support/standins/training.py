@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from checkpoints import minilm
-from standin_data import AFTER, BEFORE_DOCUMENT, BEFORE_QUERY, INSTRUCT, Corpus, collate, load, pairs, targets
-from standin_tokenizers import bpe, train_bpe, train_unigram
-from standin_weights import draw
 from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity, normalize, smooth_l1_loss
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+from support.checkpoints import minilm
+from support.standins.data import AFTER, BEFORE_DOCUMENT, BEFORE_QUERY, INSTRUCT, Corpus, collate, load, pairs, targets
+from support.standins.tokenizers import bpe, train_bpe, train_unigram
+from support.standins.weights import draw
 
 LONGEST = 192  # tokens of a text in training
 Weights = dict[str, torch.Tensor]
