@@ -37,7 +37,7 @@ class StageProgress:
             self.bars.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
-        label, before = LABELS[stage], self.done.get(stage, 0)
+        label, before = LABELS.get(stage, stage), self.done.get(stage, 0)
         again, self.done[stage] = done < before, done
         if self.bars is not None:
             if stage not in self.tasks:

@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 from shim.errors import SourceError
 
 Result = TypeVar("Result")
-M_MMAP_THRESHOLD = -3  # of glibc's malloc.h
-MMAP_THRESHOLD = 1 << 20  # bytes: memory of this size goes back to the system when it is freed; raise it for fewer page faults
 
 
 def apart(work: Callable[..., Result], *given: Any, progress: Callable[[int], None]) -> Result:
@@ -60,8 +58,6 @@ def give_back() -> None:
 
 def _work(connection: Connection, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)
     try:
         answer = ("done", work(*given, lambda done: connection.send(("progress", done))))
     except Exception as error:

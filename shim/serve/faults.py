@@ -16,7 +16,3 @@ class Refusal(Exception):
         super().__init__(message)
         self.status, self.message, self.kind, self.param, self.code = status, message, kind, param, code
         self.headers = headers or {}
-
-
-class GoneError(Exception):
-    """The client left before its answer was there."""
