@@ -66,11 +66,6 @@ class ModelThread:
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._closing
 
-    @property
-    def requests(self) -> int:
-        """Accepted and not yet answered."""
-        return len(self._jobs)
-
     def full(self) -> FullError | None:
         """Why no job is accepted now, if so."""
         waiting = len(self._jobs)
