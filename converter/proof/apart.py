@@ -23,12 +23,14 @@ def apart(work: Callable[..., Result], *given: Any, progress: Callable[[int], No
     SourceError where the process ends without an answer, as it does when the system has no more memory.
     """
     give_back()
-    context = multiprocessing.get_context("spawn")  # a fork would begin with all that is here, and with locked locks
+    context = multiprocessing.get_context("spawn")  # a fork would copy this process's memory and its locks
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, work, given), daemon=True)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # there for good: an interrupt is ours to handle
-    process.start()
-    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits this: only we handle Ctrl-C
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     try:
         while True:
@@ -45,12 +47,12 @@ def apart(work: Callable[..., Result], *given: Any, progress: Callable[[int], No
         raise SourceError(f"the upstream library's process ended with {process.exitcode}: out of memory?") from None
     finally:
         ours.close()
-        process.terminate()  # where this one was interrupted
+        process.terminate()  # it still runs when this process was interrupted
         process.join()
 
 
 def give_back() -> None:
-    """Let the system have the memory that nothing uses any more: a tokenizer of 250,000 words leaves 160 MB behind."""
+    """Let the system have the memory that is free here: after a tokenizer of 250,000 words, 160 MB."""
     gc.collect()
     with contextlib.suppress(AttributeError, OSError):  # glibc alone has it
         ctypes.CDLL(None).malloc_trim(0)
@@ -70,4 +72,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
-    os._exit(1)  # killed, it could not end this one
+    os._exit(1)  # the parent was killed, and nobody waits for an answer
