@@ -1,6 +1,8 @@
-"""The README says what is there: every command and option of --help, every file of the tree, and no more."""
+"""The papers say what is there: every command and option of --help, every file, every recipe, links that lead somewhere."""
 
 import re
+import subprocess
+import sys
 
 import click
 import pytest
@@ -9,51 +11,88 @@ from conftest import ROOT
 from converter.cli import main_group as convert_group
 from shim.cli import main_group as shim_group
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = (".github", "converter", "recipes", "scripts", "shim", "tests")  # not artifacts, where conversions write model cards
+FILES = [ROOT / "README.md", ROOT / "artifacts/README.md", *(path for top in FOLDERS for path in (ROOT / top).rglob("*.md"))]
+PAPERS = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in FILES}
+README = PAPERS["README.md"]
 COMMANDS = {
     "convert MODEL": convert_group.commands["model"],
     **{f"convert {name}": command for name, command in convert_group.commands.items() if name != "model"},
     **{f"shim {name}": command for name, command in shim_group.commands.items()},
 }
+ORDER = ["Install", "Convert, serve, embed", "Which model to take", "Results", "How parity works", "Where to read on"]
+HELP = {"--help", "--version"}
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]*")
+
+
+def options(command: click.Command) -> set[str]:
+    return {o for p in command.params if isinstance(p, click.Option) for o in (*p.opts, *p.secondary_opts)}
+
+
+def heading(text: str) -> str:
+    """The fragment by which a heading is linked to."""
+    return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_is_in_the_table_and_no_other(name: str) -> None:
-    rows = [line for line in README.splitlines() if line.startswith((f"| `{name} ", f"| `{name}`"))]
-    assert len(rows) == 1
-    options = {o for p in COMMANDS[name].params if isinstance(p, click.Option) for o in (*p.opts, *p.secondary_opts)}
-    assert set(re.findall(r"--[a-z-]+", rows[0])) == options
+    paper = PAPERS["shim/README.md" if name.startswith("shim") else "converter/README.md"]
+    sections = re.findall(rf"^### `{name}\b.*?(?=^##|^<!--)", paper, re.MULTILINE | re.DOTALL)
+    assert len(sections) == 1
+    rows = re.findall(r"^\| `(-[^`]*)` \|", sections[0], re.MULTILINE)
+    assert {option for row in rows for option in OPTION.findall(row)} == options(COMMANDS[name])
 
 
 def test_no_other_command_is_documented() -> None:
-    documented = set(re.findall(r"^\| `((?:convert|shim) \w+)", README, re.MULTILINE))
-    assert documented == set(COMMANDS)
+    documented = re.findall(r"^### `((?:convert|shim) \w+)", "\n".join(PAPERS.values()), re.MULTILINE)
+    assert sorted(documented) == sorted(COMMANDS)
+
+
+def test_what_is_generated_is_up_to_date() -> None:
+    done = subprocess.run([sys.executable, ROOT / "scripts/docs", "--check"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_every_option_that_is_named_is_one_of_ours_or_of_a_script() -> None:
+    scripts = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "scripts").iterdir() if path.is_file())
+    known = HELP | set().union(*map(options, COMMANDS.values())) | set(re.findall(r'"(--[a-z0-9-]+)"', scripts))
+    for name, paper in PAPERS.items():
+        assert set(OPTION.findall(paper)) - known == set(), name
+
+
+def test_every_relative_link_leads_somewhere() -> None:
+    for name, paper in PAPERS.items():
+        text = re.sub(r"```.*?```", "", paper, flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            if re.match(r"[a-z]+:", link):
+                continue
+            path, _, fragment = link.partition("#")
+            target = (ROOT / name).parent / path if path else ROOT / name
+            assert target.exists(), f"{name}: {link}"
+            assert target.resolve().is_relative_to(ROOT), f"{name}: {link}"
+            if fragment:
+                found = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+                assert fragment in map(heading, found), f"{name}: {link}"
+
+
+def test_the_readme_is_short_and_in_order() -> None:
+    assert len(README.splitlines()) <= 110
+    assert re.findall(r"^## (.*)$", README, re.MULTILINE) == ORDER
 
 
 def test_every_recipe_is_named() -> None:
-    line = README.split("\nRecipes: ")[1]
-    assert set(re.findall(r"[\w.-]+-[\w.-]*\w", line.split(";")[0])) == {
-        path.stem for path in (ROOT / "recipes").glob("*.toml")
-    }
+    rows = re.findall(r"^\|[^|]+\|([^|]+)\|[^|]+\|$", README.split("## Which model")[1].split("\n## ")[0], re.MULTILINE)
+    assert set(re.findall(r"[\w.-]+-[\w.-]*\w", " ".join(rows))) == {path.stem for path in (ROOT / "recipes").glob("*.toml")}
 
 
-def test_the_tree_is_the_tree() -> None:
-    tree = README.split("## Tree")[1].split("```")[1]
-    folder = ""
-    for line in tree.strip().splitlines():
-        names = re.match(r" *(\S+(?: \S+\.py)?)", line)
-        assert names is not None
-        if not line.startswith(" "):
-            folder = names[1]
-            assert (ROOT / folder).is_dir(), folder
-            continue
-        for name in names[1].split():
-            assert (ROOT / folder / name).exists(), f"{folder}{name}"
-    listed = set(re.findall(r"\w+\.py", tree)) | {"__init__.py", "__main__.py"}
-    missing = {path.name for top in ("converter", "shim") for path in (ROOT / top).glob("*.py")} - listed - {"errors.py"}
-    assert missing == set()
+def test_the_scripts_that_are_named_are_there() -> None:
+    named = set(re.findall(r"scripts/([\w-]+(?:/\w+)?)", "".join(PAPERS.values())))
+    there = {path.relative_to(ROOT / "scripts").as_posix().removesuffix(path.suffix) for path in (ROOT / "scripts").rglob("*")}
+    assert named <= there
 
 
-def test_the_scripts_are_named() -> None:
-    named = set(re.search(r"^scripts/ +(.*)$", README, re.MULTILINE)[1].split(", "))  # type: ignore[index]
-    assert named <= {path.name for path in (ROOT / "scripts").iterdir()}
+def test_every_file_of_the_packages_says_what_it_holds() -> None:
+    for package in ("converter", "shim"):
+        files = [path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")]
+        listed = re.findall(r"^\| `(\S+\.py)` \|", PAPERS[f"{package}/README.md"], re.MULTILINE)
+        assert sorted(listed) == sorted(path.as_posix() for path in files if not path.name.startswith("__"))

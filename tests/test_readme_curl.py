@@ -1,4 +1,4 @@
-"""The README's requests, run as they stand against a server with the models that they name."""
+"""The requests of shim/README.md, run as they stand against a server with the models that they name."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 from conftest import ROOT, made
 
-BLOCK = re.search(r"```\n(ask\(\) .*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+BLOCK = re.search(r"```\n(ask\(\) .*?)```", (ROOT / "shim/README.md").read_text(encoding="utf-8"), re.DOTALL)
 
 
 def test_every_route_has_a_request_and_every_request_is_answered(
