@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+import tomllib
 
 import click
 import pytest
 from conftest import ROOT
 
+import shim
 from converter.cli import main_group as convert_group
 from shim.cli import main_group as shim_group
 
@@ -96,3 +98,17 @@ def test_every_file_of_the_packages_says_what_it_holds() -> None:
         files = [path.relative_to(ROOT) for path in (ROOT / package).rglob("*.py")]
         listed = re.findall(r"^\| `(\S+\.py)` \|", PAPERS[f"{package}/README.md"], re.MULTILINE)
         assert sorted(listed) == sorted(path.as_posix() for path in files if not path.name.startswith("__"))
+
+
+def test_the_version_and_the_pythons_are_written_once() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    assert f'__version__ = "{shim.__version__}"' in (ROOT / project["tool"]["hatch"]["version"]["path"]).read_text(
+        encoding="utf-8"
+    )
+    assert f"\n## {shim.__version__}\n" in PAPERS[".github/CHANGELOG.md"]
+    workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    tested = re.findall(r'"(3\.\d+)"', re.findall(r"python: \[(.*)\]", workflow)[0])
+    named = [line.rpartition(" ")[2] for line in project["project"]["classifiers"] if re.search(r":: 3\.\d+$", line)]
+    assert tested == named
+    assert all((ROOT / package / "py.typed").is_file() for package in ("converter", "shim"))
