@@ -4,21 +4,19 @@ import fcntl
 import functools
 import json
 import os
-import re
 import shutil
-import signal
 import subprocess
-import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
+from support import servers
 from support.checkpoints import write_bert, write_recipe
-from support.servers import Server
+from support.commands import run, run_process
+from support.servers import Server, Started
 
 from converter import corpus, pipeline, recipe
 from converter.proof import reference
@@ -37,14 +35,19 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
 _import_mlx()  # before a test does: on Linux it is then 30 times as fast, for the whole process
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
-# The weights of another model in another layout, or behind another prompt.
-SIBLINGS = (
-    "user-bge-m3",
-    "multilingual-e5-large-instruct",
-    "qwen3-embedding-4b",
-    "qwen3-embedding-8b",
-    "qwen3-reranker-4b",
-    "qwen3-reranker-8b",
+# The weights of another model in another layout, or behind another prompt: the target and the bits of each.
+SIBLINGS = {
+    "user-bge-m3": ("onnx", 32),
+    "multilingual-e5-large-instruct": ("mlx", 8),
+    "qwen3-embedding-4b": ("onnx", 16),
+    "qwen3-embedding-8b": ("mlx", 8),
+    "qwen3-reranker-4b": ("mlx", 8),
+    "qwen3-reranker-8b": ("onnx", 8),
+}
+# Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
+CONVERTING = set(
+    "tiny_artifact below minilm_artifacts made standin standin_recipe convert converted serve start folder small".split()
+    + "witnessed prepare quantize maker apart refused run_process stop".split()
 )
 FEW = (
     "A short line.\nЧто нового?\n天气很好，我们去散步。\nA somewhat longer sentence about the price of copper in March 1998.\n"
@@ -68,37 +71,12 @@ def shared() -> Path:
     return SHARED
 
 
-def run(*arguments: object, check: int | None = 0, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run `python -m …` as a user would and expect the exit code `check`."""
-    command = [sys.executable, "-m", *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=500, **options)  # type: ignore[call-overload]
-    assert check is None or done.returncode == check, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
-
-
-def one_object(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    """What `--json` printed: one object on one line."""
-    assert done.stdout.count("\n") == 1
-    value = json.loads(done.stdout)
-    assert isinstance(value, dict)
-    return value
-
-
-def one_line(done: subprocess.CompletedProcess[str], command: str = "convert") -> str:
-    """The error, where nothing else was said."""
-    assert done.stdout == ""
-    assert done.stderr.startswith(f"{command}: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr
-
-
 @functools.cache
 def standin(name: str) -> Path:
     """The folder of a small trained checkpoint in the layout of the recipe's real one; made once, kept in the cache folder."""
-    command = [sys.executable, str(ROOT / "scripts/standin"), name, "--size", "tiny"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip().splitlines()[-1])
+    from support.standins.store import stored  # it imports torch and transformers
+
+    return stored(name, "tiny")
 
 
 def standin_recipe(name: str) -> Recipe:
@@ -107,6 +85,13 @@ def standin_recipe(name: str) -> Recipe:
     loaded = recipe.load(name)
     width = config.get("hidden_size") or config["n_embd"]
     return dataclasses.replace(loaded, model=dataclasses.replace(loaded.model, dimensions=width))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what converts: a test that asks for such a fixture, or that names such a function."""
+    for item in items:
+        if isinstance(item, pytest.Function) and CONVERTING & {*item.fixturenames, *item.function.__code__.co_names}:
+            item.add_marker("convert")
 
 
 def pytest_configure() -> None:
@@ -151,7 +136,8 @@ def made(name: str, target: str, bits: int) -> tuple[Path, Manifest]:
 
 @pytest.fixture(scope="session")
 def convert() -> Callable[..., subprocess.CompletedProcess[str]]:
-    return lambda *arguments, **options: run("converter", *arguments, **options)
+    """The command, in this process."""
+    return partial(run, "converter")
 
 
 @pytest.fixture(scope="session")
@@ -184,10 +170,10 @@ def tiny_artifact(tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPa
 def below(
     tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """A conversion that cannot reach parity, and where it lies."""
+    """A conversion that cannot reach parity, as a user runs it, and where it lies."""
     out = tmp_path_factory.mktemp("below")
     arguments = ("--to", "mlx", "--bits", 2, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out)
-    return run("converter", tiny / "tiny.toml", *arguments, "--effort", "fast", check=1), out / "tiny-mlx-2bit"
+    return run_process("converter", tiny / "tiny.toml", *arguments, "--effort", "fast", check=1), out / "tiny-mlx-2bit"
 
 
 @pytest.fixture(scope="session")
@@ -204,40 +190,29 @@ def minilm_artifacts() -> dict[str, Path]:
 
 @pytest.fixture
 def start(tmp_path: Path, tiny_artifact: Path) -> Iterator[Callable[..., Server]]:
-    servers: list[Server] = []
+    made: list[Server] = []
 
     def make(*arguments: object, artifact: Path | None = None) -> Server:
-        servers.append(Server(tmp_path, artifact or tiny_artifact, *arguments))
-        return servers[-1]
+        made.append(Server(tmp_path, artifact or tiny_artifact, *arguments))
+        return made[-1]
 
     yield make
-    for server in servers:
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(30) == server.code, "".join(server.lines[-5:])
+    for server in made:
+        server.end()
+        server.ended()
 
 
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[..., str]]:
     """Start `shim serve` on a free port; returns its address. Every server must end well on SIGTERM."""
-    servers = []
+    started: list[Started] = []
 
     def start(*arguments: object) -> str:
-        command = [sys.executable, "-m", "shim", "serve", *map(str, arguments), "--port", "0"]
-        server = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-        servers.append(server)
-        assert server.stderr is not None
-        lines = []
-        for line in server.stderr:
-            lines.append(line)
-            found = re.search(r'running on (http://[^\s"]+)', line)
-            if found:
-                # Its log goes on: read, it cannot fill the pipe and stop the server.
-                threading.Thread(target=server.stderr.read, daemon=True).start()
-                return found[1]
-        raise AssertionError("".join(lines))
+        started.append(servers.shim(*arguments))
+        return started[-1].url
 
     yield start
-    for server in servers:
-        server.send_signal(signal.SIGTERM)
-    for server in servers:
-        assert server.wait(timeout=30) == 0
+    for server in started:
+        server.end()
+    for server in started:
+        server.ended()

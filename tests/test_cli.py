@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import one_line, one_object
 from support.checkpoints import bert_config, bert_weights, write_bert
+from support.commands import one_line, one_object
 
 import shim
 from converter.progress import StageProgress
@@ -84,7 +84,7 @@ def test_below_parity_is_exit_code_1_and_kept_marked_fail(below: tuple[subproces
 
 def test_a_lower_parity_seals_and_must_be_accepted(tiny: Path, tmp_path: Path, corpus_file: Path, convert: Convert) -> None:
     arguments = ("--to", "mlx", "--bits", 3, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", tmp_path)
-    found = one_object(convert(tiny / "tiny.toml", *arguments, "--parity", 0.5, "--json"))
+    found = one_object(convert(tiny / "tiny.toml", *arguments, "--parity", 0.5, "--effort", "fast", "--json"))
     assert found["parity"]["verdict"] == "pass"
     assert found["parity"]["target"] == 0.5
     assert 0.5 <= found["parity"]["heads"]["dense"]["worst"] < 0.999

@@ -12,9 +12,9 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from conftest import one_line, one_object
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from support import saved
+from support.commands import one_line, one_object, run_process
 from test_saved import TEXTS, checkpoint, converted, off, theirs
 
 from converter import recipe
@@ -152,7 +152,7 @@ def test_a_repository_has_its_recipe_and_another_is_no_misspelling(convert: Conv
     assert found is not None
     assert (found[0].name, found[1]) == ("bge-m3", "baai/bge-m3@abc")
     offline = {"env": {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}}
-    line = one_line(convert("BAAI/bge-large-zh-v1.5", "--to", "onnx", check=3, **offline))
+    line = one_line(run_process("converter", "BAAI/bge-large-zh-v1.5", "--to", "onnx", check=3, **offline))
     assert "BAAI/bge-large-zh-v1.5@main: cannot be fetched from the hub" in line
     assert "bge-large-en" not in line
     assert "not a directory, pkg:MODULE or REPO" in one_line(convert("./missing/a/b", "--to", "onnx", check=3))

@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import one_line, run
+from support.commands import one_line, run
 
 
 @pytest.mark.parametrize(

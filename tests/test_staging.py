@@ -24,7 +24,7 @@ from shim.errors import SourceError, UsageError
 def stop(tiny: Path, tmp_path: Path, appeared: str, number: signal.Signals) -> subprocess.CompletedProcess[str]:
     """Convert, send a signal as soon as a file `appeared` in the partial folder with its first bytes, return how that ended."""
     out = tmp_path / "out"
-    command = (tiny / "tiny.toml", "--to", "mlx", "--source", tiny / "checkpoint", "--out", out)
+    command = (tiny / "tiny.toml", "--to", "mlx", "--effort", "fast", "--source", tiny / "checkpoint", "--out", out)
     process = subprocess.Popen(
         [sys.executable, "-m", "converter", *map(str, command)],
         stdout=subprocess.PIPE,
@@ -68,18 +68,27 @@ def test_killed_leaves_nothing_under_the_final_name_and_the_next_run_works(tiny:
     assert made == tmp_path / "out/tiny-mlx-4bit"
 
 
-def small_files() -> None:
-    """The disk is full after a megabyte of a file."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+@pytest.fixture
+def small_files() -> Iterator[None]:
+    """The disk is full after a hundred kilobytes of a file."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize(("target", "bits"), [("mlx", 8), ("onnx", 32), ("onnx", 8)])
 def test_a_full_disk_is_one_line(
-    tiny: Path, tmp_path: Path, convert: Callable[..., subprocess.CompletedProcess[str]], target: str, bits: int
+    tiny: Path,
+    tmp_path: Path,
+    small_files: None,
+    convert: Callable[..., subprocess.CompletedProcess[str]],
+    target: str,
+    bits: int,
 ) -> None:
     out = tmp_path / "out"
     command = (tiny / "tiny.toml", "--to", target, "--bits", bits, "--source", tiny / "checkpoint", "--out", out, "--json")
-    done = convert(*command, check=3, preexec_fn=small_files)
+    done = convert(*command, check=3)
     name = out / f"tiny-{target}-{bits}bit"
     assert done.stderr == f"convert: {name}: cannot be written (File too large); nothing was left there\n"
     assert os.listdir(out) == []
@@ -87,10 +96,10 @@ def test_a_full_disk_is_one_line(
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A real file system of one megabyte, where we may mount one."""
+    """A real file system of a hundred kilobytes, where we may mount one."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
     if not sys.platform.startswith("linux") or os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
         pytest.skip("a tmpfs cannot be mounted here")
     yield folder

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sentence_transformers import SentenceTransformer
+from support.checkpoints import WORDS
 from test_saved import TEXTS, checkpoint, off, published
 from test_witness import CROSS, NOMIC, PLAIN, PROMPTED, QWEN, READ_OTHERWISE, XLM, edit, reading, witnessed
 from tokenizers import Tokenizer
@@ -152,7 +153,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a tokenizer that keeps capitals": (PLAIN, edit(TOKENIZER, do_lower_case=False), READ_OTHERWISE),
     "a rule that transformers drops": (PLAIN, replacing, READ_OTHERWISE),
     "one more special token": (PLAIN, edit(TOKENIZER, extra_special_tokens=["harbour"]), "has another added_tokens"),
-    "a token in a file of its own": (PLAIN, edit("added_tokens.json", unusedword=30522), READ_OTHERWISE),
+    "a token in a file of its own": (PLAIN, edit("added_tokens.json", unusedword=WORDS), READ_OTHERWISE),
     "padding on the left": (PLAIN, edit(TOKENIZER, padding_side="left"), "the dense output of"),
     "the other weights": (PLAIN, edit(SENTENCE, model_args={"use_safetensors": False}), "sets use_safetensors"),
     "an endless limit": (PLAIN, edit(TOKENIZER, model_max_length="x"), "model_max_length must be a number"),

@@ -1,8 +1,10 @@
 """Checkpoints to convert in tests: the trained all-MiniLM-L6-v2, and BERTs of any shape with seeded weights."""
 
+import functools
 import importlib.util
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,10 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 
 from converter.corpus import CALIBRATION, read
 from shim.architectures import bert, xlm_roberta
+
+WORDS, REAL = 2000, 30522  # tokens of the small vocabulary, and of BERT's own
+SPECIAL = 104  # BERT's first ids: padding, places that nobody uses, [UNK], [CLS], [SEP] and [MASK]
+COUNTED = "hello word words short one two three copper iron"  # each is one token, as tests count them
 
 
 def minilm() -> Path:
@@ -23,9 +29,42 @@ def minilm() -> Path:
 
 
 def bert_config(**changes: Any) -> dict[str, Any]:
-    """A `config.json` of two narrow layers."""
-    config = json.loads((minilm() / "config.json").read_text())
+    """A `config.json` of two narrow layers and few words; vocab_size=REAL is BERT's own vocabulary."""
+    config = json.loads((minilm() / "config.json").read_text()) | {"vocab_size": WORDS}
     return config | {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4} | changes
+
+
+@functools.cache
+def few_words() -> Tokenizer:
+    """BERT's tokenizer with WORDS tokens: the special ones, where they are, and what our texts use most; it does not cut."""
+    content = json.loads((minilm() / "tokenizer.json").read_text()) | {"truncation": None, "padding": None}
+    tokenizer = Tokenizer.from_str(json.dumps(content))
+    used = Counter(
+        token for encoding in tokenizer.encode_batch([text.text for text in read(CALIBRATION)]) for token in encoding.ids
+    )
+    known = tokenizer.get_vocab()
+    pieces = {row for word, row in known.items() if len(word.removeprefix("##")) == 1 and (row in used or word.isascii())}
+    kept = [
+        *range(SPECIAL),
+        *pieces,
+        *tokenizer.encode(COUNTED, add_special_tokens=False).ids,
+        *sorted(used, key=lambda row: (-used[row], row)),
+    ]
+    rows = sorted(list(dict.fromkeys(kept))[:WORDS])
+    words = {row: word for word, row in known.items()}
+    content["model"]["vocab"] = {words[row]: number for number, row in enumerate(rows)}
+    return Tokenizer.from_str(json.dumps(content))
+
+
+def write_bert_tokenizer(directory: Path, words: int = WORDS) -> None:
+    """BERT's files of a tokenizer, with as many words; no other numbers than WORDS and REAL."""
+    for name in ("tokenizer_config.json", "special_tokens_map.json", "tokenizer.json", "vocab.txt"):
+        shutil.copyfile(minilm() / name, directory / name)
+    if words != REAL:
+        content, real = (json.loads(text) for text in (few_words().to_str(), (directory / "tokenizer.json").read_text()))
+        cut = {key: real[key] for key in ("truncation", "padding")}  # as the real file sets them
+        (directory / "tokenizer.json").write_text(json.dumps(content | cut))
+        (directory / "vocab.txt").write_text("".join(f"{word}\n" for word in content["model"]["vocab"]), encoding="utf-8")
 
 
 def seeded_weights(module: Any, config: dict[str, Any], seed: int = 0) -> dict[str, np.ndarray]:
@@ -51,11 +90,11 @@ def write_bert(
     pooling: str = "mean",
     max_tokens: int = 128,
 ) -> Path:
-    """A complete sentence-transformers directory with the real BERT tokenizer."""
+    """A complete sentence-transformers directory, with BERT's own vocabulary where its table has the rows for it."""
     config = config or bert_config()
     directory.mkdir(parents=True, exist_ok=True)
-    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "modules.json"):
-        shutil.copyfile(minilm() / name, directory / name)
+    write_bert_tokenizer(directory, REAL if config["vocab_size"] == REAL else WORDS)
+    shutil.copyfile(minilm() / "modules.json", directory / "modules.json")
     _write_pooling(directory, config, pooling, max_tokens)
     save_file(weights or bert_weights(config), directory / "model.safetensors", metadata={"format": "pt"})
     return directory
@@ -84,10 +123,9 @@ def xlm_roberta_config(**changes: Any) -> dict[str, Any]:
     return config | shape | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2} | changes
 
 
-def write_xlm_roberta(directory: Path, pooling: str = "mean", max_tokens: int = 128, prefix: str = "") -> Path:
-    """A complete sentence-transformers directory with a small Unigram tokenizer of XLM-RoBERTa's kind."""
-    directory.mkdir(parents=True)
-    config = xlm_roberta_config()
+@functools.cache
+def _few_pieces() -> Tokenizer:
+    """A small Unigram tokenizer of XLM-RoBERTa's kind."""
     tokenizer = Tokenizer(models.Unigram())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " ")])
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -97,7 +135,14 @@ def write_xlm_roberta(directory: Path, pooling: str = "mean", max_tokens: int = 
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
     )
-    tokenizer.save(str(directory / "tokenizer.json"))
+    return tokenizer
+
+
+def write_xlm_roberta(directory: Path, pooling: str = "mean", max_tokens: int = 128, prefix: str = "") -> Path:
+    """A complete sentence-transformers directory with a small Unigram tokenizer of XLM-RoBERTa's kind."""
+    directory.mkdir(parents=True)
+    config = xlm_roberta_config()
+    _few_pieces().save(str(directory / "tokenizer.json"))
     names = {"bos_token": "<s>", "cls_token": "<s>", "eos_token": "</s>", "sep_token": "</s>"}
     names |= {"pad_token": "<pad>", "unk_token": "<unk>", "tokenizer_class": "PreTrainedTokenizerFast"}
     inputs = {"model_input_names": ["input_ids", "attention_mask"], "model_max_length": max_tokens}
@@ -156,4 +201,4 @@ def golden_checkpoint(name: str, directory: Path) -> Path:
     if not shape:
         return minilm()
     pooling = shape.pop("pooling")
-    return write_bert(directory, bert_config(**shape), pooling=pooling, max_tokens=512)
+    return write_bert(directory, bert_config(vocab_size=REAL, **shape), pooling=pooling, max_tokens=512)

@@ -1,7 +1,9 @@
 """Checkpoints as the upstream libraries save them: small, seeded weights, real tokenizers or small ones of their kinds."""
 
+import functools
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from transformers import (
 
 from converter.corpus import CALIBRATION, read
 from shim.spec import NORMALIZE
-from support.checkpoints import minilm
+from support.checkpoints import WORDS, write_bert_tokenizer
 from support.standins.tokenizers import bpe, train_bpe, train_unigram
 
 __all__ = ["NORMALIZE"]
@@ -53,7 +55,9 @@ def _seeded(model: Any) -> Any:
     return model.eval()
 
 
+@functools.cache
 def unigram() -> Tokenizer:
+    """A small tokenizer of XLM-RoBERTa's kind; nobody changes it."""
     return train_unigram([text.text for text in read(CALIBRATION)][:300])
 
 
@@ -66,11 +70,18 @@ def _xlm_tokenizer(folder: Path, limit: int) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
+def _bert_tokenizer(folder: Path, limit: int = LIMIT, cased: bool = False) -> None:
+    """As transformers 5 saves BERT's, with few words."""
+    with tempfile.TemporaryDirectory() as few:
+        write_bert_tokenizer(Path(few))
+        tokenizer = BertTokenizerFast.from_pretrained(few, do_lower_case=not cased, model_max_length=limit)
+    tokenizer.save_pretrained(folder)
+
+
 def bert(folder: Path, limit: int = LIMIT, cased: bool = False) -> Path:
     """A BertModel and its tokenizer, saved by transformers 5. cased: the tokenizer keeps capitals and accents."""
-    tokenizer = BertTokenizerFast.from_pretrained(minilm(), do_lower_case=not cased, model_max_length=limit)
-    _seeded(BertModel(BertConfig(vocab_size=30522, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _seeded(BertModel(BertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
+    _bert_tokenizer(folder, limit, cased)
     return folder
 
 
@@ -84,9 +95,14 @@ def xlm_roberta(folder: Path, limit: int = LIMIT) -> Path:
     return folder
 
 
+@functools.cache
+def _byte_level() -> Tokenizer:
+    return train_bpe([text.text for text in read(CALIBRATION)][:300], ["Instruct: Query:"])
+
+
 def qwen3(folder: Path, kind: Any = Qwen3ForCausalLM, append: bool = True, limit: int = LIMIT, **more: Any) -> Path:
     """A Qwen3 model in bfloat16 and a byte-level tokenizer; append: its tokenizer ends each text with <|endoftext|>."""
-    tokenizer = bpe(train_bpe([text.text for text in read(CALIBRATION)][:300], ["Instruct: Query:"]), append)
+    tokenizer = bpe(_byte_level(), append)
     config = Qwen3Config(
         vocab_size=tokenizer.get_vocab_size(),
         head_dim=16,
@@ -106,8 +122,8 @@ def qwen3(folder: Path, kind: Any = Qwen3ForCausalLM, append: bool = True, limit
 
 def nomic(folder: Path) -> Path:
     """A NomicBertModel saved by transformers 5, under its own names of the settings."""
-    _seeded(NomicBertModel(NomicBertConfig(vocab_size=30522, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
-    BertTokenizerFast.from_pretrained(minilm(), model_max_length=LIMIT).save_pretrained(folder)
+    _seeded(NomicBertModel(NomicBertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
+    _bert_tokenizer(folder)
     return folder
 
 
@@ -196,9 +212,9 @@ def cross_encoder(base: Path, folder: Path, **settings: Any) -> Path:
 
 def bert_classifier(folder: Path, labels: int = 1) -> Path:
     """As transformers 5 saves a BERT with a head for sequences."""
-    config = BertConfig(vocab_size=30522, max_position_embeddings=64, num_labels=labels, **SHAPE)
+    config = BertConfig(vocab_size=WORDS, max_position_embeddings=64, num_labels=labels, **SHAPE)
     _seeded(BertForSequenceClassification(config)).save_pretrained(folder)
-    BertTokenizerFast.from_pretrained(minilm(), model_max_length=LIMIT).save_pretrained(folder)
+    _bert_tokenizer(folder)
     return folder
 
 

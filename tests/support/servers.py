@@ -1,7 +1,8 @@
-"""A running server that can be broken: tests/support/faulty_server.py in a process of its own."""
+"""A running server, and one that can be broken: tests/support/faulty_server.py in a process of its own."""
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,21 +16,20 @@ import httpx
 FAULTY = Path(__file__).with_name("faulty_server.py")
 
 
-class Server:
-    """A faulty server process, its fault file and its log."""
+class Started:
+    """A process that serves on a free port: its address (`url`) and its log (`lines`)."""
 
-    def __init__(self, folder: Path, *arguments: object):
-        self.fault = folder / "fault"
-        command = [sys.executable, str(FAULTY), "serve", *map(str, arguments), "--port", "0"]
-        environment = os.environ | {"FAULT": str(self.fault), "SEALPORT_ADMIN_KEY": "admin"}
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    def __init__(self, command: list[str], **options: Any):
+        self.process = subprocess.Popen([*command, "--port", "0"], stderr=subprocess.PIPE, text=True, **options)
         self.lines: list[str] = []
+        self.code = 0  # the exit code that it must end with
         started = threading.Event()
+        # Its log goes on: read, it cannot fill the pipe and stop the server.
         threading.Thread(target=self._read, args=(started,), daemon=True).start()
         assert started.wait(60), "".join(self.lines)
         found = re.search(r'running on (http://[^\s"]+)', "".join(self.lines))
         assert found, "".join(self.lines)
-        self.url, self.code = found[1], 0  # the exit code that it must end with
+        self.url = found[1]
 
     def _read(self, started: threading.Event) -> None:
         assert self.process.stderr is not None
@@ -38,6 +38,28 @@ class Server:
             if "running on" in line:
                 started.set()
         started.set()
+
+    def end(self) -> None:
+        """SIGTERM, on which every server must end well."""
+        self.process.send_signal(signal.SIGTERM)
+
+    def ended(self) -> None:
+        """It did."""
+        assert self.process.wait(30) == self.code, "".join(self.lines[-5:])
+
+
+def shim(*arguments: object) -> Started:
+    """`shim serve`."""
+    return Started([sys.executable, "-m", "shim", "serve", *map(str, arguments)], stdout=subprocess.DEVNULL)
+
+
+class Server(Started):
+    """A faulty server process, its fault file and its log."""
+
+    def __init__(self, folder: Path, *arguments: object):
+        self.fault = folder / "fault"
+        environment = os.environ | {"FAULT": str(self.fault), "SEALPORT_ADMIN_KEY": "admin"}
+        super().__init__([sys.executable, str(FAULTY), "serve", *map(str, arguments)], env=environment)
 
     def batches(self) -> list[int]:
         """Sizes of the batches that were computed."""

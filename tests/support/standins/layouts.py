@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from support.checkpoints import minilm
+from support.checkpoints import minilm, write_bert_tokenizer
 from support.standins.data import INSTRUCT, TASK
 from support.standins.tokenizers import BPE_ADDED, BPE_SPECIALS
 from support.standins.training import FAMILIES, Weights
@@ -214,9 +214,8 @@ def _write_nomic(standin: Standin, directory: Path, weights: Weights, tokenizer:
     }
     # The real file has no keys in transformers' own names: its values are the defaults there, which ours are not.
     _json(directory / "config.json", config | own)
+    write_bert_tokenizer(directory)
     tokenizer.save(str(directory / "tokenizer.json"))
-    for name in ("special_tokens_map.json", "vocab.txt"):
-        (directory / name).write_bytes((minilm() / name).read_bytes())
     settings = json.loads((minilm() / "tokenizer_config.json").read_text())
     kept = {key: value for key, value in settings.items() if key.endswith(("_token", "_spaces", "lower_case"))}
     _json(directory / "tokenizer_config.json", kept | {"model_max_length": 8192, "tokenizer_class": "BertTokenizer"})

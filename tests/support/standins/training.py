@@ -11,12 +11,13 @@ from tokenizers import Tokenizer
 from torch.nn.functional import cosine_similarity, normalize, smooth_l1_loss
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from support.checkpoints import minilm
+from support.checkpoints import few_words
 from support.standins.data import AFTER, BEFORE_DOCUMENT, BEFORE_QUERY, INSTRUCT, Corpus, collate, load, pairs, targets
 from support.standins.tokenizers import bpe, train_bpe, train_unigram
 from support.standins.weights import draw
 
 LONGEST = 192  # tokens of a text in training
+BATCH = 1024  # tokens of a step, about
 Weights = dict[str, torch.Tensor]
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
 XLM_ROBERTA = SHAPE | {
@@ -38,7 +39,7 @@ QWEN3 = SHAPE | {
     "rope_parameters": {"rope_type": "default", "rope_theta": 1000000},
     "tie_word_embeddings": True,
 }
-NOMIC_BERT = SHAPE | {"model_type": "nomic_bert", "num_hidden_layers": 3, "max_position_embeddings": 8192, "vocab_size": 30528}
+NOMIC_BERT = SHAPE | {"model_type": "nomic_bert", "num_hidden_layers": 3, "max_position_embeddings": 8192, "vocab_size": 2048}
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,7 @@ def _tokenizer(name: str, data: Corpus) -> Tokenizer:
         return train_unigram(texts)
     if name == "qwen3":
         return train_bpe(texts, [BEFORE_QUERY, BEFORE_DOCUMENT, AFTER, INSTRUCT])
-    tokenizer = Tokenizer.from_file(str(minilm() / "tokenizer.json"))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
-    return tokenizer
+    return few_words()
 
 
 def _optimize(model: Any, losses: Iterator[torch.Tensor], steps: int, rate: float, progress: Callable[[int], None]) -> None:
@@ -150,14 +148,14 @@ def _teach_words(table: torch.Tensor, ids: list[list[int]], wanted: torch.Tensor
 
 
 def _batches(lengths: dict[tuple[str, int], int], family: Family) -> Iterator[list[tuple[str, int]]]:
-    """Endless batches of (prompt, row) of about 2,048 tokens, of similar length; each text once per round, any prompt."""
+    """Endless batches of (prompt, row) of about BATCH tokens, of similar length; each text once per round, any prompt."""
     rng, rows = random.Random(0), sorted({row for _, row in lengths})
     while True:
         drawn = [(rng.choice(family.prompts), row) for row in rows]
         drawn.sort(key=lambda item: lengths[item] * rng.uniform(0.8, 1.25))
         batches: list[list[tuple[str, int]]] = [[]]
         for item in drawn:
-            if max(lengths[item], *(lengths[other] for other in batches[-1]), 0) * (len(batches[-1]) + 1) > 2048:
+            if max(lengths[item], *(lengths[other] for other in batches[-1]), 0) * (len(batches[-1]) + 1) > BATCH:
                 batches.append([])
             batches[-1].append(item)
         rng.shuffle(batches)
