@@ -1,7 +1,5 @@
 """The allocator: what it promises of its own predictions, on made-up costs and on brute force."""
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,12 +23,12 @@ def model(seed: int, modules: int = 5, rows: int = 7) -> dict[str, list[Choice]]
 
 
 def brute(choices: dict[str, list[Choice]], goal: float, on: str) -> int:
-    """The size of the smallest combination within the goal."""
-    return min(
-        sum(choice.size for choice in chosen)
-        for chosen in itertools.product(*choices.values())
-        if getattr(np.sum([choice.costs for choice in chosen], axis=0), {"worst": "max", "mean": "mean"}[on])() <= goal
-    )
+    """The size of the smallest combination within the goal, of all that there are."""
+    sizes, costs = np.zeros(1), np.zeros((1, 1))
+    for options in choices.values():
+        sizes = np.add.outer(sizes, [choice.size for choice in options]).ravel()
+        costs = (costs[:, None] + np.array([choice.costs for choice in options])).reshape(len(sizes), -1)
+    return int(sizes[(costs.max(axis=1) if on == "worst" else costs.mean(axis=1)) <= goal].min())
 
 
 def check(found: Allocation) -> None:

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from support.checkpoints import minilm
+from support.checkpoints import few_words, minilm
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 from converter.corpus import CALIBRATION, Text, read
@@ -57,7 +57,7 @@ def test_entries_that_go_on_with_a_word_are_found_behind_one() -> None:
 
 
 def test_texts_depend_on_the_seed_alone() -> None:
-    one, same, other = (coverage(OWN, wordpiece(), 50, seed) for seed in (0, 0, 1))
+    one, same, other = (coverage(OWN, few_words(), 50, seed) for seed in (0, 0, 1))
     assert one == same
     assert one != other
     assert len({text.id for text in one}) == len(one) == 50
@@ -71,7 +71,7 @@ def test_no_word_comes_twice_before_all_came_once() -> None:
 
 
 def test_a_third_of_our_words_is_replaced() -> None:
-    texts = [text for text in coverage(OWN, wordpiece(), 300) if text.kind != "word"]
+    texts = [text for text in coverage(OWN, few_words(), 300) if text.kind != "word"]
     kept = [sum(a == b for a, b in zip(text.text.split(), OWN[0].text.split(), strict=False)) for text in texts]
     assert 0.6 < sum(kept) / (8 * len(texts)) < 0.8
 
@@ -85,4 +85,4 @@ def test_many_more_entries_are_seen_than_in_our_texts_alone() -> None:
 
 @pytest.mark.parametrize("texts", [[], [Text("1", "zh", "code", "x = 1")], [Text("1", "zh", "word", "河")]])
 def test_nothing_to_put_words_into_gives_nothing(texts: list[Text]) -> None:
-    assert coverage(texts, wordpiece(), 10) == []
+    assert coverage(texts, few_words(), 10) == []

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import made, standin
+from conftest import made, standin, standin_recipe
 from support import upstream
 
 from shim import load
+from shim.text import TextEncoder
 
 BOOKS = {
     "en": "The ferryman counted his passengers twice and the barrels once, for barrels do not walk away. ",
@@ -24,9 +25,18 @@ def text_of(lang: str, tokens: int) -> str:
     return "".join(f"{number}. {BOOKS[lang]}" for number in range(tokens // 4))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lang", BOOKS)
 @pytest.mark.parametrize(("name", "pooling"), MODELS)
+def test_the_ids_of_a_text_at_the_limit(name: str, pooling: str, lang: str) -> None:
+    encoder = TextEncoder(standin(name), limit := standin_recipe(name).model.max_tokens)
+    theirs = upstream.tokenizer(standin(name))
+    (ours,) = encoder.encode([text := text_of(lang, limit)])
+    assert ours.ids == theirs(text, truncation=True, max_length=limit)["input_ids"]
+    assert (len(ours.ids), ours.truncated) == (limit, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "pooling", "lang"), [(*model, lang) for model, lang in zip(MODELS, BOOKS, strict=True)])
 def test_a_text_at_the_limit(name: str, pooling: str, lang: str) -> None:
     model = load(made(name, "onnx", 32)[0])
     text, limit = text_of(lang, model.max_tokens), model.max_tokens

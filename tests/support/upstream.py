@@ -17,12 +17,12 @@ from transformers import (
 
 def vectors(directory: Path, texts: list[str], pooling: str, max_tokens: int = 128) -> np.ndarray:
     """(n, d) float32 L2-normalised vectors of a local checkpoint in fp32."""
-    tokenizer = _tokenizer(directory)
+    encode = tokenizer(directory)
     model = AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
     rows = []
     for text in texts:
         with torch.inference_mode():
-            batch = tokenizer(text, truncation=True, max_length=max_tokens, return_tensors="pt")
+            batch = encode(text, truncation=True, max_length=max_tokens, return_tensors="pt")
             hidden = model(**batch).last_hidden_state[0]
         places = torch.arange(1, len(hidden) + 1, dtype=torch.float32)[:, None]
         pooled = {
@@ -60,14 +60,14 @@ def yes_no(directory: Path, instruction: str, query: str, documents: list[str]) 
 
 def logits(directory: Path, query: str, documents: list[str]) -> list[float]:
     """The relevance logit of each document alone, as the card of bge-reranker-v2-m3 computes it."""
-    tokenizer = _tokenizer(directory)
+    encode = tokenizer(directory)
     model = AutoModelForSequenceClassification.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
-        batches = [tokenizer([[query, document]], return_tensors="pt") for document in documents]
+        batches = [encode([[query, document]], return_tensors="pt") for document in documents]
         return [float(model(**batch).logits[0, 0]) for batch in batches]
 
 
-def _tokenizer(directory: Path) -> Any:
+def tokenizer(directory: Path) -> Any:
     """The published tokenizer.json: of XLM-RoBERTa's, transformers 5 rebuilds its own, without that one's normalizer."""
     own = AutoConfig.from_pretrained(directory).model_type == "xlm-roberta"
     return (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(directory)

@@ -1,0 +1,90 @@
+"""Every architecture through both runtimes, against transformers' own: a new one adds a row to CASES."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import made, standin
+from support import upstream
+from support.checkpoints import write_bert, write_recipe, write_xlm_roberta
+
+from converter import pipeline, recipe
+from shim import Model, load
+from shim.pooling import POOLINGS
+
+TEXTS = ["one", "a rather longer text about rivers and their mouths", "двенадцать месяцев  ", "天气很好", "x y " * 700]
+CARD = "Given a web search query, retrieve relevant passages that answer the query"  # of Qwen3: its own example
+INSTRUCTION = '[prompts]\ninstruction = "Instruct: {instruction}\\nQuery: "'
+TARGETS = {("onnx", 32): 2e-6, ("onnx", 16): 2e-3, ("mlx", 16): 2e-3}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An architecture, and what is particular about a checkpoint of it.
+
+    standin: the small checkpoint in the layout of a real one; "" for one of seeded weights, whose tensors have `prefix`.
+    asked: (text, settings, what the model must then read) of texts behind a prompt. far: times the usual tolerance at 16 bits.
+    """
+
+    architecture: str
+    pooling: str
+    standin: str = ""
+    prefix: str = ""
+    recipe: str = ""
+    limit: int = 128
+    asked: tuple[tuple[str, dict[str, Any], str], ...] = ()
+    far: float = 1
+
+    def converted(self, target: str, bits: int, folder: Path, corpus: Path) -> tuple[Path, Model]:
+        """The checkpoint and the artifact; of seeded weights, only one is verified: here it is held to transformers itself."""
+        if self.standin:
+            return standin(self.standin), load(made(self.standin, target, bits)[0])
+        write = {"bert": write_bert, "xlm_roberta": write_xlm_roberta}[self.architecture]
+        source = write(folder / "checkpoint", pooling=self.pooling, **({"prefix": self.prefix} if self.prefix else {}))
+        given = {"pooling": self.pooling, "architecture": self.architecture, "more": self.recipe}
+        own = recipe.load(str(write_recipe(folder / "tiny.toml", **given)))
+        verified = (self.pooling, target, bits) == ("mean", "onnx", 32)
+        request = pipeline.Request(own, target, bits, str(source), folder / "out", corpus=corpus, verified=verified)
+        path, manifest = pipeline.convert(request, lambda *_: None)
+        assert manifest.verdict == ("pass" if verified else "unverified")
+        return source, load(path, allow_unverified=not verified)
+
+
+RIVER = (("Nile", {"instruction": "Find the river"}, "Instruct: Find the river\nQuery: Nile"),)
+PASSAGE = (("Nile", {"task": "retrieval.passage"}, "Nile"),)
+CASES = [
+    *(Case("bert", pooling) for pooling in POOLINGS),
+    Case("xlm_roberta", "cls"),
+    Case("xlm_roberta", "mean", prefix="roberta.", recipe=INSTRUCTION, asked=RIVER + PASSAGE),
+    Case(
+        "nomic_bert",
+        "mean",
+        "nomic-embed-text-v1.5",
+        limit=8192,
+        asked=(("Nile", {"task": "retrieval.query"}, "search_query: Nile"),),
+    ),
+    Case(
+        "qwen3",
+        "last",
+        "qwen3-embedding-0.6b",
+        limit=32768,
+        asked=(("a river", {"instruction": CARD}, f"Instruct: {CARD}\nQuery:a river"), *PASSAGE),
+        far=2.5,
+    ),
+]
+
+
+@pytest.mark.parametrize(("target", "bits"), TARGETS)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.architecture}-{case.pooling}")
+def test_vectors_are_those_of_transformers(case: Case, target: str, bits: int, tmp_path: Path, corpus_file: Path) -> None:
+    directory, model = case.converted(target, bits, tmp_path, corpus_file)
+    expected = upstream.vectors(directory, [*TEXTS, *(read for _, _, read in case.asked)], case.pooling, case.limit)
+    tolerance = TARGETS[target, bits] * (case.far if (target, bits) == ("onnx", 16) else 1)
+    found = model.embed(TEXTS)
+    assert np.abs(found.dense - expected[: len(TEXTS)]).max() < tolerance
+    assert found.truncated == [False] * 4 + [case.limit == 128]
+    for (text, settings, _), wanted in zip(case.asked, expected[len(TEXTS) :], strict=True):
+        assert np.abs(model.embed([text], **settings).dense - wanted).max() < tolerance
+    assert (expected @ expected.T - np.eye(len(expected))).max() < 0.98, "texts all alike: this would prove nothing"
