@@ -45,10 +45,10 @@ SIBLINGS = {
     "qwen3-reranker-8b": ("onnx", 8),
 }
 # Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
-CONVERTING = set(
-    "tiny_artifact below minilm_artifacts made standin standin_recipe convert converted serve start folder small".split()
-    + "witnessed prepare quantize maker apart refused run_process stop".split()
-)
+CONVERTING = {
+    *("tiny_artifact", "below", "minilm_artifacts", "made", "standin", "standin_recipe", "convert", "converted", "quantize"),
+    *("serve", "start", "folder", "small", "witnessed", "prepare", "maker", "apart", "refused", "run_process", "stop"),
+}
 FEW = (
     "A short line.\nЧто нового?\n天气很好，我们去散步。\nA somewhat longer sentence about the price of copper in March 1998.\n"
 )
@@ -119,15 +119,14 @@ def made(name: str, target: str, bits: int) -> tuple[Path, Manifest]:
     """The artifact of a small checkpoint, verified on the whole corpus, but for what is slow.
 
     A small reranker is verified on the texts that it was trained on: to all others it gives nearly the same score, and that
-    would prove nothing. Every 8th text must do in MLX, which is slow here, for SIBLINGS, and at 16 bits, where tests compare
-    with upstream themselves.
+    would prove nothing. Every 8th text must do for SIBLINGS, and at 16 bits, where tests compare with upstream themselves.
     """
     with shared_by_all(f"{name}-{target}-{bits}") as out:
         for before in out.iterdir():
             return before, artifact.read(before)
         loaded = standin_recipe(name)
         texts = corpus.CALIBRATION if loaded.task == "rerank" else corpus.VERIFICATION
-        if target == "mlx" and (bits == 16 or name in SIBLINGS):
+        if bits == 16 or name in SIBLINGS:
             lines = texts.read_text(encoding="utf-8").split("\n")
             texts = out.with_suffix(".jsonl")
             texts.write_text("\n".join(lines[::8]), encoding="utf-8")

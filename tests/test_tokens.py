@@ -1,8 +1,7 @@
 """The text side of BGE-M3 and Qwen3 on their published tokenizers, against transformers and the model cards.
 
-All texts of ../shared/data are compared, books in pieces of 4,000 characters, with one of Qwen3's tokenizers. Its three
-siblings, which differ in special tokens only, share them: a third each. So do the two of BGE, which differ in the spaces that
-they keep: a half each.
+All texts of ../shared/data are compared, books in pieces of 4,000 characters, with one of Qwen3's tokenizers. Its siblings,
+which differ in special tokens, share them, and so do the two of BGE, which differ in the spaces that they keep.
 """
 
 import copy

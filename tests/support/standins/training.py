@@ -54,12 +54,12 @@ class Family:
 
 
 FAMILIES = {
-    "xlm_roberta": Family(XLM_ROBERTA, 200, ("", "query: ", "passage: ", f"{INSTRUCT} "), ("cls", "mean")),
-    "xlm_roberta_reranker": Family(XLM_ROBERTA | {"num_labels": 1}, 240, parent="xlm_roberta"),
-    "qwen3": Family(QWEN3, 150, ("", "", INSTRUCT), ("last",)),
-    "qwen3_reranker": Family(QWEN3, 200, parent="qwen3"),
+    "xlm_roberta": Family(XLM_ROBERTA, 40, ("", "query: ", "passage: ", f"{INSTRUCT} "), ("cls", "mean")),
+    "xlm_roberta_reranker": Family(XLM_ROBERTA | {"num_labels": 1}, 120, parent="xlm_roberta"),
+    "qwen3": Family(QWEN3, 40, ("", "", INSTRUCT), ("last",)),
+    "qwen3_reranker": Family(QWEN3, 120, parent="qwen3"),
     "nomic_bert": Family(
-        NOMIC_BERT, 150, ("search_query: ", "search_document: ", "clustering: ", "classification: "), ("mean",)
+        NOMIC_BERT, 40, ("search_query: ", "search_document: ", "clustering: ", "classification: "), ("mean",)
     ),
 }
 
