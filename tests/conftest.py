@@ -45,10 +45,9 @@ SIBLINGS = {
     "qwen3-reranker-8b": ("onnx", 8),
 }
 # Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
-CONVERTING = {
-    *("tiny_artifact", "below", "minilm_artifacts", "made", "standin", "standin_recipe", "convert", "converted", "quantize"),
-    *("serve", "start", "folder", "small", "witnessed", "prepare", "maker", "apart", "refused", "run_process", "stop"),
-}
+FIXTURES = {"tiny_artifact", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
+FUNCTIONS = {"made", "standin", "standin_recipe", "convert", "converted", "quantize", "prepare", "witnessed", "refused"}
+FUNCTIONS |= {"apart", "run_process", "stop"}
 FEW = (
     "A short line.\nЧто нового?\n天气很好，我们去散步。\nA somewhat longer sentence about the price of copper in March 1998.\n"
 )
@@ -90,8 +89,10 @@ def standin_recipe(name: str) -> Recipe:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Marks what converts: a test that asks for such a fixture, or that names such a function."""
     for item in items:
-        if isinstance(item, pytest.Function) and CONVERTING & {*item.fixturenames, *item.function.__code__.co_names}:
-            item.add_marker("convert")
+        if isinstance(item, pytest.Function):
+            called = item.function.__code__.co_names
+            if FIXTURES.intersection(item.fixturenames) or FUNCTIONS.intersection(called):
+                item.add_marker("convert")
 
 
 def pytest_configure() -> None:
@@ -144,6 +145,14 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Four short texts, for conversions whose parity figures are not the point."""
     path = tmp_path_factory.mktemp("corpus") / "few.txt"
     path.write_text(FEW, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def few_to_learn_from(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tenth of the calibration texts, for codes whose quality is not the point."""
+    path = tmp_path_factory.mktemp("corpus") / "learn.jsonl"
+    path.write_text("\n".join(corpus.CALIBRATION.read_text(encoding="utf-8").splitlines()[::10]), encoding="utf-8")
     return path
 
 

@@ -230,12 +230,13 @@ def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:
     torch.testing.assert_close(smoothing.input(x) @ weight.T + bias, expected)
 
 
+@pytest.mark.filterwarnings("ignore:only .* calibration tokens")
 @pytest.mark.parametrize(("parity", "expected"), [(0.9, True), (0.99999, False)])
 def test_products_are_in_integers_only_where_that_is_near_enough(
-    tiny: Path, tmp_path: Path, corpus_file: Path, parity: float, expected: bool
+    tiny: Path, tmp_path: Path, corpus_file: Path, few_to_learn_from: Path, parity: float, expected: bool
 ) -> None:
     loaded = recipe.load(str(tiny / "tiny.toml"))
-    given = {"corpus": corpus_file, "effort": "balanced", "parity": parity}
+    given = {"corpus": corpus_file, "calibration": few_to_learn_from, "effort": "balanced", "parity": parity}
     request = pipeline.Request(loaded, "onnx", 8, str(tiny / "checkpoint"), tmp_path / "out", **given)  # type: ignore[arg-type]
     said = nullcontext() if expected else pytest.warns(UserWarning, match=r"products in integers reach 0\.\d+, under 0\.99999")
     with said:

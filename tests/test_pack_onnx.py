@@ -1,5 +1,6 @@
 """The packing of ONNX Runtime's weights, held bit for bit to its own quantizers, and read back by its own kernels."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,9 +80,10 @@ def test_rows_of_8_bits_are_those_of_onnxruntimes_quantizer() -> None:
 
 
 @pytest.mark.parametrize(("bits", "effort"), [(4, "balanced"), (8, "fast")])
+@pytest.mark.filterwarnings("ignore:only .* calibration tokens")
 @pytest.mark.parametrize("width", [64, 96])  # one block a row, and three, whose zero points end in half a byte
 def test_the_kernels_read_what_was_meant(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int, effort: str, width: int
+    tmp_path: Path, few_to_learn_from: Path, monkeypatch: pytest.MonkeyPatch, bits: int, effort: str, width: int
 ) -> None:
     chosen: dict[str, Codes] = {}
     real = target.write
@@ -94,6 +96,8 @@ def test_the_kernels_read_what_was_meant(
     directory = write_bert(tmp_path / "checkpoint", bert_config(hidden_size=width, intermediate_size=2 * width))
     tiny = recipe.load(str(write_recipe(tmp_path / "tiny.toml", dimensions=width)))
     request = pipeline.Request(tiny, "onnx", bits, str(directory), tmp_path / "out", verified=False, effort=effort)
+    if effort != "fast":
+        request = dataclasses.replace(request, calibration=few_to_learn_from)
     path, manifest = pipeline.convert(request, lambda *_: None)
     model = load(path, allow_unverified=True)
     checkpoint = open_source(tiny, str(directory)).without(bert.OPTIONAL)

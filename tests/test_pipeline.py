@@ -52,7 +52,9 @@ def test_packed_weights_that_give_no_numbers_fail(request_: pipeline.Request, mo
 
 
 def test_a_mean_under_the_target_is_told_of_as_a_mean(request_: pipeline.Request) -> None:
-    _, manifest = pipeline.convert(dataclasses.replace(request_, bits=2, strict_bits=True, parity_on="mean"), lambda *_: None)
+    _, manifest = pipeline.convert(
+        dataclasses.replace(request_, bits=2, effort="fast", strict_bits=True, parity_on="mean"), lambda *_: None
+    )
     assert manifest.verdict == "fail"
     mean = manifest.parity["heads"]["dense"]["mean"]
     assert f"mean cosine of dense {mean:.5f} is {0.999 - mean:.5f} short of 0.999; more --bits" in show.shortfall(manifest)

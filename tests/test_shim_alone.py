@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from support.servers import Started
 
 
 @pytest.fixture(scope="module")
@@ -41,21 +41,12 @@ def test_it_serves_without_torch(wheel: Path, minilm_artifacts: dict[str, Path],
     listed = subprocess.run([python, "-m", "pip", "list"], capture_output=True, text=True, check=True).stdout
     assert not re.search(r"^(torch|transformers|onnx-ir|rich)\b", listed, re.MULTILINE)
     paths = [str(minilm_artifacts[kind]) for kind in ("onnx-8", "mlx-8")]
-    command = [python, "-m", "shim", "serve", *paths, "--port", "0"]
-    server = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    server = Started([str(python), "-m", "shim", "serve", *paths], cwd=tmp_path, env=environment)
     try:
-        assert server.stderr is not None
-        lines = []
-        for line in server.stderr:
-            lines.append(line)
-            if found := re.search(r'running on (http://[^\s"]+)', line):
-                break
-        else:
-            raise AssertionError("".join(lines))
         for path in paths:
             body = json.dumps({"model": Path(path).name, "input": "hello"}).encode()
-            request = urllib.request.Request(f"{found[1]}/v1/embeddings", body, {"content-type": "application/json"})
+            request = urllib.request.Request(f"{server.url}/v1/embeddings", body, {"content-type": "application/json"})
             assert len(json.load(urllib.request.urlopen(request))["data"][0]["embedding"]) == 384
     finally:
-        server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=30) == 0
+        server.end()
+        server.ended()
