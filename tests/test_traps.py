@@ -152,7 +152,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "cut on the left": (PLAIN, edit(TOKENIZER, truncation_side="left"), READ_OTHERWISE),
     "a tokenizer that keeps capitals": (PLAIN, edit(TOKENIZER, do_lower_case=False), READ_OTHERWISE),
     "a rule that transformers drops": (PLAIN, replacing, READ_OTHERWISE),
-    "one more special token": (PLAIN, edit(TOKENIZER, extra_special_tokens=["harbour"]), "has another added_tokens"),
+    "one more special token": (PLAIN, edit(TOKENIZER, extra_special_tokens=["ferry"]), "has another added_tokens"),
     "a token in a file of its own": (PLAIN, edit("added_tokens.json", unusedword=WORDS), READ_OTHERWISE),
     "padding on the left": (PLAIN, edit(TOKENIZER, padding_side="left"), "the dense output of"),
     "the other weights": (PLAIN, edit(SENTENCE, model_args={"use_safetensors": False}), "sets use_safetensors"),

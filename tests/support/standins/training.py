@@ -17,7 +17,6 @@ from support.standins.tokenizers import bpe, train_bpe, train_unigram
 from support.standins.weights import draw
 
 LONGEST = 192  # tokens of a text in training
-BATCH = 1024  # tokens of a step, about
 Weights = dict[str, torch.Tensor]
 SHAPE = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
 XLM_ROBERTA = SHAPE | {
@@ -44,22 +43,26 @@ NOMIC_BERT = SHAPE | {"model_type": "nomic_bert", "num_hidden_layers": 3, "max_p
 
 @dataclass(frozen=True)
 class Family:
-    """Models that share their trained weights: `config` in transformers' keys, prompts seen in training, poolings, steps."""
+    """Models that share their trained weights: `config` in transformers' keys, prompts seen in training, poolings, steps.
+
+    tokens: of a step, about; of BERT's words, most Russian and Chinese ones are single letters, which takes more to learn.
+    """
 
     config: dict[str, Any]
     steps: int
     prompts: tuple[str, ...] = ()
     poolings: tuple[str, ...] = ()
+    tokens: int = 1024
     parent: str = ""  # the embedders that a reranker starts from, as the real ones do
 
 
 FAMILIES = {
     "xlm_roberta": Family(XLM_ROBERTA, 40, ("", "query: ", "passage: ", f"{INSTRUCT} "), ("cls", "mean")),
     "xlm_roberta_reranker": Family(XLM_ROBERTA | {"num_labels": 1}, 120, parent="xlm_roberta"),
-    "qwen3": Family(QWEN3, 40, ("", "", INSTRUCT), ("last",)),
-    "qwen3_reranker": Family(QWEN3, 120, parent="qwen3"),
+    "qwen3": Family(QWEN3, 80, ("", "", INSTRUCT), ("last",)),
+    "qwen3_reranker": Family(QWEN3, 200, parent="qwen3"),
     "nomic_bert": Family(
-        NOMIC_BERT, 40, ("search_query: ", "search_document: ", "clustering: ", "classification: "), ("mean",)
+        NOMIC_BERT, 150, ("search_query: ", "search_document: ", "clustering: ", "classification: "), ("mean",), 2048
     ),
 }
 
@@ -148,14 +151,14 @@ def _teach_words(table: torch.Tensor, ids: list[list[int]], wanted: torch.Tensor
 
 
 def _batches(lengths: dict[tuple[str, int], int], family: Family) -> Iterator[list[tuple[str, int]]]:
-    """Endless batches of (prompt, row) of about BATCH tokens, of similar length; each text once per round, any prompt."""
+    """Endless batches of (prompt, row) of about `family.tokens`, of similar length; each text once per round, any prompt."""
     rng, rows = random.Random(0), sorted({row for _, row in lengths})
     while True:
         drawn = [(rng.choice(family.prompts), row) for row in rows]
         drawn.sort(key=lambda item: lengths[item] * rng.uniform(0.8, 1.25))
         batches: list[list[tuple[str, int]]] = [[]]
         for item in drawn:
-            if max(lengths[item], *(lengths[other] for other in batches[-1]), 0) * (len(batches[-1]) + 1) > BATCH:
+            if max(lengths[item], *(lengths[other] for other in batches[-1]), 0) * (len(batches[-1]) + 1) > family.tokens:
                 batches.append([])
             batches[-1].append(item)
         rng.shuffle(batches)
