@@ -13,20 +13,24 @@ def check_texts(texts: object, noun: str = "text", empty: bool = False) -> list[
     if isinstance(texts, str) or not isinstance(texts, Sequence):
         raise UsageError(f"{noun}s must be a list of strings, not {type(texts).__name__}")
     if not texts:
-        raise UsageError(f"{noun}s is an empty list; give at least one {noun}")
+        raise UsageError(f"{noun}s is an empty list; give at least one {noun}", empty=True)
     for index, text in enumerate(texts):
-        check_text(text, f"{noun} {index}", empty)
+        check_text(text, f"{noun} {index}", empty, f"{noun}s")
     return list(texts)
 
 
-def check_text(text: object, name: str, empty: bool = False) -> str:
-    """The text itself. Raises UsageError, calling it `name`, unless it is an encodable string, and not empty but by `empty`."""
+def check_text(text: object, name: str, empty: bool = False, param: str | None = None) -> str:
+    """The text itself. Raises UsageError, calling it `name`, unless it is an encodable string, and not empty but by `empty`.
+
+    param: the argument that it came in, see UsageError.
+    """
     if not isinstance(text, str):
-        raise UsageError(f"{name} is {type(text).__name__}, not a string")
+        raise UsageError(f"{name} is {type(text).__name__}, not a string", param)
     if not text and not empty:
-        raise UsageError(f"{name} is an empty string")
+        raise UsageError(f"{name} is an empty string", param)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise UsageError(f"{name} has a lone surrogate at character {error.start}; it is not valid Unicode") from None
+        message = f"{name} has a lone surrogate at character {error.start}; it is not valid Unicode"
+        raise UsageError(message, param) from None
     return text

@@ -8,9 +8,16 @@ class SealportError(Exception):
 
 
 class UsageError(SealportError, ValueError):
-    """Wrong usage, recipe or input: what was asked for cannot be meant."""
+    """Wrong usage, recipe or input: what was asked for cannot be meant.
+
+    param: the argument that it is about, where one is named to clients. empty: whether that is a list without entries.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, param: str | None = None, empty: bool = False):
+        super().__init__(message)
+        self.param, self.empty = param, empty
 
 
 class SourceError(SealportError):

@@ -152,7 +152,7 @@ class Model:
         if self.task != "embed":
             raise UsageError(f"{self.name} is a reranker and cannot embed; give an embedding model")
         if isinstance(heads, str) or not heads or not set(heads) <= set(self.manifest.model.heads):
-            raise UsageError(f"heads {heads!r}: {self.name} has {', '.join(self.manifest.model.heads)}")
+            raise UsageError(f"heads {heads!r}: {self.name} has {', '.join(self.manifest.model.heads)}", "heads")
         if late_chunking:
             raise UsageError(f"{self.name} does no late chunking: {LATE_CHUNKING[self.manifest.model.pooling]}")
 
@@ -161,7 +161,7 @@ class Model:
         if self.task != "rerank":
             raise UsageError(f"{self.name} embeds texts and cannot rerank; give a reranker")
         if top_n is not None and (isinstance(top_n, bool) or not isinstance(top_n, int) or top_n < 1):
-            raise UsageError(f"top_n must be a whole number over 0, not {top_n!r}")
+            raise UsageError(f"top_n must be a whole number over 0, not {top_n!r}", "top_n")
 
     def compute(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
         """The outputs of one batch, in order. An output that is not finite is marked, not raised: the others are good."""

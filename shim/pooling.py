@@ -92,7 +92,7 @@ def check_dimensions(dimensions: object, width: int) -> int:
     if dimensions is None:
         return width
     if isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 1 <= dimensions <= width:
-        raise UsageError(f"dimensions must be a whole number from 1 to {width}, not {dimensions!r}")
+        raise UsageError(f"dimensions must be a whole number from 1 to {width}, not {dimensions!r}", "dimensions")
     return dimensions
 
 

@@ -43,12 +43,12 @@ def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | 
     Raises UsageError for an unknown task, and for an instruction given to a model that takes none.
     """
     if task is not None and task not in TASKS:
-        raise UsageError(f"task {task!r} unknown ({', '.join(TASKS)})")
+        raise UsageError(f"task {task!r} unknown ({', '.join(TASKS)})", "task")
     template = prompts.get(TEMPLATE)
     if instruction is not None:
         if template is None:
             raise UsageError("this model takes no instruction; leave it out, or put it into the text")
-        check_text(instruction, "instruction")
+        check_text(instruction, "instruction", param="instruction")
         return template.replace(SLOT, instruction)
     if task is None or task in prompts:
         return prompts.get(task or "", "")

@@ -111,7 +111,7 @@ class TextEncoder:
         if side != "right":
             raise UsageError(f"this model's documents are cut on the right, not on the {side}")
         if instruction is not None:
-            check_text(instruction, "instruction")
+            check_text(instruction, "instruction", param="instruction")
         values = {"{query}": query, SLOT: prompts.get(DEFAULT, "") if instruction is None else instruction}
         before, after = template.split("{document}")
         before = re.sub(r"\{query\}|\{instruction\}", lambda slot: values[slot[0]], before)

@@ -164,6 +164,8 @@ def test_teis_embeddings(post: Callable[..., Any], m3: shim.Model) -> None:
     post("/similarity", {"inputs": other, "model": "bge-reranker-v2-m3"}, 400)
     assert post("/embed", {"inputs": "a", "prompt_name": "x"}, 400)["error_type"] == "Validation"
     assert post("/embed", {"inputs": []}, 400)["error_type"] == "Empty"
+    named = {"inputs": "a", "prompt_name": "is an empty list"}
+    assert post("/embed", named, 400)["error_type"] == "Validation", "what a client quotes is no reason"
 
 
 def test_teis_tokenize_and_info(post: Callable[..., Any], address: str, m3: shim.Model) -> None:

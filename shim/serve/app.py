@@ -15,11 +15,11 @@ from shim.errors import SealportError, UsageError
 from shim.serve.answers import answer
 from shim.serve.dialects import openai, tei, tei_routes
 from shim.serve.direct import Direct
-from shim.serve.faults import Refusal
+from shim.serve.faults import Kind, Refusal
 from shim.serve.limits import OPEN, Body, Full, Keys
 from shim.serve.logs import Record
 from shim.serve.metrics import CONTENT_TYPE, Metrics
-from shim.serve.refusals import refusal_response, usage_refusal
+from shim.serve.refusals import invalid_refusal, refusal_response, usage_refusal
 from shim.serve.scheduler import BrokenOutputError
 from shim.serve.service import Service
 
@@ -117,7 +117,7 @@ def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def health() -> Response:
         """The same as `/health/ready`."""
         if service.unready:
-            raise Refusal(503, f"not ready: {', '.join(service.unready)}", "unready")
+            raise Refusal(Kind.UNREADY, f"not ready: {', '.join(service.unready)}")
         return answer({"status": "ok", "models": list(service.served)})
 
     @app.get("/metrics", responses={200: {"content": {CONTENT_TYPE: {}}}}, response_class=Response, tags=["health"])
@@ -140,7 +140,7 @@ def _add_reload(app: FastAPI, service: Service, key: list[Any]) -> None:
             new = await service.reload(body.model)
         except (SealportError, BrokenOutputError) as error:
             log.error("reload refused", extra={"model": body.model, "error": str(error)})
-            raise Refusal(409, f"the old one stays: {error}", "reload", "model") from None
+            raise Refusal(Kind.RELOAD, f"the old one stays: {error}", "model") from None
         log.info("reloaded", extra={"model": new.model.name})
         return answer({"model": new.model.name, "created": new.model.manifest.created})
 
@@ -156,22 +156,15 @@ def _add_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:] if part not in ("cohere", "tei"))
-        message = f"{where or 'body'}: {first['msg']}"
-        if first["loc"] == ("body",) and first["type"] in ("model_attributes_type", "missing"):
-            message = "the body must be a JSON object, sent with content-type: application/json"
-        elif first["type"] == "json_invalid":
-            message, where = f"the body is not JSON ({first['ctx']['error']})", ""
-        return refusal_response(request.scope, Refusal(400, message, "invalid", where or None))
+        return refusal_response(request.scope, invalid_refusal(error.errors()[0]))
 
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        refusal = Refusal(error.status_code, str(error.detail), "http", headers=dict(error.headers or {}))
+        refusal = Refusal(Kind.HTTP, str(error.detail), headers=dict(error.headers or {}), status=error.status_code)
         return refusal_response(request.scope, refusal)
 
     @app.exception_handler(Exception)
     async def unexpected(request: Request, error: Exception) -> Response:
         log.error("internal error", exc_info=error)
-        refusal = Refusal(500, f"internal error ({type(error).__name__})", "internal")
+        refusal = Refusal(Kind.INTERNAL, f"internal error ({type(error).__name__})")
         return refusal_response(request.scope, refusal)

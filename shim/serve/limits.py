@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shim.serve.faults import Refusal
+from shim.serve.faults import Kind, Refusal
 from shim.serve.refusals import refusal_response
 from shim.serve.settings import Settings
 
@@ -33,7 +33,7 @@ class Keys:
         keys = self.settings.admin_keys if admin else self.settings.keys
         if not keys:
             message = "no admin key is set; start with --admin-key-file"
-            return Refusal(403, message, "no_admin_key") if admin else None
+            return Refusal(Kind.NO_ADMIN_KEY, message) if admin else None
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
         scheme, _, token = given.partition(b" ")
         token = token.strip() if scheme.lower() == b"bearer" else b""
@@ -41,7 +41,7 @@ class Keys:
         if sum(hmac.compare_digest(token, key.encode()) for key in keys):
             return None
         what = "the key is wrong" if token else "a key is needed, as `Authorization: Bearer …`"
-        return Refusal(401, what, "key", code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        return Refusal(Kind.KEY, what, headers={"www-authenticate": "Bearer"})
 
 
 class Full:
@@ -69,7 +69,7 @@ class Body:
             await self.app(scope, receive, send)
             return
         message = f"the body is over {self.limit} bytes (--max-body); send it in parts"
-        refusal = Refusal(413, message, "limit", headers={"connection": "close"})
+        refusal = Refusal(Kind.BODY, message, headers={"connection": "close"})
         announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if int(announced) > self.limit:
             await refusal_response(scope, refusal)(scope, receive, send)

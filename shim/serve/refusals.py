@@ -1,5 +1,6 @@
 """A refusal as an answer, in the shape that the clients of its route know."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import Response
@@ -8,29 +9,35 @@ from starlette.types import Scope
 from shim.errors import UsageError
 from shim.serve.answers import answer
 from shim.serve.dialects import cohere, openai, tei
-from shim.serve.faults import Refusal
+from shim.serve.faults import Kind, Refusal
 from shim.serve.logs import FACTS
-
-PARAMETERS = frozenset({"input", "dimensions", "heads", "task", "instruction", "top_n"})  # as errors begin that are about them
 
 
 def usage_refusal(error: UsageError) -> Refusal:
     """A request that cannot be meant."""
-    first = str(error).split(" ")[0]
-    param = "input" if first == "text" else first if first in PARAMETERS else None
-    return Refusal(400, str(error), "usage", param)
+    return Refusal(Kind.USAGE, str(error), error.param, error.empty)
+
+
+def invalid_refusal(error: Mapping[str, Any]) -> Refusal:
+    """A body that is not what its route takes; `error` is pydantic's, or the framework's in the same form."""
+    kind = error["type"]
+    if kind == "json_invalid":
+        return Refusal(Kind.INVALID, f"the body is not JSON ({error['ctx']['error']})")
+    if kind in ("model_attributes_type", "missing") and error["loc"] == ("body",):
+        return Refusal(Kind.INVALID, "the body must be a JSON object, sent with content-type: application/json")
+    where = ".".join(str(part) for part in error["loc"][1:] if part not in cohere.TAGS)
+    return Refusal(Kind.INVALID, f"{where or 'body'}: {error['msg']}", where or None, empty=kind == "too_short")
 
 
 def refusal_response(scope: Scope, refusal: Refusal) -> Response:
     """The refusal as the route's clients know errors; counted by its kind."""
-    scope.get(FACTS, {})["kind"] = refusal.kind
+    scope.get(FACTS, {})["kind"] = refusal.kind.label
     path = scope["path"]
-    message = refusal.message.encode("utf-8", "backslashreplace").decode()  # it may quote a lone surrogate
     content: dict[str, Any] = {}
     if path in cohere.PATHS:
-        content |= cohere.error(message)
+        content |= cohere.error(refusal)
     if path in tei.PATHS:
-        content |= tei.error(message, refusal.status)
+        content |= tei.error(refusal)
     if not content:
-        content = openai.error(message, refusal.status, refusal.param, refusal.code)
+        content = openai.error(refusal)
     return answer(content, refusal.status, refusal.headers)

@@ -14,7 +14,7 @@ from shim.model import Embeddings, Model, Output, Ranked
 from shim.pooling import PER_TOKEN, check_dimensions
 from shim.prompts import prompt_of
 from shim.serve.batching import Job
-from shim.serve.faults import Refusal
+from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
 from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread
 from shim.serve.settings import Settings
@@ -100,7 +100,7 @@ class Served:
         self._check_count(checked)
         if sum(map(len, checked)) > MAX_CHARACTERS:
             message = f"over {MAX_CHARACTERS} characters to tokenize; send fewer a request"
-            raise Refusal(422, message, "limit", param="inputs")
+            raise Refusal(Kind.LIMIT, message, "texts")
         found: list[list[Piece]] = []
         for part in _parts(checked):  # one after the other: what others have to tokenize comes in between
             found += await self._tokenize(partial(self.model.encoder.pieces, part, special), sum(map(len, part)))
@@ -143,11 +143,11 @@ class Served:
         except FullError as error:
             raise overloaded(error) from None
         except ClosedError:
-            raise Refusal(503, "the model is stopping", "stopping", headers={"retry-after": "5"}) from None
+            raise Refusal(Kind.STOPPING, "the model is stopping", headers={"retry-after": "5"}) from None
         except BrokenOutputError as error:
-            raise Refusal(500, str(error), "not_finite") from None
+            raise Refusal(Kind.NOT_FINITE, str(error)) from None
         except BatchError as error:
-            raise Refusal(500, str(error), "batch") from None
+            raise Refusal(Kind.BATCH, str(error)) from None
         finally:
             self.thread.drop(job)
 
@@ -170,23 +170,23 @@ class Served:
     def _check_count(self, texts: Sequence[str]) -> None:
         if len(texts) > self.settings.max_inputs:
             limit = f"at most {self.settings.max_inputs} (--max-inputs)"
-            raise Refusal(422, f"{len(texts)} texts in one request, {limit}; send several requests", "limit", param="input")
+            raise Refusal(Kind.LIMIT, f"{len(texts)} texts in one request, {limit}; send several requests", "texts")
 
     def _check_part(self, encoded: list[Encoded], row: int, truncate: bool, tokens: int, heads: tuple[str, ...]) -> None:
         cut = [row + index for index, item in enumerate(encoded) if item.truncated]
         self.metrics.truncations.labels(self.model.name).inc(len(cut))
         if cut and not truncate:
             limit = f"the {self.model.max_tokens} tokens of {self.model.name}"
-            raise Refusal(422, f"text {cut[0]} has more than {limit}, and truncate is false", "too_long", param="input")
+            raise Refusal(Kind.TOO_LONG, f"text {cut[0]} has more than {limit}, and truncate is false", "texts")
         wide = sum(head in PER_TOKEN and head != "sparse" for head in heads)
         if wide * tokens * self.model.dimensions > MAX_NUMBERS:
             message = f"vectors of over {tokens} tokens in one answer; send fewer texts a request"
-            raise Refusal(422, message, "limit", param="input")
+            raise Refusal(Kind.LIMIT, message, "texts")
 
 
 def overloaded(error: FullError) -> Refusal:
     """429 with `retry-after`."""
-    return Refusal(429, str(error), "overloaded", headers={"retry-after": str(error.retry_after)})
+    return Refusal(Kind.OVERLOADED, str(error), headers={"retry-after": str(error.retry_after)})
 
 
 def _parts(texts: Sequence[str], each: int = 0) -> list[Sequence[str]]:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from shim.errors import UsageError
 from shim.model import Model
-from shim.serve.faults import Refusal
+from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
 from shim.serve.served import Served, overloaded
 from shim.serve.settings import Settings
@@ -37,13 +37,11 @@ class Service:
             for found in self.served.values():
                 if found.model.task == task and head in ("", *found.model.manifest.model.heads):
                     return found
-            raise Refusal(
-                404, f"no {head} {task} model is served here".replace("  ", " "), "no_model", "model", "model_not_found"
-            )
+            raise Refusal(Kind.NO_MODEL, f"no {head} {task} model is served here".replace("  ", " "), "model")
         found_or_none = self.served.get(self.aliases.get(name, name))
         if found_or_none is None:
             message = f"model {name[:100]!r} is not served here; there is {', '.join(self.served)}"
-            raise Refusal(404, message, "no_model", "model", "model_not_found")
+            raise Refusal(Kind.NO_MODEL, message, "model")
         return found_or_none
 
     def full(self) -> Refusal | None:

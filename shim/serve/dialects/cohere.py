@@ -12,9 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Strict
 
 from shim.model import Ranked
 from shim.serve.answers import answer, note
+from shim.serve.faults import Refusal
 from shim.serve.service import Service
 
 PATHS = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
+TAGS = frozenset({"cohere", "tei"})  # of the bodies of PATHS
 DOCUMENTS = ["The ferry leaves at nine.", "Soup."]
 EXAMPLE: dict[str, Any] = {"model": "bge-reranker-v2-m3", "query": "When does it leave?", "documents": DOCUMENTS}
 
@@ -76,9 +78,9 @@ class Error(BaseModel):
     message: str
 
 
-def error(message: str) -> dict[str, Any]:
+def error(refusal: Refusal) -> dict[str, Any]:
     """An Error as plain values."""
-    return {"message": message}
+    return {"message": refusal.message}
 
 
 def response(

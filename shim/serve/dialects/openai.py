@@ -13,6 +13,7 @@ from shim.errors import UsageError
 from shim.model import Embeddings, Model
 from shim.serve.answers import answer, large, note, respond
 from shim.serve.dialects.jina import JinaFields, pack
+from shim.serve.faults import Kind, Refusal
 from shim.serve.service import Service
 
 TEXTS = {"anyOf": [
@@ -20,6 +21,8 @@ TEXTS = {"anyOf": [
     {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
 ]}  # fmt: skip
 EXAMPLE: dict[str, Any] = {"model": "all-minilm-l6-v2", "input": ["Hello"]}
+TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+CODES = {Kind.KEY: "invalid_api_key", Kind.NO_MODEL: "model_not_found"}
 
 
 class EmbeddingsRequest(JinaFields):
@@ -127,7 +130,7 @@ def texts_of(value: Any) -> Any:
     if isinstance(values, list):
         if values and not isinstance(values[0], bool) and isinstance(values[0], int | list):
             hint = "LangChain: check_embedding_ctx_length=False"
-            raise UsageError(f"input holds token ids of another tokenizer; send strings ({hint})")
+            raise UsageError(f"input holds token ids of another tokenizer; send strings ({hint})", "texts")
         values = [item["text"] if isinstance(item, dict) and "text" in item else item for item in values]
     return values
 
@@ -146,11 +149,11 @@ def response(model: str, out: Embeddings, kind: str) -> dict[str, Any]:
     return {"object": "list", "model": model, "data": data, "usage": {"prompt_tokens": total, "total_tokens": total}}
 
 
-def error(message: str, status: int = 400, param: str | None = None, code: str | None = None) -> dict[str, Any]:
+def error(refusal: Refusal) -> dict[str, Any]:
     """An Error as plain values."""
-    kinds = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-    kind = "server_error" if status >= 500 else kinds.get(status, "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    kind = "server_error" if refusal.status >= 500 else TYPES.get(refusal.status, "invalid_request_error")
+    param = "input" if refusal.param == "texts" else refusal.param
+    return {"error": {"message": refusal.message, "type": kind, "param": param, "code": CODES.get(refusal.kind)}}
 
 
 def describe(model: Model) -> dict[str, Any]:

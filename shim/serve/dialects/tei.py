@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from shim.serve.faults import Refusal
 from shim.serve.served import Options
 
 RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")  # also Cohere's
 PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health", *RERANK})
 TRUNCATED = "x-truncated"  # the answers are bare arrays: which texts were cut is said in this header
 SHOWN = 200  # of them, so that the header stays one that proxies take
+TYPES = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 TEXTS = {"anyOf": [
     {"type": "string", "minLength": 1},
     {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
@@ -157,11 +159,10 @@ class Error(BaseModel):
     error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
 
 
-def error(message: str, status: int) -> dict[str, Any]:
+def error(refusal: Refusal) -> dict[str, Any]:
     """An Error as plain values."""
-    kind = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}.get(status, "Validation")
-    empty = "is an empty list" in message or "at least 1 item" in message
-    return {"error": message, "error_type": "Empty" if empty else kind}
+    kind = "Empty" if refusal.empty else TYPES.get(refusal.status, "Validation")
+    return {"error": refusal.message, "error_type": kind}
 
 
 def options(body: Truncation, prompt_name: str | None) -> Options:

@@ -12,7 +12,6 @@ from shim.prompts import prompt_of
 from shim.serve.answers import answer, large, note, respond
 from shim.serve.dialects import cohere, tei
 from shim.serve.dialects.openai import texts_of
-from shim.serve.faults import Refusal
 from shim.serve.service import Service
 
 
@@ -159,8 +158,6 @@ def router(service: Service, documented: Any) -> APIRouter:
     @routes.get("/info", responses=documented(tei.Info, tei.Error, 401))
     async def info() -> Response:
         """The first model, and the limits of this server."""
-        if not service.served:
-            raise Refusal(503, "no model is served here", "no_model")
         model, settings = next(iter(service.served.values())).model, service.settings
         kind = {"embedding": {"pooling": model.manifest.model.pooling}}
         if model.task == "rerank":
