@@ -1,16 +1,19 @@
 """JSON answers: written, given up when nobody waits for them any more, and noted in the log."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, get_type_hints
 
 import orjson
 from fastapi import Request, Response
 
 from shim.serve.logs import FACTS, GONE
 from shim.serve.served import Served
+from shim.serve.service import Service
 
+TRUNCATED = "x-truncated"  # the header that says which texts were cut, where the answer is a bare array
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
+Endpoint = Callable[..., Coroutine[Any, Any, Response]]
 
 
 def dump(content: Any) -> bytes:
@@ -44,6 +47,17 @@ async def respond(request: Request, work: Coroutine[Any, Any, Response]) -> Resp
         return Response(status_code=GONE)
     finally:
         watcher.cancel()
+
+
+def endpoint(service: Service, work: Callable[[Service, Any, Request], Coroutine[Any, Any, Response]]) -> Endpoint:
+    """The work as an endpoint of a route: it gets the models, and is given up where the client leaves."""
+
+    async def answered(body: Any, request: Request) -> Response:
+        return await respond(request, work(service, body, request))
+
+    answered.__name__, answered.__doc__ = work.__name__, work.__doc__
+    answered.__annotations__["body"] = get_type_hints(work, include_extras=True)["body"]  # what the framework reads
+    return answered
 
 
 def note(request: Request, served: Served, tokens: Sequence[int], truncated: Sequence[bool]) -> None:

@@ -12,8 +12,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 import shim
 from shim.errors import SealportError, UsageError
-from shim.serve.answers import answer
-from shim.serve.dialects import openai, tei, tei_routes
+from shim.serve.answers import TRUNCATED, answer
+from shim.serve.dialects import DIALECTS, openai, tei_bodies
 from shim.serve.direct import Direct
 from shim.serve.faults import Kind, Refusal
 from shim.serve.limits import OPEN, Body, Full, Keys
@@ -33,7 +33,7 @@ ERRORS = {
     500: "The model failed, or an output is NaN or infinite.",
     503: "The server or the model is stopping.",
 }
-EXPOSED = [tei.TRUNCATED, "retry-after"]
+EXPOSED = [TRUNCATED, "retry-after"]
 NOT_COMPUTED = frozenset({"/tokenize", "/admin/reload"})  # they wait for no model
 HEADERS: dict[int, dict[str, Any]] = {
     200: {"description": "Numbers of the texts that were cut, where there are any.", "schema": {"type": "string"}},
@@ -67,8 +67,8 @@ class Reloaded(BaseModel):
 def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) -> dict[int | str, dict[str, Any]]:
     """The OpenAPI entries of a route's answers; all of ERRORS unless some are named."""
     entries: dict[int | str, dict[str, Any]] = {200: {"model": success}}
-    if not codes and issubclass(failure, tei.Error):
-        entries[200]["headers"] = {tei.TRUNCATED: HEADERS[200]}
+    if not codes and issubclass(failure, tei_bodies.Error):
+        entries[200]["headers"] = {TRUNCATED: HEADERS[200]}
     for code in codes or ERRORS:
         entries[code] = {"model": failure, "description": ERRORS[code]}
         if code in (401, 429):
@@ -80,7 +80,7 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     """The application over loaded models."""
     app = FastAPI(title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None)
     key = [Depends(HTTPBearer(auto_error=False, description="The server's key, where it has one."))]  # only documents it
-    routers = [dialect.router(service, documented) for dialect in (openai, tei_routes)]
+    routers = [dialect.router(service, documented) for dialect in DIALECTS]
     for router in routers:
         app.include_router(router, dependencies=key)
     _add_health(app, service, metrics)
@@ -113,7 +113,7 @@ def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
         bad = service.unready
         return answer({"status": "unready" if bad else "ok", "models": bad or list(service.served)}, 503 if bad else 200)
 
-    @app.get("/health", responses=documented(Health, tei.Error, 503), tags=["health", "text-embeddings-inference"])
+    @app.get("/health", responses=documented(Health, tei_bodies.Error, 503), tags=["health", "text-embeddings-inference"])
     async def health() -> Response:
         """The same as `/health/ready`."""
         if service.unready:

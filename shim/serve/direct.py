@@ -1,19 +1,18 @@
 """A short cut to the routes that compute: the web framework's own way to them costs about as much as all else in a request."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, get_type_hints
 
-from fastapi import Request, Response
+from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shim.errors import UsageError
+from shim.serve.answers import Endpoint
 from shim.serve.faults import Refusal
 from shim.serve.refusals import refusal_response, usage_refusal
-
-Endpoint = Callable[..., Awaitable[Response]]
 
 
 class Direct:

@@ -8,7 +8,7 @@ from starlette.types import Scope
 
 from shim.errors import UsageError
 from shim.serve.answers import answer
-from shim.serve.dialects import cohere, openai, tei
+from shim.serve.dialects import BY_PATH, ELSEWHERE, rerank
 from shim.serve.faults import Kind, Refusal
 from shim.serve.logs import FACTS
 
@@ -25,19 +25,12 @@ def invalid_refusal(error: Mapping[str, Any]) -> Refusal:
         return Refusal(Kind.INVALID, f"the body is not JSON ({error['ctx']['error']})")
     if kind in ("model_attributes_type", "missing") and error["loc"] == ("body",):
         return Refusal(Kind.INVALID, "the body must be a JSON object, sent with content-type: application/json")
-    where = ".".join(str(part) for part in error["loc"][1:] if part not in cohere.TAGS)
+    where = ".".join(str(part) for part in error["loc"][1:] if part not in rerank.TAGS)
     return Refusal(Kind.INVALID, f"{where or 'body'}: {error['msg']}", where or None, empty=kind == "too_short")
 
 
 def refusal_response(scope: Scope, refusal: Refusal) -> Response:
     """The refusal as the route's clients know errors; counted by its kind."""
     scope.get(FACTS, {})["kind"] = refusal.kind.label
-    path = scope["path"]
-    content: dict[str, Any] = {}
-    if path in cohere.PATHS:
-        content |= cohere.error(refusal)
-    if path in tei.PATHS:
-        content |= tei.error(refusal)
-    if not content:
-        content = openai.error(refusal)
-    return answer(content, refusal.status, refusal.headers)
+    dialect = BY_PATH.get(scope["path"], ELSEWHERE)
+    return answer(dialect.error(refusal), refusal.status, refusal.headers)

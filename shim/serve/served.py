@@ -79,11 +79,11 @@ class Served:
         return await self._compute(check_texts(texts), encode, ("hidden",), options.truncate, len(prompt))
 
     async def rerank(
-        self, query: object, documents: object, top_n: int | None, instruction: str | None, truncate: bool, side: str = "right"
+        self, query: object, documents: object, instruction: str | None, truncate: bool, side: str = "right"
     ) -> list[Ranked]:
-        """`Model.rerank` when its turn comes. Raises UsageError or Refusal."""
+        """`Model.rerank` of all documents when its turn comes. Raises UsageError or Refusal."""
         model = self.model
-        model.check_rerank(top_n)
+        model.check_rerank()
         query = check_text(query, "query")
         checked = check_texts(documents, "document", empty=True)
         prompts = model.manifest.model.prompts
@@ -92,7 +92,7 @@ class Served:
             return model.encoder.pairs(query, part, prompts, instruction, side)
 
         each = len(query) + len(instruction or "")
-        return model.ranking(await self._compute(checked, encode, ("score",), truncate, each), top_n)
+        return model.ranking(await self._compute(checked, encode, ("score",), truncate, each))
 
     async def pieces(self, texts: object, special: bool, prompt: str) -> list[list[Piece]]:
         """The tokens of each text, behind the prompt."""

@@ -1,1 +1,27 @@
 """One file per client dialect: what its requests and answers look like."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from fastapi import APIRouter
+
+from shim.serve.dialects import openai, rerank, tei
+from shim.serve.faults import Refusal
+from shim.serve.service import Service
+
+
+class Dialect(Protocol):
+    """What the file of a dialect gives."""
+
+    PATHS: frozenset[str]  # where its clients read errors
+
+    def error(self, refusal: Refusal) -> dict[str, Any]:
+        """The body of an answer that is no success."""
+
+    def router(self, service: Service, documented: Callable[..., Any]) -> APIRouter:
+        """Its routes; `documented(success, failure)` gives the OpenAPI entries of their answers."""
+
+
+DIALECTS: tuple[Dialect, ...] = (openai, tei, rerank)
+BY_PATH = {path: dialect for dialect in DIALECTS for path in dialect.PATHS}
+ELSEWHERE: Dialect = openai  # whose errors the clients of all other routes get

@@ -3,6 +3,7 @@
 Source: the public API reference, https://platform.openai.com/docs/api-reference/embeddings.
 """
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from shim.errors import UsageError
 from shim.model import Embeddings, Model
-from shim.serve.answers import answer, large, note, respond
+from shim.serve.answers import answer, endpoint, large, note
 from shim.serve.dialects.jina import JinaFields, pack
 from shim.serve.faults import Kind, Refusal
 from shim.serve.service import Service
@@ -21,6 +22,7 @@ TEXTS = {"anyOf": [
     {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
 ]}  # fmt: skip
 EXAMPLE: dict[str, Any] = {"model": "all-minilm-l6-v2", "input": ["Hello"]}
+PATHS = frozenset({"/v1/embeddings", "/v1/models"})
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 CODES = {Kind.KEY: "invalid_api_key", Kind.NO_MODEL: "model_not_found"}
 
@@ -35,10 +37,6 @@ class EmbeddingsRequest(JinaFields):
     dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
     encoding_format: Literal["float", "base64"] | None = None
     user: StrictStr | None = None
-
-    def texts(self) -> Any:
-        """The input as a list. Raises UsageError for token ids, which another tokenizer made."""
-        return texts_of(self.input)
 
 
 class SparseVector(BaseModel):
@@ -162,21 +160,20 @@ def describe(model: Model) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": created, "owned_by": "sealport", **model.info()}
 
 
-def router(service: Service, documented: Any) -> APIRouter:
-    """The routes; `documented` gives the OpenAPI entries of the answers."""
+async def embeddings(service: Service, body: EmbeddingsRequest, request: Request) -> Response:
+    """Vectors of texts."""
+    served = service.find(body.model, "embed")
+    out = await served.embed(texts_of(body.input), body.options(body.dimensions, served.model.manifest.model))
+    note(request, served, out.tokens, out.truncated)
+    content = response(served.model.name, out, body.embedding_type or body.encoding_format or "float")
+    return await large(content, out.dense.size + sum(vectors.size for vectors in out.colbert or ()))
+
+
+def router(service: Service, documented: Callable[..., Any]) -> APIRouter:
+    """See Dialect."""
     routes = APIRouter(tags=["OpenAI and Jina"])
 
-    @routes.post("/v1/embeddings", responses=documented(EmbeddingsResponse, Error))
-    async def embeddings(body: EmbeddingsRequest, request: Request) -> Response:
-        """Vectors of texts."""
-        return await respond(request, work(body, request))
-
-    async def work(body: EmbeddingsRequest, request: Request) -> Response:
-        served = service.find(body.model, "embed")
-        out = await served.embed(body.texts(), body.options(body.dimensions, served.model.manifest.model))
-        note(request, served, out.tokens, out.truncated)
-        content = response(served.model.name, out, body.embedding_type or body.encoding_format or "float")
-        return await large(content, out.dense.size + sum(vectors.size for vectors in out.colbert or ()))
+    routes.post("/v1/embeddings", responses=documented(EmbeddingsResponse, Error))(endpoint(service, embeddings))
 
     @routes.get("/v1/models", responses=documented(ModelList, Error, 401))
     async def models() -> Response:

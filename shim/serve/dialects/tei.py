@@ -1,162 +1,27 @@
-"""The dialect of text-embeddings-inference: bare arrays, one model unless the body names another.
+"""The routes of text-embeddings-inference: bare arrays, one model unless the body names another. Its `/rerank` is in rerank.py.
 
 Source: the OpenAPI of https://github.com/huggingface/text-embeddings-inference.
 """
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+import numpy as np
+from fastapi import APIRouter, Request, Response
 
+import shim
+from shim.prompts import prompt_of
+from shim.serve.answers import TRUNCATED, answer, endpoint, large, note
+from shim.serve.dialects import tei_bodies as bodies
+from shim.serve.dialects.openai import texts_of
 from shim.serve.faults import Refusal
 from shim.serve.served import Options
+from shim.serve.service import Service
 
-RERANK = ("/v1/rerank", "/v2/rerank", "/rerank")  # also Cohere's
-PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health", *RERANK})
-TRUNCATED = "x-truncated"  # the answers are bare arrays: which texts were cut is said in this header
-SHOWN = 200  # of them, so that the header stays one that proxies take
+PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health"})
+SHOWN = 200  # texts named in the header TRUNCATED, so that it stays one that proxies take
 TYPES = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
-TEXTS = {"anyOf": [
-    {"type": "string", "minLength": 1},
-    {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-]}  # fmt: skip
-
-
-class Truncation(BaseModel):
-    """Fields that every request has; unknown ones are ignored."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    model: StrictStr | None = Field(None, description="Name of a served artifact; else the first of its kind.")
-    truncate: StrictBool | None = Field(None, description="False refuses a text over the model's tokens instead of cutting it.")
-    truncation_direction: Literal["Left", "Right", "left", "right"] | None = None
-
-    @property
-    def side(self) -> str:
-        return (self.truncation_direction or "right").lower()
-
-
-class Prompted(Truncation):
-    """A request of texts, behind the prompt of a name."""
-
-    inputs: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
-    prompt_name: StrictStr | None = Field(
-        None, description="A prompt of the checkpoint; query, passage, document; or a task such as retrieval.query."
-    )
-
-
-class EmbedRequest(Prompted):
-    """Body of `POST /embed`."""
-
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
-
-    normalize: StrictBool | None = Field(None, description="Whether vectors have length 1; else as the model gives them.")
-    dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
-
-
-class TextsRequest(Prompted):
-    """Body of `POST /embed_all` and `/embed_sparse`."""
-
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
-
-
-class RerankRequest(Truncation):
-    """Body of `POST /rerank` in this dialect."""
-
-    query: StrictStr = Field(min_length=1)
-    texts: list[StrictStr] = Field(min_length=1, fail_fast=True)
-    raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
-    return_text: StrictBool | None = None
-
-
-class SimilarityInput(BaseModel):
-    """One sentence, and those to compare it with."""
-
-    source_sentence: StrictStr = Field(min_length=1)
-    sentences: list[Annotated[StrictStr, Field(min_length=1)]] = Field(min_length=1, fail_fast=True)
-
-
-class SimilarityParameters(Truncation):
-    """How the sentences are embedded."""
-
-    prompt_name: StrictStr | None = None
-
-
-class SimilarityRequest(Truncation):
-    """Body of `POST /similarity`. What `parameters` say goes before what stands beside them."""
-
-    model_config = ConfigDict(
-        extra="ignore",
-        json_schema_extra={"example": {"inputs": {"source_sentence": "Hello", "sentences": ["Hi", "Soup"]}}},
-    )
-    inputs: SimilarityInput
-    parameters: SimilarityParameters | None = None
-
-    def settled(self) -> SimilarityParameters:
-        """How to embed."""
-        beside = self.model_dump(exclude_none=True, exclude={"inputs", "parameters"})
-        given = self.parameters.model_dump(exclude_none=True) if self.parameters else {}
-        return SimilarityParameters.model_validate(beside | given)
-
-
-class TokenizeRequest(BaseModel):
-    """Body of `POST /tokenize`."""
-
-    model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
-
-    model: StrictStr | None = Field(None, description="Name of a served artifact; else the first embedder, or the first.")
-    inputs: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
-    add_special_tokens: StrictBool | None = None
-    prompt_name: StrictStr | None = None
-
-
-class Rank(BaseModel):
-    """A text's place among its like, the best first."""
-
-    index: int
-    score: float
-    text: str | None = None
-
-
-class SparseValue(BaseModel):
-    """A token's weight."""
-
-    index: int
-    value: float
-
-
-class SimpleToken(BaseModel):
-    """A token and where it lies in its text, in characters."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
-
-
-class Info(BaseModel):
-    """Answer of `GET /info`, of the first model."""
-
-    model_id: str
-    model_sha: str | None
-    model_dtype: str
-    model_type: dict[str, Any]
-    max_concurrent_requests: int
-    max_input_length: int
-    max_batch_tokens: int
-    max_batch_requests: int | None
-    max_client_batch_size: int
-    auto_truncate: bool
-    tokenization_workers: int
-    version: str
-
-
-class Error(BaseModel):
-    """Every answer that is not a success."""
-
-    error: str
-    error_type: Literal["Unhealthy", "Backend", "Overloaded", "Validation", "Tokenizer", "Empty"]
 
 
 def error(refusal: Refusal) -> dict[str, Any]:
@@ -165,7 +30,7 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return {"error": refusal.message, "error_type": kind}
 
 
-def options(body: Truncation, prompt_name: str | None) -> Options:
+def options(body: bodies.Truncation, prompt_name: str | None) -> Options:
     """What a request asks for."""
     return Options(prompt_name=prompt_name, truncate=body.truncate is not False, side=body.side)
 
@@ -174,3 +39,91 @@ def truncated_header(truncated: Sequence[bool], source: bool = False) -> dict[st
     """`x-truncated`: the numbers of the texts that were cut, and `source` for what they are compared with; none, no header."""
     cut = ["source"] * source + [str(index) for index, value in enumerate(truncated) if value]
     return {TRUNCATED: ",".join(cut[:SHOWN]) + (",..." if len(cut) > SHOWN else "")} if cut else {}
+
+
+async def embed(service: Service, body: bodies.EmbedRequest, request: Request) -> Response:
+    """Vectors of texts."""
+    served = service.find(body.model, "embed")
+    asked = replace(options(body, body.prompt_name), dimensions=body.dimensions, normalize=body.normalize)
+    out = await served.embed(texts_of(body.inputs), asked)
+    note(request, served, out.tokens, out.truncated)
+    return await large(list(out.dense), out.dense.size, truncated_header(out.truncated))
+
+
+async def embed_all(service: Service, body: bodies.TextsRequest, request: Request) -> Response:
+    """The hidden states of every token, before pooling."""
+    served = service.find(body.model, "embed")
+    outputs = await served.hidden(texts_of(body.inputs), options(body, body.prompt_name))
+    tokens, truncated = [output.tokens for output in outputs], [output.truncated for output in outputs]
+    note(request, served, tokens, truncated)
+    content = [list(output.values["hidden"]) for output in outputs]
+    return await large(content, sum(tokens) * served.model.dimensions, truncated_header(truncated))
+
+
+async def embed_sparse(service: Service, body: bodies.TextsRequest, request: Request) -> Response:
+    """The weighted tokens of texts, by a model with a sparse head."""
+    served = service.find(body.model, "embed", "sparse")
+    out = await served.embed(texts_of(body.inputs), replace(options(body, body.prompt_name), heads=("sparse",)))
+    note(request, served, out.tokens, out.truncated)
+    content = [[{"index": id, "value": value} for id, value in row.items()] for row in out.sparse or ()]
+    return await large(content, 2 * sum(out.tokens), truncated_header(out.truncated))
+
+
+async def similarity(service: Service, body: bodies.SimilarityRequest, request: Request) -> Response:
+    """How near sentences are to a sentence."""
+    parameters = body.settled()
+    served = service.find(parameters.model, "embed")
+    texts = [body.inputs.source_sentence, *body.inputs.sentences]
+    out = await served.embed(texts, replace(options(parameters, parameters.prompt_name), normalize=True))
+    note(request, served, out.tokens, out.truncated)
+    cosines = np.clip(out.dense[1:] @ out.dense[0], -1, 1)
+    return answer(list(cosines), headers=truncated_header(out.truncated[1:], out.truncated[0]))
+
+
+async def tokenize(service: Service, body: bodies.TokenizeRequest, request: Request) -> Response:
+    """The tokens of texts, none cut."""
+    served = service.find(body.model, "embed") if body.model or service.has("embed") else service.find(None, "rerank")
+    prompt = prompt_of(served.model.manifest.model, name=body.prompt_name) if body.prompt_name else ""
+    found = await served.pieces(texts_of(body.inputs), body.add_special_tokens is not False, prompt)
+    note(request, served, [len(pieces) for pieces in found], [])
+    return await large(found, 5 * sum(len(pieces) for pieces in found))
+
+
+POSTS = (
+    ("/embed", embed, bodies.Vectors),
+    ("/embed_all", embed_all, bodies.TokenVectors),
+    ("/embed_sparse", embed_sparse, bodies.SparseVectors),
+    ("/similarity", similarity, bodies.Similarities),
+    ("/tokenize", tokenize, bodies.Tokenized),
+)
+
+
+def router(service: Service, documented: Callable[..., Any]) -> APIRouter:
+    """See Dialect."""
+    routes = APIRouter(tags=["text-embeddings-inference"])
+    for path, work, success in POSTS:
+        routes.post(path, responses=documented(success, bodies.Error))(endpoint(service, work))
+
+    @routes.get("/info", responses=documented(bodies.Info, bodies.Error, 401))
+    async def info() -> Response:
+        """The first model, and the limits of this server."""
+        model, settings = next(iter(service.served.values())).model, service.settings
+        kind: dict[str, Any] = {"embedding": {"pooling": model.manifest.model.pooling}}
+        if model.task == "rerank":
+            kind = {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
+        return answer({
+            "model_id": model.name,
+            "model_sha": model.manifest.source["revision"],
+            "model_dtype": f"{model.manifest.target} {model.manifest.bits}-bit",
+            "model_type": kind,
+            "max_concurrent_requests": settings.max_queue,
+            "max_input_length": model.max_tokens,
+            "max_batch_tokens": settings.batch_tokens,
+            "max_batch_requests": None,
+            "max_client_batch_size": settings.max_inputs,
+            "auto_truncate": True,
+            "tokenization_workers": 1,
+            "version": shim.__version__,
+        })  # fmt: skip
+
+    return routes
