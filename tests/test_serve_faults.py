@@ -18,8 +18,8 @@ from support.servers import Server
 
 import shim
 from shim.serve.metrics import Metrics
+from shim.serve.models import Models
 from shim.serve.served import Options
-from shim.serve.service import Service
 from shim.serve.settings import Settings
 
 KEY = {"authorization": "Bearer admin"}
@@ -213,15 +213,15 @@ def test_a_replaced_model_that_cannot_answer_in_time_refuses(start: Callable[...
 
 def test_a_replaced_model_is_gone_without_a_collection(tiny_artifact: Path) -> None:
     """The server freezes what is there at its start: a cycle with the model in it would stay for ever."""
-    service = Service(Settings(), Metrics())
-    service.add(partial(shim.load, tiny_artifact))
-    (name,) = service.served
-    old = weakref.ref(service.served[name].model)
+    models = Models(Settings(), Metrics())
+    models.add(partial(shim.load, tiny_artifact))
+    (name,) = models.by_name
+    old = weakref.ref(models.by_name[name].model)
 
     async def replace() -> None:
-        await service.served[name].embed(["short", "long " * 200], Options())
+        await models.by_name[name].embed(["short", "long " * 200], Options())
         assert old() is not None
-        await service.reload(name)
+        await models.reload(name)
 
     gc.disable()
     try:
@@ -229,4 +229,4 @@ def test_a_replaced_model_is_gone_without_a_collection(tiny_artifact: Path) -> N
         assert old() is None
     finally:
         gc.enable()
-        service.close()
+        models.close()

@@ -8,8 +8,8 @@ import orjson
 from fastapi import Request, Response
 
 from shim.serve.logs import FACTS, GONE
+from shim.serve.models import Models
 from shim.serve.served import Served
-from shim.serve.service import Service
 
 TRUNCATED = "x-truncated"  # the header that says which texts were cut, where the answer is a bare array
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
@@ -49,11 +49,11 @@ async def respond(request: Request, work: Coroutine[Any, Any, Response]) -> Resp
         watcher.cancel()
 
 
-def endpoint(service: Service, work: Callable[[Service, Any, Request], Coroutine[Any, Any, Response]]) -> Endpoint:
+def endpoint(models: Models, work: Callable[[Models, Any, Request], Coroutine[Any, Any, Response]]) -> Endpoint:
     """The work as an endpoint of a route: it gets the models, and is given up where the client leaves."""
 
     async def answered(body: Any, request: Request) -> Response:
-        return await respond(request, work(service, body, request))
+        return await respond(request, work(models, body, request))
 
     answered.__name__, answered.__doc__ = work.__name__, work.__doc__
     answered.__annotations__["body"] = get_type_hints(work, include_extras=True)["body"]  # what the framework reads

@@ -19,9 +19,9 @@ from shim.serve.faults import Kind, Refusal
 from shim.serve.limits import OPEN, Body, Full, Keys
 from shim.serve.logs import Record
 from shim.serve.metrics import CONTENT_TYPE, Metrics
+from shim.serve.models import Models
 from shim.serve.refusals import invalid_refusal, refusal_response, usage_refusal
 from shim.serve.scheduler import BrokenOutputError
-from shim.serve.service import Service
 
 ERRORS = {
     400: "The request cannot be meant.",
@@ -76,23 +76,23 @@ def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) 
     return entries
 
 
-def create_app(service: Service, metrics: Metrics) -> FastAPI:
+def create_app(models: Models, metrics: Metrics) -> FastAPI:
     """The application over loaded models."""
     app = FastAPI(title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None)
     key = [Depends(HTTPBearer(auto_error=False, description="The server's key, where it has one."))]  # only documents it
-    routers = [dialect.router(service, documented) for dialect in DIALECTS]
+    routers = [dialect.router(models, documented) for dialect in DIALECTS]
     for router in routers:
         app.include_router(router, dependencies=key)
-    _add_health(app, service, metrics)
-    _add_reload(app, service, key)
+    _add_health(app, models, metrics)
+    _add_reload(app, models, key)
     _add_handlers(app)
     paths = app.openapi()["paths"]
     app.add_middleware(Direct, routes=[route for router in routers for route in router.routes])
-    app.add_middleware(Body, settings=service.settings)
-    app.add_middleware(Full, full=service.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
-    app.add_middleware(Keys, settings=service.settings)
-    if service.settings.origins:
-        origins, methods = service.settings.origins, ["GET", "POST"]
+    app.add_middleware(Body, settings=models.settings)
+    app.add_middleware(Full, full=models.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
+    app.add_middleware(Keys, settings=models.settings)
+    if models.settings.origins:
+        origins, methods = models.settings.origins, ["GET", "POST"]
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=EXPOSED
         )
@@ -100,25 +100,25 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     return app
 
 
-def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
+def _add_health(app: FastAPI, models: Models, metrics: Metrics) -> None:
     @app.get("/health/live", responses=documented(Health, Health, 503), tags=["health"])
     async def live() -> Response:
         """503 when a model's thread has ended: only a new process helps."""
-        dead = [name for name, found in service.served.items() if not found.thread.alive]
-        return answer({"status": "dead" if dead else "ok", "models": dead or list(service.served)}, 503 if dead else 200)
+        dead = [name for name, found in models.by_name.items() if not found.thread.alive]
+        return answer({"status": "dead" if dead else "ok", "models": dead or list(models.by_name)}, 503 if dead else 200)
 
     @app.get("/health/ready", responses=documented(Health, Health, 503), tags=["health"])
     async def ready() -> Response:
         """503 with the models whose batches fail, or whose outputs were not finite."""
-        bad = service.unready
-        return answer({"status": "unready" if bad else "ok", "models": bad or list(service.served)}, 503 if bad else 200)
+        bad = models.unready
+        return answer({"status": "unready" if bad else "ok", "models": bad or list(models.by_name)}, 503 if bad else 200)
 
     @app.get("/health", responses=documented(Health, tei_bodies.Error, 503), tags=["health", "text-embeddings-inference"])
     async def health() -> Response:
         """The same as `/health/ready`."""
-        if service.unready:
-            raise Refusal(Kind.UNREADY, f"not ready: {', '.join(service.unready)}")
-        return answer({"status": "ok", "models": list(service.served)})
+        if models.unready:
+            raise Refusal(Kind.UNREADY, f"not ready: {', '.join(models.unready)}")
+        return answer({"status": "ok", "models": list(models.by_name)})
 
     @app.get("/metrics", responses={200: {"content": {CONTENT_TYPE: {}}}}, response_class=Response, tags=["health"])
     async def figures() -> Response:
@@ -126,7 +126,7 @@ def _add_health(app: FastAPI, service: Service, metrics: Metrics) -> None:
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
 
-def _add_reload(app: FastAPI, service: Service, key: list[Any]) -> None:
+def _add_reload(app: FastAPI, models: Models, key: list[Any]) -> None:
     answers = documented(Reloaded, openai.Error, 400, 401, 404, 413) | {
         403: {"model": openai.Error, "description": "The server has no admin key."},
         409: {"model": openai.Error, "description": "What lies at the path now is not served; the old one stays."},
@@ -135,9 +135,9 @@ def _add_reload(app: FastAPI, service: Service, key: list[Any]) -> None:
     @app.post("/admin/reload", responses=answers, dependencies=key, tags=["admin"])
     async def reload(body: ReloadRequest) -> Response:
         """Serve what lies at the artifact's path now, once it is verified and warm."""
-        service.find(body.model, "")
+        models.find(body.model, "")
         try:
-            new = await service.reload(body.model)
+            new = await models.reload(body.model)
         except (SealportError, BrokenOutputError) as error:
             log.error("reload refused", extra={"model": body.model, "error": str(error)})
             raise Refusal(Kind.RELOAD, f"the old one stays: {error}", "model") from None

@@ -31,23 +31,23 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
     from shim.serve.app import create_app
     from shim.serve.logs import set_up
     from shim.serve.metrics import Metrics
-    from shim.serve.service import Service
+    from shim.serve.models import Models
 
     # Its threads, woken for every request, would take the cores from the models'.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = Metrics()
-    service = Service(settings, metrics)
+    models = Models(settings, metrics)
     with _bind(host, port) as listener:
         try:
             for opener in openers:
-                service.add(opener)
+                models.add(opener)
             set_up()
             shown = f"[{host}]" if ":" in host else host
             listener.listen(1024)  # who reads the next line may connect at once
-            names, address = ", ".join(service.served), f"http://{shown}:{listener.getsockname()[1]}"
-            facts = {"models": list(service.served), "address": address}
+            names, address = ", ".join(models.by_name), f"http://{shown}:{listener.getsockname()[1]}"
+            facts = {"models": list(models.by_name), "address": address}
             config = uvicorn.Config(
-                create_app(service, metrics),
+                create_app(models, metrics),
                 http=Protocol,
                 ws="none",
                 log_config=None,
@@ -58,11 +58,11 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
             )
             gc.freeze()  # all that stays: under load, collections would go through it again and again
             started = partial(log.info, "%s running on %s", names, address, extra=facts)
-            Server(config, started, service.refuse).run(sockets=[listener])
-            log.info("stopped", extra={"unanswered": service.unanswered})
+            Server(config, started, models.refuse).run(sockets=[listener])
+            log.info("stopped", extra={"unanswered": models.unanswered})
         finally:
-            ended = service.close()
-    code = int(service.unanswered > 0)
+            ended = models.close()
+    code = int(models.unanswered > 0)
     if not ended:
         # A batch that hangs is in a runtime's own code, which would abort an interpreter that ends under it.
         logging.shutdown()

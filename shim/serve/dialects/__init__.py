@@ -7,7 +7,7 @@ from fastapi import APIRouter
 
 from shim.serve.dialects import openai, rerank, tei
 from shim.serve.faults import Refusal
-from shim.serve.service import Service
+from shim.serve.models import Models
 
 
 class Dialect(Protocol):
@@ -18,7 +18,7 @@ class Dialect(Protocol):
     def error(self, refusal: Refusal) -> dict[str, Any]:
         """The body of an answer that is no success."""
 
-    def router(self, service: Service, documented: Callable[..., Any]) -> APIRouter:
+    def router(self, models: Models, documented: Callable[..., Any]) -> APIRouter:
         """Its routes; `documented(success, failure)` gives the OpenAPI entries of their answers."""
 
 

@@ -15,7 +15,7 @@ from shim.model import Embeddings, Model
 from shim.serve.answers import answer, endpoint, large, note
 from shim.serve.dialects.jina import JinaFields, pack
 from shim.serve.faults import Kind, Refusal
-from shim.serve.service import Service
+from shim.serve.models import Models
 
 TEXTS = {"anyOf": [
     {"type": "string", "minLength": 1},
@@ -160,29 +160,29 @@ def describe(model: Model) -> dict[str, Any]:
     return {"id": model.name, "object": "model", "created": created, "owned_by": "sealport", **model.info()}
 
 
-async def embeddings(service: Service, body: EmbeddingsRequest, request: Request) -> Response:
+async def embeddings(models: Models, body: EmbeddingsRequest, request: Request) -> Response:
     """Vectors of texts."""
-    served = service.find(body.model, "embed")
+    served = models.find(body.model, "embed")
     out = await served.embed(texts_of(body.input), body.options(body.dimensions, served.model.manifest.model))
     note(request, served, out.tokens, out.truncated)
     content = response(served.model.name, out, body.embedding_type or body.encoding_format or "float")
     return await large(content, out.dense.size + sum(vectors.size for vectors in out.colbert or ()))
 
 
-def router(service: Service, documented: Callable[..., Any]) -> APIRouter:
+def router(models: Models, documented: Callable[..., Any]) -> APIRouter:
     """See Dialect."""
     routes = APIRouter(tags=["OpenAI and Jina"])
 
-    routes.post("/v1/embeddings", responses=documented(EmbeddingsResponse, Error))(endpoint(service, embeddings))
+    routes.post("/v1/embeddings", responses=documented(EmbeddingsResponse, Error))(endpoint(models, embeddings))
 
-    @routes.get("/v1/models", responses=documented(ModelList, Error, 401))
-    async def models() -> Response:
+    @routes.get("/v1/models", name="models", responses=documented(ModelList, Error, 401))
+    async def listed() -> Response:
         """What is served."""
-        return answer({"object": "list", "data": [describe(found.model) for found in service.served.values()]})
+        return answer({"object": "list", "data": [describe(found.model) for found in models.by_name.values()]})
 
     @routes.get("/v1/models/{name}", responses=documented(ServedModel, Error, 401, 404))
     async def model(name: str) -> Response:
         """One of the models."""
-        return answer(describe(service.find(name, "").model))
+        return answer(describe(models.find(name, "").model))
 
     return routes

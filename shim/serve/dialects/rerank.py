@@ -13,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, Str
 from shim.serve.answers import answer, endpoint, note
 from shim.serve.dialects import tei, tei_bodies
 from shim.serve.faults import Refusal
+from shim.serve.models import Models
 from shim.serve.served import Served
-from shim.serve.service import Service
 
 PATHS = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
 TAGS = frozenset({"cohere", "tei"})  # of the bodies of PATHS
@@ -113,9 +113,9 @@ def error(refusal: Refusal) -> dict[str, Any]:
     return {"message": refusal.message} | tei.error(refusal)
 
 
-async def rerank(service: Service, body: RerankBody, request: Request) -> Response:
+async def rerank(models: Models, body: RerankBody, request: Request) -> Response:
     """Documents by relevance to a query; `texts` in place of `documents` gets TEI's bare array."""
-    served = service.find(body.model, "rerank")
+    served = models.find(body.model, "rerank")
     if isinstance(body, TextsRequest):
         return await _rerank_texts(served, body, request)
     texts = [item if isinstance(item, str) else item.text for item in body.documents]
@@ -150,9 +150,9 @@ async def _rerank_texts(served: Served, body: TextsRequest, request: Request) ->
     return answer(content, headers=tei.truncated_header(truncated))
 
 
-def router(service: Service, documented: Callable[..., Any]) -> APIRouter:
+def router(models: Models, documented: Callable[..., Any]) -> APIRouter:
     """See Dialect."""
     routes = APIRouter(tags=["text-embeddings-inference", "Cohere and Jina"])
     for path in sorted(PATHS):
-        routes.post(path, responses=documented(Reranked, RerankError))(endpoint(service, rerank))
+        routes.post(path, responses=documented(Reranked, RerankError))(endpoint(models, rerank))
     return routes

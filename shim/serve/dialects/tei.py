@@ -16,8 +16,8 @@ from shim.serve.answers import TRUNCATED, answer, endpoint, large, note
 from shim.serve.dialects import tei_bodies as bodies
 from shim.serve.dialects.openai import texts_of
 from shim.serve.faults import Refusal
+from shim.serve.models import Models
 from shim.serve.served import Options
-from shim.serve.service import Service
 
 PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health"})
 SHOWN = 200  # texts named in the header TRUNCATED, so that it stays one that proxies take
@@ -41,18 +41,18 @@ def truncated_header(truncated: Sequence[bool], source: bool = False) -> dict[st
     return {TRUNCATED: ",".join(cut[:SHOWN]) + (",..." if len(cut) > SHOWN else "")} if cut else {}
 
 
-async def embed(service: Service, body: bodies.EmbedRequest, request: Request) -> Response:
+async def embed(models: Models, body: bodies.EmbedRequest, request: Request) -> Response:
     """Vectors of texts."""
-    served = service.find(body.model, "embed")
+    served = models.find(body.model, "embed")
     asked = replace(options(body, body.prompt_name), dimensions=body.dimensions, normalize=body.normalize)
     out = await served.embed(texts_of(body.inputs), asked)
     note(request, served, out.tokens, out.truncated)
     return await large(list(out.dense), out.dense.size, truncated_header(out.truncated))
 
 
-async def embed_all(service: Service, body: bodies.TextsRequest, request: Request) -> Response:
+async def embed_all(models: Models, body: bodies.TextsRequest, request: Request) -> Response:
     """The hidden states of every token, before pooling."""
-    served = service.find(body.model, "embed")
+    served = models.find(body.model, "embed")
     outputs = await served.hidden(texts_of(body.inputs), options(body, body.prompt_name))
     tokens, truncated = [output.tokens for output in outputs], [output.truncated for output in outputs]
     note(request, served, tokens, truncated)
@@ -60,19 +60,19 @@ async def embed_all(service: Service, body: bodies.TextsRequest, request: Reques
     return await large(content, sum(tokens) * served.model.dimensions, truncated_header(truncated))
 
 
-async def embed_sparse(service: Service, body: bodies.TextsRequest, request: Request) -> Response:
+async def embed_sparse(models: Models, body: bodies.TextsRequest, request: Request) -> Response:
     """The weighted tokens of texts, by a model with a sparse head."""
-    served = service.find(body.model, "embed", "sparse")
+    served = models.find(body.model, "embed", "sparse")
     out = await served.embed(texts_of(body.inputs), replace(options(body, body.prompt_name), heads=("sparse",)))
     note(request, served, out.tokens, out.truncated)
     content = [[{"index": id, "value": value} for id, value in row.items()] for row in out.sparse or ()]
     return await large(content, 2 * sum(out.tokens), truncated_header(out.truncated))
 
 
-async def similarity(service: Service, body: bodies.SimilarityRequest, request: Request) -> Response:
+async def similarity(models: Models, body: bodies.SimilarityRequest, request: Request) -> Response:
     """How near sentences are to a sentence."""
     parameters = body.settled()
-    served = service.find(parameters.model, "embed")
+    served = models.find(parameters.model, "embed")
     texts = [body.inputs.source_sentence, *body.inputs.sentences]
     out = await served.embed(texts, replace(options(parameters, parameters.prompt_name), normalize=True))
     note(request, served, out.tokens, out.truncated)
@@ -80,9 +80,9 @@ async def similarity(service: Service, body: bodies.SimilarityRequest, request: 
     return answer(list(cosines), headers=truncated_header(out.truncated[1:], out.truncated[0]))
 
 
-async def tokenize(service: Service, body: bodies.TokenizeRequest, request: Request) -> Response:
+async def tokenize(models: Models, body: bodies.TokenizeRequest, request: Request) -> Response:
     """The tokens of texts, none cut."""
-    served = service.find(body.model, "embed") if body.model or service.has("embed") else service.find(None, "rerank")
+    served = models.find(body.model, "embed") if body.model or models.has("embed") else models.find(None, "rerank")
     prompt = prompt_of(served.model.manifest.model, name=body.prompt_name) if body.prompt_name else ""
     found = await served.pieces(texts_of(body.inputs), body.add_special_tokens is not False, prompt)
     note(request, served, [len(pieces) for pieces in found], [])
@@ -98,16 +98,16 @@ POSTS = (
 )
 
 
-def router(service: Service, documented: Callable[..., Any]) -> APIRouter:
+def router(models: Models, documented: Callable[..., Any]) -> APIRouter:
     """See Dialect."""
     routes = APIRouter(tags=["text-embeddings-inference"])
     for path, work, success in POSTS:
-        routes.post(path, responses=documented(success, bodies.Error))(endpoint(service, work))
+        routes.post(path, responses=documented(success, bodies.Error))(endpoint(models, work))
 
     @routes.get("/info", responses=documented(bodies.Info, bodies.Error, 401))
     async def info() -> Response:
         """The first model, and the limits of this server."""
-        model, settings = next(iter(service.served.values())).model, service.settings
+        model, settings = next(iter(models.by_name.values())).model, models.settings
         kind: dict[str, Any] = {"embedding": {"pooling": model.manifest.model.pooling}}
         if model.task == "rerank":
             kind = {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}

@@ -11,12 +11,12 @@ from shim.serve.served import Served, overloaded
 from shim.serve.settings import Settings
 
 
-class Service:
+class Models:
     """All that is served. The first artifact of a recipe answers to the recipe's name, too."""
 
     def __init__(self, settings: Settings, metrics: Metrics):
         self.settings, self.metrics = settings, metrics
-        self.served: dict[str, Served] = {}
+        self.by_name: dict[str, Served] = {}
         self.aliases: dict[str, str] = {}
         self._replaced: list[Served] = []  # which still have requests to answer
         self.unanswered = 0  # requests that the end came too early for
@@ -25,29 +25,29 @@ class Service:
     def add(self, opener: Callable[[], Model]) -> None:
         """Load one more artifact. Raises what `opener` raises, and UsageError for a name given twice."""
         found = Served(opener, self.settings, self.metrics)
-        if found.model.name in self.served:
+        if found.model.name in self.by_name:
             found.close(drain=False)
             raise UsageError(f"{found.model.name} is given twice")
-        self.served[found.model.name] = found
+        self.by_name[found.model.name] = found
         self.aliases.setdefault(found.model.manifest.recipe, found.model.name)
 
     def find(self, name: str | None, task: str, head: str = "") -> Served:
         """The artifact of that name; where none is asked for, the first of the task with that head. Raises Refusal."""
         if name is None:
-            for found in self.served.values():
+            for found in self.by_name.values():
                 if found.model.task == task and head in ("", *found.model.manifest.model.heads):
                     return found
             raise Refusal(Kind.NO_MODEL, f"no {head} {task} model is served here".replace("  ", " "), "model")
-        found_or_none = self.served.get(self.aliases.get(name, name))
+        found_or_none = self.by_name.get(self.aliases.get(name, name))
         if found_or_none is None:
-            message = f"model {name[:100]!r} is not served here; there is {', '.join(self.served)}"
+            message = f"model {name[:100]!r} is not served here; there is {', '.join(self.by_name)}"
             raise Refusal(Kind.NO_MODEL, message, "model")
         return found_or_none
 
     def full(self) -> Refusal | None:
         """The refusal of a request that no model would accept now, whichever it names."""
         error = None
-        for found in self.served.values():
+        for found in self.by_name.values():
             error = found.thread.full()
             if error is None:
                 return None
@@ -55,12 +55,12 @@ class Service:
 
     def has(self, task: str) -> bool:
         """Whether a model of that task is served."""
-        return any(found.model.task == task for found in self.served.values())
+        return any(found.model.task == task for found in self.by_name.values())
 
     @property
     def unready(self) -> list[str]:
         """Models that do not answer as they should."""
-        return [name for name, found in self.served.items() if not found.thread.ready]
+        return [name for name, found in self.by_name.items() if not found.thread.ready]
 
     async def reload(self, name: str) -> Served:
         """Load what lies at the artifact's path now, beside the old one, which serves until the new one is verified and warm.
@@ -73,7 +73,7 @@ class Service:
             if new.model.name != old.model.name:
                 new.close(drain=False)
                 raise UsageError(f"the path holds {new.model.name} now, not {old.model.name}; restart to serve another model")
-            self.served[old.model.name] = new
+            self.by_name[old.model.name] = new
             new.thread.succeed(old.thread)
             # Requests that the old one accepted are still answered by it, unless it hangs.
             self._replaced.append(old)
@@ -84,9 +84,9 @@ class Service:
 
     def refuse(self) -> None:
         """Take no more requests, and refuse those accepted: their time is over."""
-        self.unanswered += sum(found.thread.refuse() for found in (*self.served.values(), *self._replaced))
+        self.unanswered += sum(found.thread.refuse() for found in (*self.by_name.values(), *self._replaced))
 
     def close(self) -> bool:
         """End every model after the batch in progress, and say whether all did; two seconds are enough for one that can."""
-        ended = [found.close(drain=False, timeout=2) for found in (*self.served.values(), *self._replaced)]
+        ended = [found.close(drain=False, timeout=2) for found in (*self.by_name.values(), *self._replaced)]
         return all(ended)
