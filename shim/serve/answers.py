@@ -9,7 +9,7 @@ from fastapi import Request, Response
 
 from shim.serve.logs import FACTS, GONE
 from shim.serve.models import Models
-from shim.serve.served import Served
+from shim.serve.served_model import ServedModel
 
 TRUNCATED = "x-truncated"  # the header that says which texts were cut, where the answer is a bare array
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
@@ -60,7 +60,7 @@ def endpoint(models: Models, work: Callable[[Models, Any, Request], Coroutine[An
     return answered
 
 
-def note(request: Request, served: Served, tokens: Sequence[int], truncated: Sequence[bool]) -> None:
+def note(request: Request, served: ServedModel, tokens: Sequence[int], truncated: Sequence[bool]) -> None:
     """What the log says of this request."""
     facts = {"model": served.model.name, "texts": len(tokens), "tokens": sum(tokens), "truncated": sum(truncated)}
     request.scope[FACTS].update(facts)

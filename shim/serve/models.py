@@ -7,7 +7,7 @@ from shim.errors import UsageError
 from shim.model import Model
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
-from shim.serve.served import Served, overloaded
+from shim.serve.served_model import ServedModel, overloaded
 from shim.serve.settings import Settings
 
 
@@ -16,22 +16,22 @@ class Models:
 
     def __init__(self, settings: Settings, metrics: Metrics):
         self.settings, self.metrics = settings, metrics
-        self.by_name: dict[str, Served] = {}
+        self.by_name: dict[str, ServedModel] = {}
         self.aliases: dict[str, str] = {}
-        self._replaced: list[Served] = []  # which still have requests to answer
+        self._replaced: list[ServedModel] = []  # which still have requests to answer
         self.unanswered = 0  # requests that the end came too early for
         self._reloading = asyncio.Lock()
 
     def add(self, opener: Callable[[], Model]) -> None:
         """Load one more artifact. Raises what `opener` raises, and UsageError for a name given twice."""
-        found = Served(opener, self.settings, self.metrics)
+        found = ServedModel(opener, self.settings, self.metrics)
         if found.model.name in self.by_name:
             found.close(drain=False)
             raise UsageError(f"{found.model.name} is given twice")
         self.by_name[found.model.name] = found
         self.aliases.setdefault(found.model.manifest.recipe, found.model.name)
 
-    def find(self, name: str | None, task: str, head: str = "") -> Served:
+    def find(self, name: str | None, task: str, head: str = "") -> ServedModel:
         """The artifact of that name; where none is asked for, the first of the task with that head. Raises Refusal."""
         if name is None:
             for found in self.by_name.values():
@@ -62,14 +62,14 @@ class Models:
         """Models that do not answer as they should."""
         return [name for name, found in self.by_name.items() if not found.thread.ready]
 
-    async def reload(self, name: str) -> Served:
+    async def reload(self, name: str) -> ServedModel:
         """Load what lies at the artifact's path now, beside the old one, which serves until the new one is verified and warm.
 
         Raises whatever is wrong with the new one; the old one stays then.
         """
         async with self._reloading:
             old = self.find(name, "")
-            new = await asyncio.to_thread(Served, old.opener, self.settings, self.metrics)
+            new = await asyncio.to_thread(ServedModel, old.opener, self.settings, self.metrics)
             if new.model.name != old.model.name:
                 new.close(drain=False)
                 raise UsageError(f"the path holds {new.model.name} now, not {old.model.name}; restart to serve another model")

@@ -14,7 +14,7 @@ from shim.serve.answers import answer, endpoint, note
 from shim.serve.dialects import tei, tei_bodies
 from shim.serve.faults import Refusal
 from shim.serve.models import Models
-from shim.serve.served import Served
+from shim.serve.served_model import ServedModel
 
 PATHS = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
 TAGS = frozenset({"cohere", "tei"})  # of the bodies of PATHS
@@ -138,7 +138,7 @@ async def rerank(models: Models, body: RerankBody, request: Request) -> Response
     })  # fmt: skip
 
 
-async def _rerank_texts(served: Served, body: TextsRequest, request: Request) -> Response:
+async def _rerank_texts(served: ServedModel, body: TextsRequest, request: Request) -> Response:
     ranked = await served.rerank(body.query, body.texts, None, body.truncate is not False, body.side)
     truncated = [item.truncated for item in sorted(ranked, key=lambda item: item.index)]
     note(request, served, [item.tokens for item in ranked], truncated)

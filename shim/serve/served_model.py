@@ -46,7 +46,7 @@ class Options:
     late_chunking: bool = False
 
 
-class Served:
+class ServedModel:
     """One artifact being served: its model's thread, and its tokenizer, with a thread for long texts; used by one at a time."""
 
     def __init__(self, opener: Callable[[], Model], settings: Settings, metrics: Metrics):
