@@ -1,23 +1,23 @@
-"""The line of jobs: whose turn it is, what goes into a batch, and how long a text can be passed over."""
+"""The queue of requests: whose turn it is, what goes into a batch, and how long a text can be passed over."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.batches import SMALL, WASTE, batches
-from shim.serve.batching import AHEAD, LOOKAHEAD, Item, Job, Line, fill
+from shim.serve.queue import AHEAD, LOOKAHEAD, Queue, Request, Text, fill
 from shim.text import Encoded
 
 LENGTHS = st.lists(st.integers(1, 600), min_size=1, max_size=120)
 BUDGET = 1024
 
 
-def job(lengths: list[int], heads: tuple[str, ...] = ("dense",)) -> tuple[Job, list[Item]]:
-    made = Job(heads, len(lengths), lambda _: None)
-    return made, [Item(made, row, Encoded([7] * length, [0] * length, False), 0.0) for row, length in enumerate(lengths)]
+def job(lengths: list[int], heads: tuple[str, ...] = ("dense",)) -> tuple[Request, list[Text]]:
+    made = Request(heads, len(lengths), lambda _: None)
+    return made, [Text(made, row, Encoded([7] * length, [0] * length, False), 0.0) for row, length in enumerate(lengths)]
 
 
-def line(*jobs: tuple[Job, list[Item]]) -> Line:
-    made = Line(BUDGET)
+def line(*jobs: tuple[Request, list[Text]]) -> Queue:
+    made = Queue(BUDGET)
     for one, items in jobs:
         made.add(one, items)
     return made
@@ -37,12 +37,12 @@ def test_a_batch_holds_the_first_and_stays_in_its_budget_without_waste(lengths: 
 def test_every_text_is_computed_once_and_within_its_bound(sizes: list[list[int]]) -> None:
     jobs = [job(lengths) for lengths in sizes]
     waiting = line(*jobs)
-    seen: list[Item] = []
+    seen: list[Text] = []
     taken = 0
     while batch := waiting.take():
         taken += 1
         for item in batch:
-            assert taken <= len(jobs) * (item.row + 1), "a text was passed over for longer than the line promises"
+            assert taken <= len(jobs) * (item.row + 1), "a text was passed over for longer than the queue promises"
         seen += batch
     assert len(seen) == len(set(map(id, seen))) == sum(map(len, sizes))
     assert waiting.waiting == 0
@@ -65,7 +65,7 @@ def test_a_text_unlike_all_others_is_not_passed_over() -> None:
 
 def test_heads_are_not_mixed() -> None:
     waiting = line(job([9, 9]), job([9, 9], ("dense", "sparse")))
-    assert [{item.job.heads for item in waiting.take()} for _ in range(2)] == [{("dense",)}, {("dense", "sparse")}]
+    assert [{item.request.heads for item in waiting.take()} for _ in range(2)] == [{("dense",)}, {("dense", "sparse")}]
 
 
 def test_short_texts_of_many_jobs_go_together() -> None:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from shim.model import Model, Output
-from shim.serve.batching import Item, Job, Line
 from shim.serve.metrics import Metrics
+from shim.serve.queue import Queue, Request, Text
 from shim.text import Encoded
 
 FAILURES = 3  # batches that fail in a row before the model counts as not ready
@@ -17,11 +17,11 @@ log = logging.getLogger("shim")
 
 
 class BatchError(Exception):
-    """The batch that held a text of this job failed."""
+    """The batch that held a text of this request failed."""
 
 
 class BrokenOutputError(Exception):
-    """An output of this job is NaN or infinite."""
+    """An output of this request is NaN or infinite."""
 
 
 class ClosedError(Exception):
@@ -37,14 +37,14 @@ class FullError(Exception):
 
 
 class ModelThread:
-    """A model, its line of jobs, and the only thread that computes with it."""
+    """A model, its queue of requests, and the only thread that computes with it."""
 
     def __init__(self, opener: Callable[[], Model], metrics: Metrics, budget: int, max_requests: int):
         """Load and warm the model in its own thread and wait for it; whatever goes wrong there is raised here."""
         self.opener, self.metrics, self.max_requests = opener, metrics, max_requests
         self.model: Model
-        self._line, self._condition = Line(budget), threading.Condition()
-        self._jobs: set[Job] = set()
+        self._queue, self._condition = Queue(budget), threading.Condition()
+        self._requests: set[Request] = set()
         self._closing = self._broken = self._replaced = False
         self._failures = 0
         self._batch_seconds = 0.1  # a running mean
@@ -67,36 +67,36 @@ class ModelThread:
         return self._thread.is_alive() and not self._closing
 
     def full(self) -> FullError | None:
-        """Why no job is accepted now, if so."""
-        waiting = len(self._jobs)
+        """Why no request is accepted now, if so."""
+        waiting = len(self._requests)
         if waiting < self.max_requests:
             return None
         seconds = self._batch_seconds * waiting  # each has a turn, a batch long
         return FullError(waiting, max(1, min(60, round(seconds))))
 
-    def open(self, job: Job) -> None:
-        """Accept a job, whose texts then come by `put`. Raises FullError or ClosedError."""
+    def open(self, request: Request) -> None:
+        """Accept a request, whose texts then come by `put`. Raises FullError or ClosedError."""
         with self._condition:
             if self._closing:
                 raise ClosedError
             if (full := self.full()) is not None:
                 raise full
-            self._jobs.add(job)
+            self._requests.add(request)
             self._show()
 
-    def put(self, job: Job, row: int, encoded: Sequence[Encoded]) -> None:
-        """Texts of an accepted job, the first of which is its `row`."""
+    def put(self, request: Request, row: int, encoded: Sequence[Encoded]) -> None:
+        """Texts of an accepted request, the first of which is its `row`."""
         now = time.perf_counter()
         with self._condition:
-            if job in self._jobs:
-                self._line.add(job, [Item(job, row + index, text, now) for index, text in enumerate(encoded)])
+            if request in self._requests:
+                self._queue.add(request, [Text(request, row + index, one, now) for index, one in enumerate(encoded)])
                 self._condition.notify()
 
-    def drop(self, job: Job) -> None:
-        """Forget a job; nothing of it that still waits is computed. Its `finish` is not called any more."""
+    def drop(self, request: Request) -> None:
+        """Forget a request; nothing of it that still waits is computed. Its `finish` is not called any more."""
         with self._condition:
-            self._jobs.discard(job)
-            self._line.drop(job)
+            self._requests.discard(request)
+            self._queue.drop(request)
             self._show()
             self._condition.notify()
 
@@ -106,16 +106,16 @@ class ModelThread:
         self._show()
 
     def refuse(self) -> int:
-        """Take no more jobs, and end those accepted unanswered; how many that were."""
+        """Take no more requests, and end those accepted unanswered; how many that were."""
         with self._condition:
-            self._closing, jobs = True, list(self._jobs)
-            for job in jobs:
-                self._end(job, ClosedError("the model is stopping"))
+            self._closing, requests = True, list(self._requests)
+            for request in requests:
+                self._end(request, ClosedError("the model is stopping"))
             self._condition.notify()
-        return len(jobs)
+        return len(requests)
 
     def close(self, drain: bool = True, timeout: float | None = None) -> bool:
-        """Take no more jobs and end: after those accepted, or (not `drain`) after the batch in progress; whether it did."""
+        """Take no more requests and end: after those accepted, or (not `drain`) after the batch in progress; whether it did."""
         if not drain:
             self.refuse()
         with self._condition:
@@ -141,14 +141,14 @@ class ModelThread:
         while True:
             with self._condition:
                 woken = True
-                if not self._line.waiting and not (self._closing and not self._jobs):
+                if not self._queue.waiting and not (self._closing and not self._requests):
                     woken = self._condition.wait(PROBE_SECONDS if self._failures else None)
-                if self._closing and not self._jobs:
+                if self._closing and not self._requests:
                     return
-                batch = self._line.take()
-                hungry = [job for job in {item.job for item in batch} if not job.ahead(0.5)]
-            for job in hungry:
-                job.hungry()
+                batch = self._queue.take()
+                hungry = [request for request in {text.request for text in batch} if not request.ahead(0.5)]
+            for request in hungry:
+                request.hungry()
             if batch:
                 self._compute(batch)
             elif not woken:
@@ -172,21 +172,21 @@ class ModelThread:
             log.info("the model answers again", extra={"model": self.model.name})
         self._show()
 
-    def _compute(self, batch: list[Item]) -> None:
+    def _compute(self, batch: list[Text]) -> None:
         name, started = self.model.name, time.perf_counter()
-        for item in batch:
-            self.metrics.queue_seconds.labels(name).observe(started - item.since)
+        for text in batch:
+            self.metrics.queue_seconds.labels(name).observe(started - text.since)
         self.metrics.batch_texts.labels(name).observe(len(batch))
-        self.metrics.batch_tokens.labels(name).observe(len(batch) * max(item.length for item in batch))
+        self.metrics.batch_tokens.labels(name).observe(len(batch) * max(text.length for text in batch))
         try:
-            outputs = self.model.compute([item.encoded for item in batch], batch[0].job.heads)
+            outputs = self.model.compute([text.encoded for text in batch], batch[0].request.heads)
         except Exception as error:  # whatever a runtime raises, out of memory too: this batch fails, the next may not
             self._failures += 1
             self.metrics.failures.labels(name).inc()
             log.error("a batch failed", extra={"model": name, "error": type(error).__name__, "texts": len(batch)})
             with self._condition:
-                for item in batch:
-                    self._end(item.job, BatchError(f"{name}: the batch failed ({type(error).__name__})"))
+                for text in batch:
+                    self._end(text.request, BatchError(f"{name}: the batch failed ({type(error).__name__})"))
             self._show()
             return
         self._failures = 0
@@ -194,32 +194,32 @@ class ModelThread:
         self._batch_seconds += 0.1 * (seconds - self._batch_seconds)
         self.metrics.inference_seconds.labels(name).observe(seconds)
         with self._condition:
-            for item, output in zip(batch, outputs, strict=True):
-                self._settle(item, output)
+            for text, output in zip(batch, outputs, strict=True):
+                self._settle(text, output)
         self._show()
 
-    def _settle(self, item: Item, output: Output) -> None:
-        job = item.job
+    def _settle(self, text: Text, output: Output) -> None:
+        request = text.request
         if output.broken:
             self._broken = True
             self.metrics.not_finite.labels(self.model.name).inc()
             log.error("an output is not finite", extra={"model": self.model.name, "head": output.broken})
-            message = f"{self.model.name}: NaN or infinity in the {output.broken} output of text {item.row}"
-            self._end(job, BrokenOutputError(message))
+            message = f"{self.model.name}: NaN or infinity in the {output.broken} output of text {text.row}"
+            self._end(request, BrokenOutputError(message))
             return
-        job.outputs[item.row] = output
-        if len(job.outputs) == job.count:
-            self._end(job, [job.outputs[row] for row in range(job.count)])
+        request.outputs[text.row] = output
+        if len(request.outputs) == request.count:
+            self._end(request, [request.outputs[row] for row in range(request.count)])
 
-    def _end(self, job: Job, outcome: list[Output] | Exception) -> None:
-        if job in self._jobs:
-            self._jobs.remove(job)
-            self._line.drop(job)
-            job.finish(outcome)
+    def _end(self, request: Request, outcome: list[Output] | Exception) -> None:
+        if request in self._requests:
+            self._requests.remove(request)
+            self._queue.drop(request)
+            request.finish(outcome)
 
     def _show(self) -> None:
         if self._replaced:
             return
-        self.metrics.queue_depth.labels(self.model.name).set(self._line.waiting)
-        self.metrics.queue_requests.labels(self.model.name).set(len(self._jobs))
+        self.metrics.queue_depth.labels(self.model.name).set(self._queue.waiting)
+        self.metrics.queue_requests.labels(self.model.name).set(len(self._requests))
         self.metrics.ready.labels(self.model.name).set(int(self.ready))

@@ -13,9 +13,9 @@ from shim.checks import check_text, check_texts
 from shim.model import Embeddings, Model, Output, Ranked
 from shim.pooling import PER_TOKEN, check_dimensions
 from shim.prompts import prompt_of
-from shim.serve.batching import Job
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
+from shim.serve.queue import Request
 from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread
 from shim.serve.settings import Settings
 from shim.text import Encoded, Piece
@@ -123,13 +123,13 @@ class ServedModel:
         def finish(outcome: list[Output] | Exception) -> None:
             loop.call_soon_threadsafe(settle, outcome)
 
-        job = Job(heads, len(texts), finish, lambda: loop.call_soon_threadsafe(room.set))
+        request = Request(heads, len(texts), finish, lambda: loop.call_soon_threadsafe(room.set))
         try:
-            self.thread.open(job)
+            self.thread.open(request)
             done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may fail while we tokenize
             row = tokens = 0
             for part in _parts(texts, each):
-                while job.ahead() and not done.done():
+                while request.ahead() and not done.done():
                     room.clear()
                     await room.wait()
                 if done.done():
@@ -137,7 +137,7 @@ class ServedModel:
                 encoded = await self._tokenize(partial(encode, part), sum(map(len, part)) + each * len(part))
                 tokens += sum(len(item.ids) for item in encoded)
                 self._check_part(encoded, row, truncate, tokens, heads)
-                self.thread.put(job, row, encoded)
+                self.thread.put(request, row, encoded)
                 row += len(part)
             return await done
         except FullError as error:
@@ -149,7 +149,7 @@ class ServedModel:
         except BatchError as error:
             raise Refusal(Kind.BATCH, str(error)) from None
         finally:
-            self.thread.drop(job)
+            self.thread.drop(request)
 
     async def _tokenize(self, call: Callable[[], T], characters: int) -> T:
         started = time.perf_counter()

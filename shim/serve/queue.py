@@ -1,4 +1,4 @@
-"""Whose texts are computed next: a line of jobs, taken from as batches. No threads, no clock, no HTTP."""
+"""Whose texts are computed next: a queue of requests, taken from as batches. No threads, no clock, no HTTP."""
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -14,8 +14,8 @@ AHEAD = 1 << 17  # tokens of a request that lie ready, and no more: as Python's 
 
 
 @dataclass(eq=False)
-class Job:
-    """The texts of one request. `finish` is called once, with the outputs in order or with what went wrong.
+class Request:
+    """One request and its texts. `finish` is called once, with the outputs in order or with what went wrong.
 
     Its texts may come in parts; `hungry` is called, from any thread, whenever few of them are left waiting.
     """
@@ -24,20 +24,20 @@ class Job:
     count: int
     finish: Callable[[list[Output] | Exception], None]
     hungry: Callable[[], object] = lambda: None
-    waiting: deque["Item"] = field(default_factory=deque)
+    waiting: deque["Text"] = field(default_factory=deque)
     outputs: dict[int, Output] = field(default_factory=dict)
 
     def ahead(self, part: float = 1.0) -> bool:
         """Whether that part of what may lie ready of it does."""
-        tokens = sum(item.length for item in tuple(self.waiting))  # another thread may take some meanwhile
+        tokens = sum(text.length for text in tuple(self.waiting))  # another thread may take some meanwhile
         return len(self.waiting) >= part * LOOKAHEAD or tokens >= part * AHEAD
 
 
 @dataclass(eq=False)
-class Item:
-    """One text: its job, its row there, and when it came."""
+class Text:
+    """One text: its request, its row there, and when it came."""
 
-    job: Job
+    request: Request
     row: int
     encoded: Encoded
     since: float
@@ -47,53 +47,53 @@ class Item:
         return len(self.encoded.ids)
 
 
-class Line:
-    """The jobs with texts that wait. Each batch is built around the next text of the job whose turn it is.
+class Queue:
+    """The requests with texts that wait. Each batch is built around the next text of the request whose turn it is.
 
-    So each job gets its turn whatever the others have, and no text is passed over for ever: it waits for as many batches as
-    there are jobs, times the texts of its own job before it, at most.
+    So each request gets its turn whatever the others have, and no text is passed over for ever: it waits for as many batches as
+    there are requests, times the texts of its own request before it, at most.
     """
 
     def __init__(self, budget: int):
         self.budget = budget
-        self.turns: deque[Job] = deque()  # with something waiting, in the order of their turns
+        self.turns: deque[Request] = deque()  # with something waiting, in the order of their turns
         self.waiting = 0
 
-    def add(self, job: Job, items: Sequence[Item]) -> None:
-        """More texts of a job."""
-        if items and not job.waiting:
-            self.turns.append(job)
-        job.waiting.extend(items)
-        self.waiting += len(items)
+    def add(self, request: Request, texts: Sequence[Text]) -> None:
+        """More texts of a request."""
+        if texts and not request.waiting:
+            self.turns.append(request)
+        request.waiting.extend(texts)
+        self.waiting += len(texts)
 
-    def drop(self, job: Job) -> None:
-        """Forget what waits of a job."""
-        if job.waiting:
-            self.turns.remove(job)
-            self.waiting -= len(job.waiting)
-            job.waiting.clear()
+    def drop(self, request: Request) -> None:
+        """Forget what waits of a request."""
+        if request.waiting:
+            self.turns.remove(request)
+            self.waiting -= len(request.waiting)
+            request.waiting.clear()
 
-    def take(self) -> list[Item]:
+    def take(self) -> list[Text]:
         """The next batch, all of the same heads. Empty when nothing waits."""
         if not self.turns:
             return []
         first = self.turns[0]
         batch = fill(list(islice(self._window(first.heads), LOOKAHEAD)), self.budget)
-        taken = {id(item) for item in batch}
-        for job in {id(item.job): item.job for item in batch}.values():
-            job.waiting = deque(item for item in job.waiting if id(item) not in taken)
+        taken = {id(text) for text in batch}
+        for request in {id(text.request): text.request for text in batch}.values():
+            request.waiting = deque(text for text in request.waiting if id(text) not in taken)
         self.waiting -= len(batch)
         self.turns.rotate(-1)
-        self.turns = deque(job for job in self.turns if job.waiting)
+        self.turns = deque(request for request in self.turns if request.waiting)
         return batch
 
-    def _window(self, heads: tuple[str, ...]) -> Iterator[Item]:
-        """The jobs' texts in turns: the first of each, then the second of each."""
-        rounds = zip_longest(*(islice(job.waiting, LOOKAHEAD) for job in self.turns if job.heads == heads))
-        return (item for item in chain.from_iterable(rounds) if item is not None)
+    def _window(self, heads: tuple[str, ...]) -> Iterator[Text]:
+        """The requests' texts in turns: the first of each, then the second of each."""
+        rounds = zip_longest(*(islice(request.waiting, LOOKAHEAD) for request in self.turns if request.heads == heads))
+        return (text for text in chain.from_iterable(rounds) if text is not None)
 
 
-def fill(window: Sequence[Item], budget: int) -> list[Item]:
+def fill(window: Sequence[Text], budget: int) -> list[Text]:
     """The first of the window and those nearest to it in length, as many as `fits` allows; a single text always fits."""
     order = sorted(range(len(window)), key=lambda index: window[index].length)
     low = high = order.index(0)
