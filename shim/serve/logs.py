@@ -55,7 +55,7 @@ class Lines(logging.Handler):
                 self.flush()
             elif len(self._lines) == 1:
                 asyncio.get_running_loop().call_later(WAIT, self.flush)
-        except Exception:
+        except Exception:  # any, as in logging's own handlers: a line that cannot be written fails nothing else
             self.handleError(record)
 
     def flush(self) -> None:
@@ -99,7 +99,7 @@ class Record:
 
         try:
             await self.app(scope, receive, sending)
-        except Exception:  # answered outside of this
+        except Exception:  # any, and raised again: the framework answers it with 500, but outside of this
             status, facts["kind"] = 500, "internal"
             raise
         finally:

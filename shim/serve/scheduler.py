@@ -130,7 +130,7 @@ class ModelThread:
             self.model = self.opener()
             self._warm = self.model.encoder.encode([WARM])[0]  # now: later the tokenizer is another thread's
             self._probe()
-        except BaseException as error:
+        except BaseException as error:  # any: it is raised again where the model was asked for
             self._error = error
             return
         finally:
@@ -165,7 +165,7 @@ class ModelThread:
     def _retry(self) -> None:
         try:
             self._probe()
-        except Exception as error:
+        except Exception as error:  # whatever a runtime raises, as in _compute
             log.error("the model fails a probe", extra={"model": self.model.name, "error": type(error).__name__})
         else:
             self._failures = 0
