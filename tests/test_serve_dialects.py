@@ -133,6 +133,14 @@ def test_rerank(post: Callable[..., Any], ranked: list[shim.Ranked], path: str) 
 
 
 @pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+@pytest.mark.parametrize("field", ["documents", "texts"])
+def test_a_reranker_has_no_prompt_names(post: Callable[..., Any], path: str, field: str) -> None:
+    body = {"query": QUERY, field: DOCUMENTS}
+    assert "leave prompt_name out" in post(path, body | {"prompt_name": "query"}, 400)["message"]
+    post(path, body | {"prompt_name": None})
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
 def test_teis_rerank(post: Callable[..., Any], ranked: list[shim.Ranked], path: str) -> None:
     answer = post(path, {"query": QUERY, "texts": DOCUMENTS})
     assert [item["index"] for item in answer] == [item.index for item in ranked]

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, StrictBool, StrictInt, StrictStr, Tag
 
+from shim.errors import UsageError
 from shim.serve.answers import answer, endpoint, note
 from shim.serve.dialects import tei, tei_bodies
 from shim.serve.faults import Refusal
@@ -20,6 +21,8 @@ PATHS = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
 TAGS = frozenset({"cohere", "tei"})  # of the bodies of PATHS
 DOCUMENTS = ["The ferry leaves at nine.", "Soup."]
 EXAMPLE: dict[str, Any] = {"model": "bge-reranker-v2-m3", "query": "When does it leave?", "documents": DOCUMENTS}
+
+PROMPT_NAME = Field(None, description="Refused, with the reason.")
 
 
 class Document(BaseModel):
@@ -41,6 +44,7 @@ class RerankRequest(BaseModel):
     instruction: StrictStr | None = Field(None, description="What relevance means, for a model that takes instructions.")
     raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
     truncate: StrictBool | None = Field(None, description="False refuses a document that is too long instead of cutting it.")
+    prompt_name: StrictStr | None = PROMPT_NAME
 
 
 class RankedDocument(BaseModel):
@@ -76,6 +80,7 @@ class TextsRequest(tei_bodies.Truncation):
     texts: list[StrictStr] = Field(min_length=1, fail_fast=True)
     raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
     return_text: StrictBool | None = None
+    prompt_name: StrictStr | None = PROMPT_NAME
 
 
 class Rank(BaseModel):
@@ -116,6 +121,8 @@ def error(refusal: Refusal) -> dict[str, Any]:
 async def rerank(models: Models, body: RerankBody, request: Request) -> Response:
     """Documents by relevance to a query; `texts` in place of `documents` gets TEI's bare array."""
     served = models.find(body.model, "rerank")
+    if body.prompt_name is not None:
+        raise UsageError("a reranker has no prompts by name; leave prompt_name out", "prompt_name")
     if isinstance(body, TextsRequest):
         return await _rerank_texts(served, body, request)
     texts = [item if isinstance(item, str) else item.text for item in body.documents]
