@@ -51,11 +51,13 @@ def has(kind: str, key: Any) -> bool:
 
 @functools.cache
 def code() -> str:
-    """A digest of this program's own files, for keys of what other code would make otherwise."""
+    """A digest of this program's own files but the server's, for keys of what other code would make otherwise."""
     digest = hashlib.sha256()
     for package in (converter, shim):
-        for path in sorted(Path(package.__path__[0]).rglob("*.py")):
-            digest.update(path.read_bytes())
+        folder = Path(package.__path__[0])
+        for path in sorted(folder.rglob("*.py")):
+            if folder / "serve" not in path.parents:
+                digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -10,15 +10,14 @@ import click
 import shim
 from converter import pipeline, show
 from converter.inventory import inventory, supported
+from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
-from converter.reverify import reverify
+from converter.targets import TARGETS
 from shim import artifact
 from shim.artifact import Manifest
 from shim.console import run, show_json
 from shim.pooling import POOLINGS
-
-RECORD = "quantization.json"
 
 
 class ConvertGroup(click.Group):
@@ -82,7 +81,7 @@ def main_group() -> None:
 
 @main_group.command("model", hidden=True)
 @click.argument("model")
-@click.option("--to", "target", type=click.Choice(sorted(pipeline.TARGETS)), required=True, help="The runtime to convert for.")
+@click.option("--to", "target", type=click.Choice(sorted(TARGETS)), required=True, help="The runtime to convert for.")
 @click.option("--bits", type=int, help="MLX: 2, 3, 4, 5, 6, 8, 16 (default 4); ONNX: 4, 8, 16, 32 (default 8).")
 @source_option
 @pooling_option
@@ -101,7 +100,7 @@ def main_group() -> None:
 )
 @click.option(
     "--effort",
-    type=click.Choice(pipeline.EFFORTS),
+    type=click.Choice(EFFORTS),
     help="fast rounds to nearest; balanced calibrates (default under 8 bits); max distils, too.",
 )
 @click.option(
@@ -148,7 +147,7 @@ def convert_model(
     known, origin, facts = resolve(model, source, pooling, normalize)
     for line in () if as_json else facts:
         click.echo(line, err=True)
-    request = pipeline.Request(
+    request = Request(
         recipe=known,
         target=target,
         bits=bits,
@@ -187,7 +186,7 @@ def print_recipe(model: str, pooling: str | None, normalize: bool | None) -> Non
 def verify(path: Path, source: str | None, corpus: Path | None, as_json: bool) -> int:
     """Measure an artifact again and seal the new figures; with --corpus they are only shown."""
     with StageProgress(quiet=as_json) as progress:
-        manifest = reverify(path, source, corpus, progress)
+        manifest = pipeline.verify(path, source, corpus, progress)
     return report(manifest, path, as_json)
 
 
@@ -198,7 +197,7 @@ def inspect(path: Path, as_json: bool) -> None:
     """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
-    record = artifact.read_object(path / RECORD) if RECORD in manifest.files else {}
+    record = artifact.read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
     if as_json:
         show_json({**facts(manifest, path), "search": record})
         return

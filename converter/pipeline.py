@@ -1,62 +1,35 @@
-"""The stages in order: recipe -> source -> quantize -> target -> verify -> seal -> rename."""
+"""The stages in order: resolve, choose codes, write, seal, measure, rename; and an artifact measured again."""
 
 import contextlib
 import dataclasses
-import importlib
 import importlib.metadata
 import json
+import os
 import platform
-import re
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 import shim
 from converter import card, companions, corpus
-from converter.attempts import Attempts, Goal, Quantized, layers, rounded
+from converter.bar import Bar
+from converter.candidate import Candidate, Judged
+from converter.job import Job, Request, resolve
 from converter.proof.measure import Progress, check_queries, measure, prepare
-from converter.quantize.plan import uniform
-from converter.recipe import Recipe
-from converter.source.checkpoint import Checkpoint, described
+from converter.recipe import Recipe, Source
+from converter.source.checkpoint import described
 from converter.source.open import open_source
-from converter.staging import check_destination, empty, staged
+from converter.source.settle import SETTLED
+from converter.staging import empty, staged
+from converter.strategy import strategy
 from shim import artifact
-from shim.architectures import architecture
 from shim.artifact import Manifest
-from shim.errors import NotFiniteError, UsageError
+from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
 
-if TYPE_CHECKING:  # it imports torch
-    from converter.maker import Maker
-
-EFFORTS = ("fast", "balanced", "max")
-CALIBRATED_BELOW = 8  # bits under which rounding alone does not do, so that calibration is the default
-COVERING = 800  # texts made of ours, with words that those do not have
-RAISING = 6000  # about so many calibration tokens show what to raise where rounding everything alike fell short
-TARGETS = ("mlx", "onnx")  # a module each in converter/targets, imported when it is wanted
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """One conversion, as asked for on the command line."""
-
-    recipe: Recipe
-    target: str
-    bits: int | None = None
-    source: str | None = None
-    out: Path = Path("artifacts")
-    parity: float | None = None
-    corpus: Path = corpus.VERIFICATION
-    calibration: Path | None = None  # texts to calibrate on, None for ours
-    effort: str | None = None  # one of EFFORTS; None for what the bits need
-    parity_on: str = "worst"  # or "mean"
-    strict_bits: bool = False
-    max_size: int | None = None  # bytes of the whole artifact
-    verified: bool = True
-    force: bool = False
-    accept_license: bool = False
+RECORD = "quantization.json"
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -64,161 +37,123 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
 
     Raises UsageError, SourceError or NotFiniteError; then nothing is left under the final name.
     """
-    target = _target(request.target)
-    recipe = request.recipe
-    if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
-        raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
-    bits = request.bits if request.bits is not None else 4 if request.max_size else target.DEFAULT_BITS
-    if bits not in target.BITS:
-        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
-    parity = recipe.parity.cosine if request.parity is None else request.parity
-    if not 0 < parity <= 1:
-        raise UsageError(f"parity must be over 0 and at most 1, not {parity}")
-    destination = request.out / (name := f"{recipe.name}-{request.target}-{bits}bit")
-    check_destination(destination, request.force)
-    texts, digest = corpus.judges(request.corpus, recipe.task), artifact.hash_file(request.corpus)
-    checkpoint = open_source(recipe, request.source)
-    recipe = dataclasses.replace(recipe, model=checkpoint.spec)
-    request = dataclasses.replace(request, recipe=recipe)
-    check_queries(checkpoint, recipe.model, recipe.task, texts)
-    module = architecture(recipe.architecture)
-    if request.target == "onnx":
-        checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
-    if bits < 16 and not uniform(layers(checkpoint), module.FULL_PRECISION, bits):
-        raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
-    goal = Goal(bits, parity, request.parity_on, request.strict_bits, request.max_size)
-    attempts = _attempts(request, checkpoint, goal, texts, progress)
-    witnessed: dict[str, Any] = {}
+    job = resolve(request)
+    search = strategy(job, progress)
+    witness: dict[str, Any] = {}
     if request.verified:
         with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
-            witnessed = prepare(checkpoint, recipe.task, texts, progress)
-    with staged(destination, request.force) as directory:
-        made: Quantized | None = next(attempts)
-        while made is not None:
+            witness = prepare(job.checkpoint, job.recipe.task, job.verification, progress)
+    with staged(job.destination, request.force) as directory:
+
+        def judge(candidate: Candidate) -> Judged | None:
+            """Make the directory this candidate's artifact, and measure it."""
             empty(directory)
-            _write(request, checkpoint, made, bits, directory, progress)
-            manifest = Manifest(
-                schema=artifact.SCHEMA,
-                name=name,
-                recipe=recipe.name,
-                task=recipe.task,
-                target=request.target,
-                bits=bits,
-                source=described(checkpoint),
-                model=recipe.model,
-                quantization=_quantization(made, checkpoint, directory),
-                files=artifact.hash_files(directory),
-                parity={"verdict": "unverified", "target": parity, "on": goal.on},
-                tool={"version": shim.__version__, "packages": _packages()},
-                license=recipe.license,
-                created=datetime.now(UTC).isoformat(timespec="seconds"),
-            )
-            artifact.write(directory, manifest)
+            _write(job, candidate, directory, progress)
+            parity: dict[str, Any] = {"verdict": "unverified", "target": job.bar.cosine, "on": job.bar.on}
+            manifest = _seal(job, candidate, directory, parity)
             if request.verified:
-                report = measure(directory, manifest, checkpoint, texts, parity, goal.on, witnessed, progress)
-                manifest = dataclasses.replace(manifest, parity={**report, "corpus_sha256": digest})
+                parity = measure(directory, manifest, job.checkpoint, job.verification, job.bar, witness, progress)
+                manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": job.corpus_sha256})
                 artifact.write(directory, manifest)
             (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
-            made = None  # lets go of its codes, before there are others
-            with contextlib.suppress(StopIteration):
-                made = attempts.send(manifest.parity if request.verified else None)
-    return destination, manifest
+            return Judged(manifest.verdict == "pass", job.bar.lost(parity["heads"])) if request.verified else None
+
+        search(judge)
+        manifest = artifact.read(directory)
+    return job.destination, manifest
 
 
-def _attempts(request: Request, checkpoint: Checkpoint, goal: Goal, judges: list[corpus.Text], progress: Progress) -> Attempts:
-    """Rounding, where that is asked for or enough; else the search, which needs torch and texts to calibrate on.
+def verify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:
+    """Measure an artifact again. With our own corpus the new figures are sealed into it; with a user's they are only returned.
 
-    Raises UsageError for what cannot be, and reads the user's texts, before anything that takes time.
+    Raises IntegrityError when the artifact, or the original that `source` names, is not what the manifest lists.
     """
-    effort = request.effort or ("balanced" if goal.bits < CALIBRATED_BELOW or request.calibration or goal.size else "fast")
-    if goal.strict and goal.size:
-        raise UsageError("--strict-bits fixes the size; leave it out, or --max-size")
-    if effort != "fast" and goal.bits < 16:
-        return _calibrated(request, _maker(request, checkpoint, goal, effort, judges, progress))
-    for flag, given in (("--calibration", request.calibration), ("--max-size", goal.size)):
-        if given:
-            why = "--effort fast calibrates on nothing" if goal.bits < 16 else f"--bits {goal.bits} quantizes nothing"
-            raise UsageError(f"{why}; leave out {flag}, or take --effort balanced and fewer bits")
-    return _rounded(request, checkpoint, goal, judges, progress)
+    manifest = artifact.read(directory)
+    artifact.check_files(directory, manifest)
+    try:
+        checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
+    except UsageError as error:
+        if str(manifest.source["repo"]).startswith("dir:") and source is None:
+            raise
+        raise IntegrityError(f"{manifest.name}: the original is not the one it was converted from ({error})") from None
+    old, listed = manifest.schema == artifact.UNWITNESSED, manifest.source["files"]
+    if {name: checkpoint.files.get(name) for name in listed} != listed or (
+        not old and checkpoint.files.keys() != listed.keys()
+    ):
+        raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
+    if checkpoint.spec.modules != manifest.model.modules:
+        raise IntegrityError(f"{manifest.name}: converted with other modules than its original has; convert it again")
+    if corpus_file is None and not os.access(directory, os.W_OK):
+        raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
+    bar = Bar(float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst"))
+    path = corpus_file or corpus.VERIFICATION
+    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
+    check_queries(checkpoint, manifest.model, manifest.task, texts)
+    witness = prepare(checkpoint, manifest.task, texts, progress)
+    parity = measure(directory, manifest, checkpoint, texts, bar, witness, progress)
+    origin = {key: manifest.source[key] for key in ("repo", "revision")}
+    measured = dataclasses.replace(
+        manifest,
+        schema=artifact.SCHEMA,
+        source={**described(checkpoint), **origin},
+        model=checkpoint.spec,
+        parity={**parity, "corpus_sha256": digest},
+    )
+    if corpus_file is None:
+        artifact.write(directory, measured)
+        shown, plotted = directory / "README.md", card.PLOT in manifest.files
+        if shown.exists() and shown.read_text(encoding="utf-8") == card.card(manifest, plotted):  # a user's own stays
+            shown.write_text(card.card(measured, plotted), encoding="utf-8")
+    return measured
 
 
-def _rounded(request: Request, checkpoint: Checkpoint, goal: Goal, judges: list[corpus.Text], progress: Progress) -> Attempts:
-    short = yield from rounded(checkpoint, request.recipe, goal, _target(request.target))
-    if goal.strict or not short or goal.bits < CALIBRATED_BELOW:  # few bits want calibration, which was not asked for
-        return short
-    from converter import search
-
-    with _maker(request, checkpoint, goal, "fast", judges, progress) as maker:
-        return (yield from search.calibrated(maker, short))
-
-
-def _calibrated(request: Request, maker: "Maker") -> Attempts:
-    from converter import search
-
-    with maker:
-        if request.target == "onnx" and maker.goal.bits == 8 and not maker.goal.size:
-            in_floats = yield from search.in_integers(maker)
-            if not in_floats:
-                return None
-        return (yield from search.calibrated(maker))
-
-
-def _maker(
-    request: Request, checkpoint: Checkpoint, goal: Goal, effort: str, judges: list[corpus.Text], progress: Progress
-) -> "Maker":
-    """What makes codes by the texts to calibrate on. Raises UsageError for texts that will not do."""
-    from converter import calibrate
-    from converter.maker import Maker
-
-    recipe = request.recipe
-    texts = corpus.read(request.calibration or corpus.CALIBRATION)
-    if effort == "fast":  # what is raised may be seen on other texts than those of ours that also judge
-        known = {text.text.strip() for text in judges}
-        texts = [text for text in texts if text.text.strip() not in known] or texts
-        tokens = calibrate.prepare(checkpoint, recipe, texts)
-        tokens = tokens[:: -(-sum(batch.input_ids.size for batch in tokens) // RAISING)]  # no codes are chosen by them
-    else:  # ours are never calibrated on, as any artifact may be verified with them later
-        judges = [*judges, *corpus.read(corpus.VERIFICATION), *corpus.read(corpus.DOCUMENTS)]
-        calibrate.check_texts(texts, judges)
-        if recipe.task == "embed" and not request.calibration:
-            texts = calibrate.covering(checkpoint, texts, judges, COVERING)
-        tokens = calibrate.prepare(checkpoint, recipe, texts, calibrate.affordable(layers(checkpoint), effort))
-    return Maker(checkpoint, recipe, _target(request.target), goal, effort, tokens, progress)
-
-
-def _write(request: Request, checkpoint: Checkpoint, made: Quantized, bits: int, directory: Path, progress: Progress) -> None:
+def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:
     count = 0
 
     def done() -> None:
         nonlocal count
         count += 1
-        progress("convert", count, len(checkpoint.tensors))
+        progress("convert", count, len(job.checkpoint.tensors))
 
-    target, checkpoint = _target(request.target), dataclasses.replace(checkpoint, changed=made.changed)
-    if made.integers is not None:
-        target.write_integers(request.recipe, checkpoint, made.integers, directory, done)
-    else:
-        target.write(request.recipe, checkpoint, made.plan, made.codes, bits, directory, done)
-    if made.record:
-        text = json.dumps(made.record, indent=1, allow_nan=False)
-        (directory / "quantization.json").write_text(text + "\n", encoding="utf-8")
-    if "curve" in made.record:
-        (directory / card.PLOT).write_text(card.plot(made.record), encoding="utf-8")
-    companions.write(checkpoint, directory)
+    checkpoint = dataclasses.replace(job.checkpoint, changed=candidate.tensors)
+    job.target.write(job.recipe, checkpoint, candidate, job.bits, directory, done)
+    if candidate.record:
+        text = json.dumps(candidate.record, indent=1, allow_nan=False)
+        (directory / RECORD).write_text(text + "\n", encoding="utf-8")
+    if "curve" in candidate.record:
+        (directory / card.PLOT).write_text(card.plot(candidate.record), encoding="utf-8")
+    companions.write(job.checkpoint, directory)
 
 
-def _target(name: str) -> Any:
-    return importlib.import_module(f"converter.targets.{name}")
+def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any]) -> Manifest:
+    """The manifest of what is in the directory, written there."""
+    manifest = Manifest(
+        schema=artifact.SCHEMA,
+        name=job.name,
+        recipe=job.recipe.name,
+        task=job.recipe.task,
+        target=job.request.target,
+        bits=job.bits,
+        source=described(job.checkpoint),
+        model=job.recipe.model,
+        quantization=_quantization(job, candidate, directory),
+        files=artifact.hash_files(directory),
+        parity=parity,
+        tool={"version": shim.__version__, "packages": _packages()},
+        license=job.recipe.license,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    artifact.write(directory, manifest)
+    return manifest
 
 
-def _quantization(made: Quantized, checkpoint: Checkpoint, directory: Path) -> dict[str, Any]:
+def _quantization(job: Job, candidate: Candidate, directory: Path) -> dict[str, Any]:
     weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
-    count = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values())
+    count = sum(int(np.prod(tensor.shape)) for tensor in job.checkpoint.tensors.values())
+    plain = {name: dataclasses.asdict(scheme) for name, scheme in candidate.plan.items()}
     return {
         "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
-        "tensors": {name: dataclasses.asdict(scheme) for name, scheme in made.plan.items()}
-        if made.integers is None
-        else made.integers.describe(),
+        "tensors": candidate.integers.describe() if candidate.integers else plain,
     }
 
 
@@ -230,3 +165,28 @@ def _packages() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
+
+
+def _recipe(manifest: Manifest) -> Recipe:
+    repo, revision = manifest.source["repo"], manifest.source["revision"]
+    known = SETTLED if manifest.schema != artifact.UNWITNESSED else tuple(key for key in SETTLED if key not in artifact.SINCE)
+    return Recipe(
+        name=manifest.recipe,
+        task=manifest.task,
+        architecture=manifest.model.architecture,
+        license=manifest.license,
+        source=Source(repo, revision),
+        model=manifest.model,
+        stated=frozenset(known),
+        overrides=manifest.source.get("overrides", {}),
+    )
+
+
+def _origin(manifest: Manifest) -> str | None:
+    """Where the manifest says the original was; a directory has no lasting name, so --source must give it."""
+    repo = str(manifest.source["repo"])
+    if repo.startswith("pkg:"):
+        return repo
+    if repo.startswith("dir:"):
+        raise UsageError(f"{manifest.name} was converted from a directory; give it with --source DIR")
+    return None

@@ -1,216 +1,213 @@
-"""The search for the fewest bits: what to store of each tensor, tried, measured, and put right by what was measured."""
+"""The search: the smallest codes that reach the bar."""
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
-from typing import Any
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter import calibrate, integers
-from converter.aims import Aims
-from converter.attempts import Attempts, Goal, Quantized, Short, Tried, Whole, error, layers
+from converter.candidate import Judge, Plan
 from converter.companions import companions
-from converter.maker import Maker, stored
-from converter.quantize.allocate import Allocation, Choice, allocate
-from converter.quantize.grid import Codes, Scheme
-from converter.quantize.plan import candidates, uniform
-from converter.quantize.sensitivity import affordable, farthest
-from converter.source.checkpoint import Checkpoint
-from shim.architectures import architecture
+from converter.job import Job
+from converter.quantize.allocate import Allocation, allocate
+from converter.quantize.grid import Scheme, schemes, uniform
 from shim.errors import UsageError
-from shim.text import Tokens
 
-FARTHER = 1.7  # times what added-up costs of some texts foretell is the worst of all, at least
-FEW = 4  # as many tokens as tell what tensors cost, over this, tell it of the texts that came out farthest off
-RESERVED = (20_000, 2_000)  # bytes, and bytes for each module: headers, nodes and JSON, when a size is asked for
+if TYPE_CHECKING:  # it imports torch
+    from converter.calibration import Calibration, Options, Outputs
+
+ATTEMPTS = {"fast": 4, "balanced": 3, "max": 6}  # plans that are tried, at most
+LAST = (1.2, 2.0, 6.0)  # where none of them passes, so many more are tried, their targets divided by these
+SPARE = 0.92  # of what is allowed is aimed at: a plan may come out a little worse than predicted
+WORSE = 1.7  # the worst text is at least so many times worse than the summed costs predict: they are measured on a sample
+# After the first, the second and every later failure the next target is at most this fraction of what was predicted last.
+FURTHER = (0.9, 0.65, 0.5)
+GROWTH = 0.6  # power of the room that a passing plan leaves, by which the target grows: errors grow faster than predicted
+NEAR = 0.85  # of what is allowed, from which on a passing plan counts as the smallest
+HOPELESS = 2.0  # times the target is predicted of the widest codes: beyond that they are not tried
+RESERVED = (20_000, 2_000)  # bytes for headers, nodes and JSON where a size is asked for: for the model, and for each module
 
 
-def calibrated(maker: Maker, short: Short | None = None) -> Attempts:
-    """At the lowest bits first, to see on the tokens what each tensor costs, then as these costs allow.
+@dataclass(frozen=True)
+class Trial:
+    """A plan that was tried. predicted, measured: the 1 - cosine that counts, by the options' costs and as it came out.
 
-    Vectors of the texts that were calibrated on must be near enough, too, as far as codes go: they are many more than those
-    that judge. Only where the widest codes fail the latter, or would by far, is anything left whole, as little as will do.
-    short: what was tried before, and fell short; of that, too, only what is left whole is decided.
-    Raises UsageError where even the lowest bits are over the size that is asked for.
+    size: bytes of what the plan decides. passed: None where only the calibration texts were asked. record: see Candidate.
     """
-    checkpoint, recipe, target, goal = maker.checkpoint, maker.recipe, maker.target, maker.goal
-    tensors = layers(checkpoint)
-    plan = short.plan if short else uniform(tensors, architecture(recipe.architecture).FULL_PRECISION, goal.bits)
-    if goal.strict:
-        yield maker.make(plan, {"method": maker.effort})
+
+    plan: Plan
+    predicted: float
+    measured: float
+    size: int = 0
+    passed: bool | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+
+
+def fewest_bits(job: Job, calibration: "Calibration", judge: Judge) -> None:
+    """The fewest bits that reach the bar, at least the job's; the best that a size allows; or with strict bits, just those.
+
+    First every module is quantized. Where the widest codes fail, or would by far, a second round leaves some modules in full
+    precision, as few as will do. Raises UsageError where even the fewest bits are over the size that is asked for.
+    """
+    plan = uniform(job.checkpoint.matrices, job.full_precision, job.bits)
+    if job.request.strict_bits:
+        judge(calibration.candidate(plan, {"method": job.effort}))
+        return
+    ways = {name: _ways(job, name) for name in plan}
+    if job.request.max_size:
+        _largest(job, calibration, judge, plan, ways)
+        return
+    options, given = calibration.options(plan, ways)
+    exact = {} if job.recipe.task == "rerank" else calibration.outputs()
+    predicted = max(predict(options, plan, job), 1e-12)
+    measured = job.bar.loss(calibration.distance(given, exact)) if exact else 0.0
+    first = Trial(plan, predicted, max(measured, WORSE * predicted))
+    trials, widest = _search(job, calibration, judge, options, first, exact)
+    if widest:
+        leave_some(job, calibration, judge, widest.plan, widest.measured, trials)
+    else:
+        _keep_best(calibration, judge, trials)
+
+
+def leave_some(
+    job: Job, calibration: "Calibration", judge: Judge, plan: Plan, measured: float, before: list[Trial] | None = None
+) -> None:
+    """As much of the plan as reaches the bar, the other modules in full precision.
+
+    measured: the 1 - cosine of the whole plan, as it came out or may come out. before: trials of a round before this one.
+    """
+    options, _ = calibration.options(plan, {name: [scheme, None] for name, scheme in plan.items()})
+    first = Trial(plan, max(predict(options, plan, job), 1e-12), measured)
+    trials, _ = _search(job, calibration, judge, options, first, {})
+    _keep_best(calibration, judge, [*(before or []), *trials])
+
+
+def next_target(trials: list[Trial], allowed: float, attempts: int) -> float | None:
+    """The 1 - cosine that the next plan may be predicted to have; None when the search is over.
+
+    trials: the first stands for what the options were measured on, the others were tried, in this order.
+    After a failure the target is what was predicted last times allowed / measured; after a pass it grows, until what passed is
+    near enough. Where some passed and some failed it lies between them.
+    """
+    last, tried = trials[-1], trials[1:]
+    passed = [trial.predicted for trial in tried if trial.passed]
+    failed = [trial.predicted for trial in tried if trial.passed is False]
+    extra = len(tried) - attempts
+    if extra >= (0 if passed else len(LAST)) or (last.passed and last.measured >= NEAR * allowed):
         return None
-    shapes = {name: tensors[f"{name}.weight"] for name in plan}
-    others = {name: [plan[name]] if short else _ways(name, shape[1], goal.bits, target) for name, shape in shapes.items()}
-    rest = _rest(checkpoint, shapes, target)
-    limit = np.inf if goal.size is None else goal.size - rest
-    least = sum(min(target.stored(shapes[name], scheme) for scheme in given) for name, given in others.items())
+    ratio = SPARE * allowed / max(last.measured, 1e-12)
+    target = last.predicted * (ratio**GROWTH if last.passed else ratio)
+    if tried and not last.passed:
+        target = min(target, FURTHER[min(max(len(failed), 1), len(FURTHER)) - 1] * last.predicted)
+    if passed and failed and not max(passed) < target < min(failed):
+        target = float(np.sqrt(max(passed) * min(failed)))
+    return target / LAST[extra] if extra >= 0 else target
+
+
+def _search(
+    job: Job, calibration: "Calibration", judge: Judge, options: "Options", first: Trial, exact: "Outputs"
+) -> tuple[list[Trial], Trial | None]:
+    """The plans that were tried, until one passes near the bar; and the widest codes, where they fail or would by far.
+
+    first: the plan that the options were measured on. exact: what the original gives on the calibration texts, which must
+    reach the bar, too, before the judge is asked; empty where they need not.
+    """
+    bar, trials, correction = job.bar, [first], first.measured / first.predicted
+    whole = any(choice.scheme is None for given in options.values() for choice in given)
+    while (target := next_target(trials, bar.allowed, ATTEMPTS[job.effort])) is not None:
+        found = allocate(options, target, bar.on)
+        plan, predicted, last = plan_of(found), getattr(found.point, bar.on), trials[-1]
+        reachable, again = predicted <= target, plan in [trial.plan for trial in trials[1:]]
+        if not reachable and not whole and last.passed is False and (again or predicted > HOPELESS * target):
+            return trials[1:], Trial(plan, predicted, predicted * last.measured / last.predicted)
+        if again or any(trial.passed and found.point.size >= trial.size for trial in trials):
+            break
+        candidate = calibration.candidate(plan, record(job, found))
+        losses = calibration.losses(candidate, exact) if exact else np.zeros((1, 1))
+        trial = Trial(plan, predicted, bar.loss(losses), found.point.size, None, candidate.record)
+        vetoed = trial.measured > bar.allowed
+        if vetoed and reachable:
+            if bar.on == "worst":
+                options = calibration.with_farthest(options, candidate, losses.max(axis=0) / correction)
+            trials = [replace(each, predicted=predict(options, each.plan, job)) for each in [*trials, trial]]
+            continue
+        if (judged := judge(candidate)) is None:
+            return [], None
+        del candidate  # its codes are as large as an artifact
+        measured = judged.loss if vetoed else max(trial.measured, judged.loss)
+        trials.append(replace(trial, measured=measured, passed=judged.passed))
+        if judged.passed and vetoed:  # there is nothing wider
+            break
+    return trials[1:], None
+
+
+def _keep_best(calibration: "Calibration", judge: Judge, trials: list[Trial]) -> None:
+    """Let the judge see the smallest that passed last, else the nearest."""
+    judged = [trial for trial in trials if trial.passed is not None]
+    passed = [trial for trial in judged if trial.passed]
+    if passed:
+        best = min(passed, key=lambda trial: trial.size)
+    elif judged:
+        best = min(judged, key=lambda trial: trial.measured)
+    elif trials:
+        best = trials[-1]
+    else:
+        return
+    if not judged or best is not judged[-1]:
+        judge(calibration.candidate(best.plan, best.record))
+
+
+def _largest(job: Job, calibration: "Calibration", judge: Judge, plan: Plan, ways: dict[str, list[Scheme]]) -> None:
+    """The best codes under the size that is asked for."""
+    shapes = job.checkpoint.matrices
+    rest = _rest(job, plan)
+    limit = (job.request.max_size or 0) - rest
+    least = sum(min(job.target.stored(shapes[f"{name}.weight"], scheme) for scheme in given) for name, given in ways.items())
     if least > limit:
         size = f"{(rest + least) / 1e6:.1f} MB"
-        raise UsageError(f"--max-size: at {goal.bits} bits it comes to {size}; fewer --bits make it smaller")
-    base = maker.rounded(plan) if short else maker.quantize(plan, "gptq", others)
-    costs = _costs(maker, base.codes, maker.tokens)
-    whole = bool(short or goal.size)  # before the widest codes have failed, nothing is left whole to make room for bad ones
-    ways = {name: [*given, *[None] * whole] for name, given in others.items()}
-    choices = _choices(base.relative, costs, shapes, ways, target)
-    vectors = base.vectors
-    del base  # its codes are as large as an artifact
-    exact = {} if short or goal.size or recipe.task == "rerank" else calibrate.run(checkpoint, recipe, maker.tokens)
-    foretold = max(_all(_sum(costs), goal.on), 1e-12)
-    off = _all(maker.off(vectors, exact), goal.on) if exact else 0.0
-    farther = short.error / foretold if short else max(FARTHER, off / foretold)
-    allowed = 1 - goal.parity
-    aims = Aims(maker.effort, allowed, np.inf if goal.size else farther, whole)
-    best: tuple[int, Quantized] | None = None
-    nearest: Tried | None = None
-    last: Tried | None = None
-    judged: dict[str, Scheme] | None = None  # the plan that was held to the texts that judge last
-    tried: list[dict[str, Scheme]] = []
-    for aim in aims:
-        found = allocate(choices, aim, goal.on, limit)
-        plan, foretold = _plan(found), getattr(found.point, goal.on)
-        widest = foretold > aim and not aims.whole
-        if widest and tried and tried[-1] is judged and (foretold > aims.hopeless or plan in tried):
-            base = maker.quantize(plan, "gptq", {})  # of so many bits other texts and tensors matter than of few
-            costs = _costs(maker, base.codes, maker.tokens)
-            del base
-            same, ways = {name: {plan[name]: 1.0} for name in plan}, {name: [plan[name], None] for name in plan}
-            choices = _choices(same, costs, shapes, ways, target)
-            aims.leave_whole(_all(_sum(costs), goal.on) / max(foretold, 1e-12))
-            widest, exact = False, {}
-            found = allocate(choices, aims.aim, goal.on, limit)
-            plan, foretold = _plan(found), getattr(found.point, goal.on)
-        if plan in tried:
-            break
-        tried.append(plan)
-        if best and found.point.size >= best[0]:
-            aims.needless(foretold)
-            continue
-        record = _record(found, goal, maker.effort, shapes, 8 * target.stored((1, 1), None))
-        made = maker.make(plan, record)
-        losses = maker.seen(made, exact) if exact else np.zeros(1)
-        measured = _all(losses, goal.on)
-        last = Tried(measured, plan, record)
-        vetoed, passes = measured > allowed, False
-        if widest or not vetoed:  # else it has failed already
-            parity, judged = (yield made), plan
-            if parity is None or goal.size is not None:
-                best = nearest = None
-                break
-            measured = error(parity, goal) if vetoed else max(measured, error(parity, goal))
-            passes = parity["verdict"] == "pass" and measured <= allowed
-            if not best and (nearest is None or measured < nearest.error):
-                nearest = Tried(measured, plan, record)
-        if passes and (best is None or found.point.size < best[0]):
-            best, nearest = (found.point.size, made), None
-        if passes and (vetoed or aims.done(measured)):
-            break
-        if looked := vetoed and not widest and goal.on == "worst":
-            choices = _with_farthest(choices, maker, made, losses.max(axis=0) / farther)
-            aims.learnt()
-        del made  # its codes, before there are others
-        if not looked:
-            aims.measured(foretold, measured, passes)
-    if best and best[1].plan is not judged:
-        yield best[1]
-    elif not best and (again := nearest or last) and again.plan is not judged:
-        yield maker.make(again.plan, again.record)
-    return None
+        raise UsageError(f"--max-size: at {job.bits} bits it comes to {size}; fewer --bits make it smaller")
+    options, _ = calibration.options(plan, {name: [*given, None] for name, given in ways.items()})
+    found = allocate(options, 0.0, job.bar.on, limit)
+    judge(calibration.candidate(plan_of(found), record(job, found)))
 
 
-def in_integers(maker: Maker) -> Attempts:
-    """An ONNX graph whose products are in integers, with inputs in 8 bits, too: one attempt."""
-    goal, shown, kept = maker.goal, partial(maker.progress, "quantize"), maker.keep("integers")
-    found = integers.quantize(maker.checkpoint, maker.recipe, maker.tokens, goal.parity, shown, kept)
-    parity = yield Quantized(found.plan, stored(found.codes), {"method": "integers", "tensors": found.describe()}, found)
-    if parity is None or parity["verdict"] == "pass":
-        return None
-    off = error(parity, goal)
-    warnings.warn(f"products in integers reach {1 - off:.5f}, under {goal.parity:g}; only weights are quantized", stacklevel=2)
-    return Short(found.plan, off)
+def predict(options: "Options", plan: Plan, job: Job) -> float:
+    """The 1 - cosine that counts, by the summed costs of the plan's modules."""
+    rows = [next(each.costs for each in given if each.scheme == plan.get(name)) for name, given in options.items()]
+    return job.bar.loss(np.sum(rows, axis=0))
 
 
-def _ways(name: str, columns: int, least: int, target: Any) -> list[Scheme]:
-    """Every way in which the target stores the module `name`, short of full precision, with at least so many bits."""
-    widths = target.TABLE_BITS if "embed" in name else target.BITS
-    return candidates(name, columns, tuple(bits for bits in widths if least <= bits < 16))
-
-
-def _costs(maker: Maker, codes: Mapping[str, Codes], tokens: list[Tokens]) -> dict[str, np.ndarray]:
-    """What each module's codes cost by themselves."""
-    return calibrate.costs(maker.checkpoint, maker.recipe, codes, tokens, partial(maker.progress, "sensitivity"))
-
-
-def _all(losses: np.ndarray, on: str) -> float:
-    """Of the `worst` text, or the mean; losses: (rows,), or (heads, texts), whose mean is the worst head's."""
-    return float((losses if on == "worst" else losses.mean(axis=-1)).max())
-
-
-def _sum(costs: dict[str, np.ndarray]) -> np.ndarray:
-    return np.asarray(np.sum(list(costs.values()), axis=0))
-
-
-def _with_farthest(
-    choices: dict[str, list[Choice]], maker: Maker, made: Quantized, losses: np.ndarray
-) -> dict[str, list[Choice]]:
-    """The same with rows for the texts that came out farthest off, of which those before foretold too little.
-
-    losses: (texts,) what the rows of each text come to for the plan of `made`.
-    """
-    codes = Whole(made)
-    texts, losses = farthest(maker.tokens, losses, affordable(codes) // FEW)
-    costs = _costs(maker, codes, texts)
-    total = _sum(costs).reshape(-1, len(losses)).max(axis=0)  # of the worst head
-    found = {}
-    for name, given in choices.items():
-        rows = (costs[name].reshape(-1, len(losses)) * (losses / np.maximum(total, 1e-12))).ravel()
-        least = max(next(choice.costs.sum() for choice in given if choice.scheme == made.plan[name]), 1e-30)
-        found[name] = [replace(c, costs=np.append(c.costs, rows * (c.costs.sum() / least))) for c in given]
-    return found
-
-
-def _choices(
-    relative: dict[str, dict[Scheme, float]],
-    costs: dict[str, np.ndarray],
-    shapes: dict[str, tuple[int, ...]],
-    schemes: dict[str, list[Scheme | None]],
-    target: Any,
-) -> dict[str, list[Choice]]:
-    """Each module in each of its schemes; the costs are those that were measured, times what its objective is of that one's."""
-
-    def choice(name: str, scheme: Scheme | None) -> Choice:
-        cost = costs[name] * relative[name][scheme] if scheme else np.zeros_like(costs[name])
-        return Choice(scheme, target.stored(shapes[name], scheme), cost)
-
-    return {name: [choice(name, scheme) for scheme in given] for name, given in schemes.items()}
-
-
-def _plan(found: Allocation) -> dict[str, Scheme]:
+def plan_of(found: Allocation) -> Plan:
+    """The modules that an allocation quantizes."""
     return {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
 
 
-def _record(found: Allocation, goal: Goal, effort: str, shapes: dict[str, tuple[int, ...]], full: int) -> dict[str, Any]:
-    """What `quantization.json` says: of each tensor its bits, bytes and share of the error; the curve, and the chosen point.
-
-    full: bits of a weight that is not quantized.
-    """
-    error = sum(choice.costs.mean() for choice in found.chosen.values())
+def record(job: Job, found: Allocation) -> dict[str, Any]:
+    """What `quantization.json` says: of each module its bits, bytes and share of the error; the curve, and the chosen point."""
+    shapes = job.checkpoint.matrices
+    error, full = sum(choice.costs.mean() for choice in found.chosen.values()), 8 * job.target.stored((1, 1), None)
     tensors = {}
     for name, choice in found.chosen.items():
         scheme = {"bits": choice.scheme.bits, "group_size": choice.scheme.group_size} if choice.scheme else {"bits": full}
         mean = float(choice.costs.mean())
         tensors[name] = {**scheme, "bytes": choice.size, "cost": mean, "share_of_error": mean / error if error else 0.0}
-    count = sum(rows * columns for rows, columns in shapes.values())
+    count = sum(int(np.prod(shapes[f"{name}.weight"])) for name in found.chosen)
     points = found.curve[:: -(-len(found.curve) // 40)]
     curve = [{"bits_per_weight": 8 * point.size / count, "worst": point.worst, "mean": point.mean} for point in points]
     chosen = {"bits_per_weight": 8 * found.point.size / count, "worst": found.point.worst, "mean": found.point.mean}
-    return {"method": effort, "parity_on": goal.on, "predicted": chosen, "curve": curve, "tensors": tensors}
+    return {"method": job.effort, "parity_on": job.bar.on, "predicted": chosen, "curve": curve, "tensors": tensors}
 
 
-def _rest(checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], target: Any) -> int:
+def _ways(job: Job, name: str) -> list[Scheme]:
+    """Every way in which the target stores a module, short of full precision, with at least the job's bits."""
+    table = f"{name}.weight" in job.checkpoint.tables
+    widths = tuple(bits for bits in (job.target.TABLE_BITS if table else job.target.BITS) if job.bits <= bits < 16)
+    return schemes(name, job.checkpoint.matrices[f"{name}.weight"][1], widths)
+
+
+def _rest(job: Job, names: Iterable[str]) -> int:
     """Bytes of what the plan does not decide: tensors of full precision, the tokenizer and other files."""
-    quantized = {f"{name}.weight" for name in shapes}
-    left = sum(int(np.prod(tensor.shape)) for key, tensor in checkpoint.tensors.items() if key not in quantized)
-    files = sum(len(content) for content in companions(checkpoint).values())
-    return left * target.stored((1, 1), None) + files + RESERVED[0] + RESERVED[1] * len(shapes)
+    quantized = {f"{name}.weight" for name in names}
+    left = sum(int(np.prod(tensor.shape)) for key, tensor in job.checkpoint.tensors.items() if key not in quantized)
+    files = sum(len(content) for content in companions(job.checkpoint).values())
+    return left * job.target.stored((1, 1), None) + files + RESERVED[0] + RESERVED[1] * len(quantized)

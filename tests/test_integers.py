@@ -13,19 +13,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.checkpoints import bert_config, write_bert, write_recipe
+from support.jobs import calibration_of
 
-from converter import calibrate, corpus, integers, pipeline, recipe, show
-from converter.quantize.activations import MODES, Activation, allocate
-from converter.quantize.channel import nearest, per_channel
+from converter import corpus, pipeline, recipe, show
+from converter.candidate import Candidate, HeldCodes
+from converter.corpus.calibration import prepare
+from converter.int8 import quantize as int8_quantize
+from converter.int8.inputs import MODES, Activation, allocate
+from converter.int8.shared_inputs import Input, Integers, RoundedOps
+from converter.int8.smoothing import Smoothing
+from converter.int8.weights import nearest, per_channel
 from converter.quantize.gptq import objective
-from converter.quantize.lockstep import Hessian
+from converter.quantize.layerwise import Hessian
 from converter.quantize.losses import loss
-from converter.quantize.sites import Input, Integers, RoundedOps
-from converter.quantize.smooth import Smoothing
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source
-from converter.targets.onnx import write_integers
+from converter.targets import onnx as onnx_target
 from converter.targets.onnx.tables import plane_widths, planes
 from shim.architectures import bert
 from shim.pooling import outputs
@@ -40,6 +44,13 @@ FLAGS = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").is_file() els
 SATURATES = pytest.mark.skipif("vnni" not in FLAGS, reason="this CPU has no VNNI")
 
 
+def write(loaded: Recipe, checkpoint: Checkpoint, made: Integers, folder: Path) -> None:
+    onnx_target.write(loaded, checkpoint, Candidate(HeldCodes(made.codes), {}, made), 8, folder, lambda: None)
+
+
+ASKED = {"target": "onnx", "cosine": 0.99, "bits": 8}
+
+
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Checkpoint, Integers]:
     """Two narrow layers, quantized so that most inputs are in integers."""
@@ -47,8 +58,12 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Checkpoint,
     directory = write_bert(folder / "checkpoint", bert_config())
     loaded = recipe.load(str(write_recipe(folder / "tiny.toml")))
     checkpoint = open_source(loaded, str(directory)).without(bert.OPTIONAL)
-    tokens = calibrate.prepare(checkpoint, loaded, corpus.read(corpus.CALIBRATION)[:80])
-    return loaded, checkpoint, integers.quantize(checkpoint, loaded, tokens, 0.99, lambda *_: None)
+    tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
+    return (
+        loaded,
+        checkpoint,
+        int8_quantize.quantize(calibration_of(checkpoint, loaded, tokens, **ASKED)),
+    )
 
 
 def test_every_layer_says_what_it_is(small: tuple[Recipe, Checkpoint, Integers]) -> None:
@@ -58,7 +73,7 @@ def test_every_layer_says_what_it_is(small: tuple[Recipe, Checkpoint, Integers])
     assert {found[name]["input"] for name in layers} <= set(MODES)
     assert {found[name]["input"] for name in layers} != {"none"}
     assert all(found[name]["bits"] == 8 for name in layers)
-    assert found["embeddings.word_embeddings"]["bits"] == integers.TABLE_BITS
+    assert found["embeddings.word_embeddings"]["bits"] == int8_quantize.TABLE_BITS
     assert small[2].inputs["encoder.layer.1.attention.self.key"].before == ("layer_norm", "encoder.layer.0.output.LayerNorm")
 
 
@@ -67,10 +82,10 @@ def test_an_interrupted_run_goes_on_where_it_was(
 ) -> None:
     loaded, checkpoint, fresh = small
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
-    tokens = calibrate.prepare(checkpoint, loaded, corpus.read(corpus.CALIBRATION)[:80])
+    tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
     layers = [name for name, mode in fresh.inputs.items() if mode.activation.mode != "none"]
     assert len(layers) > 5
-    real = {name: getattr(integers, name) for name in ("per_channel", "_likely")}
+    real = {name: getattr(int8_quantize, name) for name in ("per_channel", "_likely")}
 
     def quantize(last: int) -> tuple[Integers | None, dict[str, int]]:
         calls = dict.fromkeys(real, 0)
@@ -82,9 +97,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
             return real[name](*arguments)
 
         for name in real:
-            monkeypatch.setattr(integers, name, functools.partial(counted, name))
+            monkeypatch.setattr(int8_quantize, name, functools.partial(counted, name))
         try:
-            return integers.quantize(checkpoint, loaded, tokens, 0.99, lambda *_: None, "kept"), calls
+            return int8_quantize.quantize(calibration_of(checkpoint, loaded, tokens, **ASKED)), calls
         except KeyboardInterrupt:
             return None, calls
 
@@ -107,7 +122,7 @@ def test_the_graph_computes_what_was_meant(small: tuple[Recipe, Checkpoint, Inte
             scale = 0.05 if mode == "tensor" else 0.0
             inputs[name] = dataclasses.replace(entry, activation=Activation(mode, entry.activation.zero or 128, scale))
     made = dataclasses.replace(made, inputs=inputs)
-    write_integers(loaded, checkpoint, made, tmp_path, lambda: None)
+    write(loaded, checkpoint, made, tmp_path)
     kinds = {node.op_type for node in onnx.load(tmp_path / "onnx/model.onnx").graph.node}
     assert "MatMulIntegerToFloat" in kinds
     runtime = open_runtime(tmp_path, loaded.model, "cpu")
@@ -137,7 +152,7 @@ def test_a_text_alone_is_what_it_is_in_a_batch_and_zeros_divide_nothing(
     for number, tensors in enumerate((made.tensors, made.tensors | zeros)):
         folder = tmp_path / str(number)
         folder.mkdir()
-        write_integers(loaded, checkpoint, Integers(codes, token, tensors), folder, lambda: None)
+        write(loaded, checkpoint, Integers(codes, token, tensors), folder)
         runtime = open_runtime(folder, loaded.model, "cpu")
         encoder = TextEncoder(checkpoint.directory, 128)
         texts = [*encoder.encode(TEXTS), Encoded([101], [0], False)]
@@ -218,7 +233,7 @@ def test_the_loss_is_the_worst_head() -> None:
 
 
 def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:
-    from converter.quantize.sites import layer
+    from converter.int8.shared_inputs import layer
 
     make = torch.Generator().manual_seed(3)
     tensors = {"up.weight": torch.randn(6, 4, generator=make), "up.bias": torch.randn(6, generator=make)}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from converter.bar import Bar
 from converter.corpus import Text
 from converter.proof import metrics
 from shim.errors import NotFiniteError
@@ -43,10 +44,10 @@ def test_one_bad_text_fails_the_verdict_however_good_the_mean() -> None:
     assert report["worst"] == pytest.approx(1 / (1 + 0.05**2) ** 0.5, abs=1e-6)
     assert report["worst_text"] == "2"
     assert report["by_language"] == {"en": pytest.approx(1), "ru": report["worst"], "zh": pytest.approx(1)}
-    assert metrics.verdict({"dense": report}, 0.999) == "fail"
-    assert metrics.verdict({"dense": report}, 0.998) == "pass"
-    assert metrics.verdict({"dense": {"worst": 1.0}, "sparse": {"worst": 0.5}}, 0.999) == "fail"
-    assert metrics.verdict({}, 0.999) == "fail"
+    assert not Bar(0.999).passes({"dense": report})
+    assert Bar(0.998).passes({"dense": report})
+    assert not Bar(0.999).passes({"dense": {"worst": 1.0}, "sparse": {"worst": 0.5}})
+    assert not Bar(0.999).passes({})
 
 
 def test_subtracting_the_mean_shows_what_a_common_direction_hides() -> None:

@@ -15,7 +15,8 @@ from onnxruntime.quantization.quant_utils import quantize_data
 from support.checkpoints import bert_config, write_bert, write_recipe
 
 from converter import pipeline, recipe
-from converter.quantize.channel import ZERO, nearest
+from converter.candidate import Candidate
+from converter.int8.weights import ZERO, nearest
 from converter.quantize.grid import Codes, Scheme, round_to_nearest
 from converter.quantize.torch_ops import TorchOps
 from converter.source.open import open_source
@@ -88,9 +89,9 @@ def test_the_kernels_read_what_was_meant(
     chosen: dict[str, Codes] = {}
     real = target.write
 
-    def write(loaded: Any, checkpoint: Any, plan: dict[str, Scheme], codes: Any, *rest: Any) -> None:
-        chosen.update({name: Codes.join(list(codes(name))) for name in plan})
-        real(loaded, checkpoint, plan, codes, *rest)
+    def write(loaded: Any, checkpoint: Any, candidate: Candidate, *rest: Any) -> None:
+        chosen.update(candidate.codes)
+        real(loaded, checkpoint, candidate, *rest)
 
     monkeypatch.setattr(target, "write", write)
     directory = write_bert(tmp_path / "checkpoint", bert_config(hidden_size=width, intermediate_size=2 * width))

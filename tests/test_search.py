@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 import shim
-from converter import cache, calibrate, pipeline, recipe
-from converter.maker import Maker
+from converter import cache, pipeline, recipe
+from converter.calibration import Calibration
+from converter.quantize import sensitivity
+from converter.quantize.grid import Scheme
+from converter.search import Trial, next_target
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
 from shim.text import Tokens
@@ -163,9 +166,9 @@ def test_the_widest_codes_are_not_tried_where_the_texts_that_judge_rule_them_out
 
 
 def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, told = Maker.seen, []
+    real, told = Calibration.losses, []
     measure, measured = pipeline.measure, []
-    costs, looked = calibrate.costs, []
+    costs, looked = sensitivity.costs, []
 
     def seen(*arguments: Any) -> np.ndarray:
         losses = real(*arguments)
@@ -173,13 +176,13 @@ def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request
         told.append(losses.max())
         return losses
 
-    def record(checkpoint: Any, recipe: Any, codes: Any, tokens: list[Tokens], progress: Any) -> dict[str, np.ndarray]:
+    def record(run: Any, read: Any, codes: Any, tokens: list[Tokens], *rest: Any) -> dict[str, np.ndarray]:
         looked.append(tokens)
-        return costs(checkpoint, recipe, codes, tokens, progress)
+        return costs(run, read, codes, tokens, *rest)
 
-    monkeypatch.setattr(calibrate, "costs", record)
+    monkeypatch.setattr(sensitivity, "costs", record)
 
-    monkeypatch.setattr(Maker, "seen", seen)
+    monkeypatch.setattr(Calibration, "losses", seen)
     monkeypatch.setattr(pipeline, "measure", lambda *given: measured.append(given) or measure(*given))
     assert made(request_, bits=4)[1].verdict == "pass"
     assert min(told) <= 0.001, "all were near enough after one was said to be too far off"
@@ -191,8 +194,8 @@ def test_texts_that_were_calibrated_on_must_be_near_enough_too(request_: Request
 def test_nothing_is_left_whole_for_the_sake_of_texts_that_do_not_judge(
     request_: Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = Maker.seen
-    monkeypatch.setattr(Maker, "seen", lambda *given: np.full_like(real(*given), 0.5))
+    real = Calibration.losses
+    monkeypatch.setattr(Calibration, "losses", lambda *given: np.full_like(real(*given), 0.5))
     path, manifest = made(request_, bits=4)
     assert manifest.verdict == "pass"
     assert 8 in bits(manifest)
@@ -210,3 +213,55 @@ def test_one_that_ends_leaves_what_another_still_needs(request_: Request, tmp_pa
     first = pipeline.convert(request_, progress)[1]
     assert first.files == ends[1].files
     assert not list((cache.folder() / "quantize").iterdir()), "who ends last removes it"
+
+
+ALLOWED = 0.001
+FIRST = Trial({}, 0.001, 0.002)  # what the options were measured on: twice as far off as their costs predict
+
+
+def trial(predicted: float, measured: float, passed: bool | None = None) -> Trial:
+    return Trial({"layer": Scheme(4, 64)}, predicted, measured, passed=measured <= ALLOWED if passed is None else passed)
+
+
+@pytest.mark.parametrize(("history", "low", "high"), [
+    ([], 0.4 * ALLOWED, 0.5 * ALLOWED),  # what is allowed, by how much worse it came out, with some to spare
+    ([trial(0.0005, 0.0010001)], 0.0003, 0.00046),  # what fell short is followed by less,
+    ([trial(0.0005, 0.002)], 0.0002, 0.00024),  # by as much as it was off,
+    ([trial(0.0005, 0.9)], 0.0, 1e-6),
+    ([trial(0.0005, 0.0011), trial(0.0004, 0.0011)], 0.0, 0.66 * 0.0004),  # and by more each time
+    ([trial(0.0005, 0.0005)], 0.0006, 0.001),  # what passed is followed by more,
+    ([trial(0.0005, 0.0011), trial(0.0003, 0.0005)], 0.0003, 0.0005),  # but less than what fell short
+    ([trial(0.0003, 0.0005), trial(0.0005, 0.0011)], 0.0003, 0.0005),
+    ([trial(0.0005, 0.0009, passed=False)], 0.0003, 0.0005),  # near enough, but the verdict says no
+])  # fmt: skip
+def test_the_next_target_is(history: list[Trial], low: float, high: float) -> None:
+    target = next_target([FIRST, *history], ALLOWED, 6)
+    assert target is not None
+    assert low < target < high
+
+
+@pytest.mark.parametrize(("history", "attempts", "over"), [
+    ([trial(0.0005, 0.00086)], 6, True),  # near enough to count as the smallest
+    ([trial(0.0005, 0.00084)], 6, False),
+    ([trial(0.0005, 0.0004)] * 3, 3, True),
+    ([trial(0.0005, 0.002)] * 3, 3, False),  # where none passes there are three more
+    ([trial(0.0005, 0.002)] * 6, 3, True),
+])  # fmt: skip
+def test_the_search_is_over(history: list[Trial], attempts: int, over: bool) -> None:
+    assert (next_target([FIRST, *history], ALLOWED, attempts) is None) == over
+
+
+def test_where_nothing_passes_the_last_targets_are_lower_by_far() -> None:
+    short = [trial(0.0005, 0.0011)] * 6
+    targets = [next_target([FIRST, *short[:count]], ALLOWED, 3) for count in range(1, 6)]
+    assert all(targets)
+    assert targets[4] < targets[3] / 2.5 < targets[2] / 4  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("real", [0.0001, 0.0003, 0.0009])  # what is predicted where the limit is met
+def test_targets_close_in_on_the_limit(real: float) -> None:
+    history = [FIRST]
+    while (target := next_target(history, ALLOWED, 12)) is not None:
+        history.append(trial(target, ALLOWED * (target / real) ** 2))
+    best = max(each.predicted for each in history[1:] if each.passed)
+    assert 0.9 * real < best <= real

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from test_lockstep import BATCHES, CONFIGS, POOLING
+from test_layerwise import BATCHES, CONFIGS, POOLING
 
 from converter.quantize import sensitivity
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
@@ -30,7 +30,8 @@ class Model:
         return {name: round_to_nearest(self.weights[f"{name}.weight"], Scheme(bits, 32), Grid()) for name in matrices}
 
     def costs(self, codes: dict[str, Codes]) -> dict[str, np.ndarray]:
-        return sensitivity.costs(self.run, self.weights.__getitem__, codes, BATCHES, lambda *_: None)
+        layers = [found.codes.shape for name, found in codes.items() if "embed" not in name]
+        return sensitivity.costs(self.run, self.weights.__getitem__, codes, BATCHES, layers, lambda *_: None)
 
     def alone(self, changes: dict[str, np.ndarray]) -> torch.Tensor:
         """The vectors of the model with these weights changed, batch by batch, in plain torch."""

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from converter.quantize.activations import Activation, rounded
-from converter.quantize.smooth import ALPHAS, Smoothing, activations, objective, search, smoothing
+from converter.int8.inputs import Activation, rounded
+from converter.int8.smoothing import ALPHAS, Smoothing, activations, objective, search, smoothing
 
 MODES = ("tensor", "token")
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from support.checkpoints import bert_config, bert_weights, write_bert, write_recipe
 from support.commands import one_line, run
 
-from converter import cache, calibrate, corpus, pipeline, recipe
+from converter import cache, corpus, pipeline, recipe
+from converter.corpus import calibration
 from converter.source.open import open_source
 from shim.errors import SealportError, SourceError, UsageError
 
@@ -159,7 +160,7 @@ def test_a_query_that_leaves_no_room_is_not_calibrated_on() -> None:
     checkpoint = open_source(loaded, str(standin(loaded.name)))
     given = [corpus.Text(text[:5], "en", "sentence", text) for text in ("word " * 900, "one", "two", "three")]
     with pytest.warns(UserWarning, match="1 of 4 queries to calibrate on are too long"):
-        tokens = calibrate.prepare(checkpoint, loaded, given)
+        tokens = calibration.prepare(checkpoint, given)
     assert sum(len(batch.input_ids) for batch in tokens) == 9
 
 

@@ -72,8 +72,8 @@ def _rank(upstream: Ranker | CardRanker, pairs: list[tuple[str, str]], progress:
 
 def _affordable(checkpoint: Checkpoint, lengths: list[int]) -> list[int]:
     """The probes whose outputs are computed: the shortest, as many as WORK allows, none over LONGEST."""
-    matrices = [t.shape for name, t in checkpoint.tensors.items() if len(t.shape) == 2 and "embed" not in name]
-    each, spent = sum(2 * rows * columns for rows, columns in matrices), 0
+    layers = [shape for name, shape in checkpoint.matrices.items() if name not in checkpoint.tables]
+    each, spent = sum(2 * rows * columns for rows, columns in layers), 0
     found: list[int] = []
     for row in sorted((row for row, length in enumerate(lengths) if length <= LONGEST), key=lambda row: lengths[row]):
         spent += each * lengths[row]

@@ -10,8 +10,10 @@ import numpy as np
 
 import shim
 from converter import corpus
-from converter.proof import metrics, reference, witness
+from converter.bar import Bar
+from converter.proof import metrics, reference
 from converter.proof.reading import read_probes
+from converter.proof.witness import agree
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import Manifest
 from shim.errors import NotFiniteError, SourceError
@@ -28,35 +30,34 @@ def measure(
     manifest: Manifest,
     checkpoint: Checkpoint,
     texts: list[corpus.Text],
-    goal: float,
-    on: str,
-    witnessed: dict[str, Any],
+    bar: Bar,
+    witness: dict[str, Any],
     progress: Progress,
 ) -> dict[str, Any]:
     """The parity report of an artifact against its original, both embedding the texts under each text's own task.
 
-    on: the figure that must reach the goal, `worst` text or `mean` of all, of every head. witnessed: what `prepare` gave.
+    witness: what `prepare` gave.
     """
     prove = _rerank if manifest.task == "rerank" else _embed
     model, heads, count = prove(directory, manifest, checkpoint, texts, progress)
     report: dict[str, Any] = {
-        "verdict": metrics.verdict(heads, goal, on),
-        "target": goal,
-        "on": on,
+        "verdict": "pass" if bar.passes(heads) else "fail",
+        "target": bar.cosine,
+        "on": bar.on,
         "texts": count,
         "runtime": model.runtime.name,
         "device": model.runtime.device,
         "kernels": model.runtime.kernels,
         "heads": heads,
         "notes": [note for head, figures in heads.items() for note in metrics.notes(head, figures)],
-        "witness": witnessed,
+        "witness": witness,
     }
     if model.runtime.kernels == "float32" and report["verdict"] == "pass":  # large ones take minutes
         try:
             report["packed_kernels"] = _probe(directory, model, texts)
         except NotFiniteError:
             report["packed_kernels"] = {"texts": PROBES, "kernels": "quantized", "worst": 0.0}
-        if not report["packed_kernels"]["worst"] >= goal:
+        if not report["packed_kernels"]["worst"] >= bar.cosine:
             report["verdict"] = "fail"
             report["notes"].append("the weights, through the kernels that a GPU uses, are not what was verified")
     return report
@@ -69,7 +70,7 @@ def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progres
     """
     testimony = original(checkpoint, task, texts, progress).testimony
     try:
-        agreed = witness.agree(checkpoint, testimony, read_probes)
+        agreed = agree(checkpoint, testimony, read_probes)
     except (IndexError, KeyError, TypeError, RuntimeError) as error:  # of a file that upstream takes and our code does not
         raise SourceError(f"{checkpoint.root}: cannot be computed ({type(error).__name__}: {error})") from None
     gc.collect()  # of the weights that the reading held

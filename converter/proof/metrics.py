@@ -133,11 +133,6 @@ def notes(head: str, report: dict[str, Any]) -> list[str]:
     return []
 
 
-def verdict(heads: dict[str, dict[str, Any]], target: float, on: str = "worst") -> str:
-    """`pass` when no text of any head is under the target, or with `mean` no head is on average, else `fail`."""
-    return "pass" if heads and all(head[on] >= target for head in heads.values()) else "fail"
-
-
 def _report(scores: np.ndarray, texts: list[Text]) -> dict[str, Any]:
     return {
         **_spread(scores),

@@ -33,11 +33,11 @@ class TorchRuntime:
         """See shim.runtimes.Runtime."""
         import torch
 
-        from converter.quantize.lockstep import LockstepOps
+        from converter.quantize.layerwise import LayerwiseOps
 
         spec = self.checkpoint.spec
         with torch.inference_mode():
-            ops: Any = LockstepOps(self.read, [tokens], lambda _, weight, __: weight)
+            ops: Any = LayerwiseOps(self.read, [tokens], lambda _, weight, __: weight)
             found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules)
             return {name: found[name][0].float().numpy() for name in names}
 

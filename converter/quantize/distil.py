@@ -1,54 +1,41 @@
 """Distillation: what stays free after GPTQ is moved until the quantized model's outputs are nearest to the original's.
 
-Moved are the scales and offsets of all groups, norms and biases, and the codes themselves by rounding that lets gradients
-through. The teacher is the same model in float32, on the same texts. Source: Hinton et al. 2015, Distilling the knowledge in a
-neural network.
+Moved are the scales and offsets of all groups, norms and biases; codes stay. The teacher is the same model in float32, on the
+same texts. Source: Hinton et al. 2015, Distilling the knowledge in a neural network.
 """
 
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from converter.quantize.grid import Codes, Grid
-from converter.quantize.latent import TINY, Matrix, RowAdam
 from converter.quantize.losses import VECTORS, apart, scores_apart
 from converter.quantize.torch_ops import TorchOps
 from shim.text import Tokens
 
 Run = Callable[[TorchOps], dict[str, Tensor]]  # the model's named outputs, as shim.pooling.outputs gives them
-WORST = 0.1  # weight of the worst text beside the mean, where results are compared
-CHECKS = 10  # times in a run that the result so far is measured on the held-apart texts
+STEPS = 200  # batches that are learned from; more gain little
+CHECKS = 10  # times in a run that the result so far is measured on the texts held apart
 PATIENCE = 4  # checks without a better result, after which there will be none
 WARMUP = 10  # steps in which the rates rise
 BETAS = (0.9, 0.99)
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long and how fast. Rates are of Adam, at their height; those of codes and scales are in units of a step of the grid.
-
-    layers: weight of what the layers give beside what the model gives; it tells each layer its own part of the error.
-    """
-
-    steps: int
-    codes: float = 2e-3
-    scales: float = 5e-4
-    others: float = 3e-5
-    layers: float = 0.3
-    seed: int = 0
+SCALE_RATE, OTHER_RATE = 1e-4, 1e-5  # Adam's, at their height: of scales and offsets in parts of a scale; of norms and biases
+WORST = 0.1  # weight of the worst text beside the mean, where results are compared
+ROOM = 0.5  # of a scale: the most that it may change by
+TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Distilled:
-    """codes: of each module. tensors: norms and biases that changed, float32. before, after: (mean, worst) of the difference
-    from the original on the held-apart texts, 1 - cosine for vectors; equal where nothing better was found."""
+    """codes: of each module. tensors: norms and biases that changed, float32.
+
+    before, after: (mean, worst) 1 - cosine of the texts held apart; equal where nothing better was found.
+    """
 
     codes: dict[str, Codes]
     before: tuple[float, float]
@@ -58,167 +45,162 @@ class Distilled:
 
 def distil(
     weights: Mapping[str, Tensor],
-    codes: dict[str, Codes],
+    codes: Mapping[str, Codes],
     run: Run,
-    batches: list[Tokens],
-    held: list[Tokens],
+    batches: tuple[list[Tokens], list[Tokens]],
     grid: Grid,
-    pace: Pace,
     progress: Callable[[int, int], None],
 ) -> Distilled:
     """Codes of the same schemes and full-precision tensors that bring the outputs of `run` nearer to the original's.
 
-    weights: every tensor that `run` reads, float32: the teacher's. batches: what is learned from; held: what judges, and no
-    gradient sees. The result is never worse on `held` than `codes` are, in mean + WORST * worst; then it is `codes`. It depends
-    on the arguments only, not on the clock.
+    weights: every tensor that `run` reads, float32: the teacher's. batches: those that are learned from, and those that
+    judge, which no gradient sees. The result is never worse there than `codes` are, in mean + WORST * worst.
     """
-    student = _Student(weights, codes, run, grid, pace)
+    learned, held = batches
+    student = _Student(weights, codes, run, grid)
     with torch.inference_mode():
-        targets = [run(_Watched(weights, tokens)) for tokens in held]
-        spread = _spread(targets)
-        before = best = _judge({**weights, **_dequantized(codes)}, run, held, targets, spread)
-    found, stale = Distilled(codes, before, before), 0
-    order = np.random.default_rng(pace.seed)
-    queue: list[int] = []
-    for step in range(pace.steps):
-        queue = queue or order.permutation(len(batches)).tolist()
-        factor = min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / pace.steps)) / 2
-        student.step(batches[queue.pop()], factor, spread)
-        progress(step + 1, pace.steps)
-        if (step + 1) % max(1, pace.steps // CHECKS) and step + 1 < pace.steps:
+        wanted = [run(TorchOps(weights, tokens)) for tokens in held]
+        variance = _variance(wanted)
+        before = best = _judge(student.stored({}), run, held, wanted, variance)
+    found, stale = Distilled(dict(codes), before, before), 0
+    order, queue = np.random.default_rng(0), list[int]()
+    for step in range(STEPS):
+        queue = queue or order.permutation(len(learned)).tolist()
+        student.step(learned[queue.pop()], _rate(step), variance)
+        progress(step + 1, STEPS)
+        if (step + 1) % max(1, STEPS // CHECKS) and step + 1 < STEPS:
             continue
         given, tensors = student.result()
         with torch.inference_mode():
-            changed = {name: torch.from_numpy(value) for name, value in tensors.items()}
-            now = _judge({**weights, **changed, **_dequantized(given)}, run, held, targets, spread)
+            now = _judge(student.stored(tensors, given), run, held, wanted, variance)
         stale += 1
         if now[0] + WORST * now[1] < best[0] + WORST * best[1]:  # false for NaN
             found, best, stale = Distilled(given, before, now, tensors), now, 0
         if stale == PATIENCE:
             break
-    progress(pace.steps, pace.steps)
+    progress(STEPS, STEPS)
     return found
 
 
-class _Watched(TorchOps):
-    """TorchOps that keep what the norms give, and look up the rows of a table that is being learned."""
+class _Matrix:
+    """One quantized matrix. moved: how much each scale and each offset has changed, (rows, groups), in parts of the scale."""
 
-    def __init__(self, weights: Mapping[str, Tensor], tokens: Tokens, tables: Mapping[str, Matrix] | None = None):
-        super().__init__(weights, tokens)
-        self.tables, self.seen = tables or {}, list[Tensor]()
-        self.used: dict[str, tuple[Tensor, list[Tensor]]] = {}  # of each table: the rows, and their leaves
+    def __init__(self, codes: Codes, grid: Grid):
+        self.start, self.grid = codes, grid
+        self.scale, self.offset = torch.from_numpy(codes.scales), torch.from_numpy(codes.offsets)
+        self.moved = [torch.zeros_like(self.scale).requires_grad_() for _ in range(2)]
 
-    def embedding(self, name: str, ids: Tensor) -> Tensor:
-        if name not in self.tables:
-            return super().embedding(name, ids)
-        numbers, places = ids.unique(return_inverse=True)
-        rows, leaves = self.tables[name].rows(numbers)
-        self.used[name] = (numbers, leaves)
-        return F.embedding(places, rows)
+    def weight(self) -> Tensor:
+        """(rows, columns) float32, differentiable in `moved`."""
+        scale, offset = self._affine()
+        codes = torch.from_numpy(self.start.codes).view(*scale.shape, -1)
+        return (codes * scale[..., None] + offset[..., None]).view(self.start.codes.shape)
 
-    def layer_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
-        return self._keep(super().layer_norm(name, x.float(), eps))
+    def codes(self) -> Codes:
+        """The codes with what their scales and offsets have come to, in numbers that the grid can store."""
+        with torch.no_grad():
+            scale, offset = (part.numpy() for part in self._affine())
+        kind = self.grid.kind(self.start.scheme.bits)
+        limit = float(np.finfo(kind).max)
+        scale = scale.clip(-limit, limit).astype(kind).astype(np.float32)
+        if self.grid.integer_zero:
+            offset = (np.round(self.start.offsets / self.start.scales) * scale).astype(np.float32)
+        else:
+            offset = offset.clip(-limit, limit).astype(kind).astype(np.float32)
+        return Codes(self.start.codes, scale, offset, self.start.scheme)
 
-    def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
-        return self._keep(super().rms_norm(name, x.float(), eps))
-
-    def head(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
-        with torch.autocast("cpu", enabled=False):
-            return super().head(name, x.float(), bias)
-
-    def _keep(self, x: Tensor) -> Tensor:
-        if x.dim() == 3:  # not the norms of single attention heads: the residual stream says what is needed
-            self.seen.append(x)
-        return x
+    def _affine(self) -> tuple[Tensor, Tensor]:
+        stretch = 1 + self.moved[0].clamp(-ROOM, ROOM)
+        if self.grid.integer_zero:  # the offset is a number of steps, so it grows with them
+            return self.scale * stretch, self.offset * stretch
+        return self.scale * stretch, self.offset + self.scale * self.moved[1]
 
 
 class _Student:
     """The quantized model whose free numbers are being moved."""
 
-    def __init__(self, weights: Mapping[str, Tensor], codes: dict[str, Codes], run: Run, grid: Grid, pace: Pace):
-        self.teacher, self.run, self.pace = weights, run, pace
-        self.matrices = {name: Matrix(weights[f"{name}.weight"], part, grid) for name, part in codes.items()}
+    def __init__(self, weights: Mapping[str, Tensor], codes: Mapping[str, Codes], run: Run, grid: Grid):
+        self.teacher, self.run = weights, run
+        self.matrices = {name: _Matrix(part, grid) for name, part in codes.items()}
         self.others = {name: value.clone().requires_grad_() for name, value in weights.items() if value.dim() == 1}
-        rates = (pace.codes, pace.scales, pace.scales)
-        tables = {name for name in codes if "embed" in name}
-        self.tables = {name: self.matrices[name] for name in tables}
-        self.rows = {name: RowAdam(part.parts, rates) for name, part in self.tables.items()}
-        groups: list[dict[str, Any]] = [{"params": list(self.others.values()), "lr": pace.others}]
-        for place, rate in enumerate(rates):
-            parts = [part.parts[place] for name, part in self.matrices.items() if name not in tables]
-            if rate and parts:
-                groups.append({"params": [part.requires_grad_() for part in parts], "lr": rate})
+        moved = [part for matrix in self.matrices.values() for part in matrix.moved]
+        groups = [{"params": list(self.others.values()), "lr": OTHER_RATE}, {"params": moved, "lr": SCALE_RATE}]
         self.optimizer = torch.optim.Adam(groups, betas=BETAS, eps=TINY, fused=True)
-        self.rates = [group["lr"] for group in groups]
 
-    def step(self, tokens: Tokens, factor: float, spread: float) -> None:
-        """Learn from one batch, at `factor` times the rates. A loss or a gradient that is not finite teaches nothing."""
+    def step(self, tokens: Tokens, rate: float, variance: float) -> None:
+        """Learn from one batch, at `rate` times the rates. A loss or a gradient that is not finite teaches nothing."""
         with torch.no_grad(), _half():
-            teacher = _Watched(self.teacher, tokens)
-            wanted = self.run(teacher)
+            wanted = self.run(_FullNorms(self.teacher, tokens))
         weights = {**self.teacher, **self.others}
-        weights |= {f"{name}.weight": part.weight() for name, part in self.matrices.items() if name not in self.tables}
+        weights |= {f"{name}.weight": part.weight() for name, part in self.matrices.items()}
         with _half():
-            ops = _Watched(weights, tokens, self.tables)
+            ops = _FullNorms(weights, tokens)
             given = self.run(ops)
-        off = differences(given, wanted, ops.mask, spread)
+        off = differences(given, wanted, ops.mask, variance)
         worse = ((1 + off / off.mean().clamp(min=TINY)) / 2).detach()  # texts that are far off weigh more
-        loss = (off * worse).mean()
-        if self.pace.layers:
-            loss = loss + self.pace.layers * _layers(ops, teacher)
         self.optimizer.zero_grad()
-        loss.backward()
-        moved = [part.grad for group in self.optimizer.param_groups for part in group["params"] if part.grad is not None]
-        moved += [leaf.grad for _, leaves in ops.used.values() for leaf in leaves if leaf.grad is not None]
-        if not all(torch.isfinite(gradient.sum()) for gradient in moved):
+        (off * worse).mean().backward()
+        groups = self.optimizer.param_groups
+        gradients = [part.grad for group in groups for part in group["params"] if part.grad is not None]
+        if not all(torch.isfinite(gradient.sum()) for gradient in gradients):
             return
-        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-            group["lr"] = rate * factor
+        for group, height in zip(groups, (OTHER_RATE, SCALE_RATE), strict=True):
+            group["lr"] = height * rate
         self.optimizer.step()
-        for name, (numbers, leaves) in ops.used.items():
-            self.rows[name].step(numbers, leaves, factor, BETAS)
 
     def result(self) -> tuple[dict[str, Codes], dict[str, np.ndarray]]:
+        """The codes of all modules, and the other tensors that changed."""
         tensors = {name: value.detach().numpy().copy() for name, value in self.others.items()}
         changed = {name: value for name, value in tensors.items() if not np.array_equal(value, self.teacher[name].numpy())}
         return {name: part.codes() for name, part in self.matrices.items()}, changed
 
+    def stored(self, tensors: Mapping[str, np.ndarray], codes: Mapping[str, Codes] | None = None) -> dict[str, Tensor]:
+        """The weights of the model with these tensors and codes, those that it began with where none are given."""
+        codes = codes or {name: part.start for name, part in self.matrices.items()}
+        changed = {name: torch.from_numpy(value) for name, value in tensors.items()}
+        return {**self.teacher, **changed, **{f"{name}.weight": torch.from_numpy(c.dequantize()) for name, c in codes.items()}}
 
-def differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], mask: Tensor, spread: float) -> Tensor:
+
+class _FullNorms(TorchOps):
+    """TorchOps whose norms and heads compute in float32 whatever is around them."""
+
+    def layer_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
+        return super().layer_norm(name, x.float(), eps)
+
+    def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
+        return super().rms_norm(name, x.float(), eps)
+
+    def head(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
+        with torch.autocast("cpu", enabled=False):
+            return super().head(name, x.float(), bias)
+
+
+def differences(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], mask: Tensor, variance: float) -> Tensor:
     """How far each text's outputs are from those wanted, (n,), added up over the heads.
 
-    mask: (n, length), true on tokens. spread: the variance of a reranker's scores.
+    mask: (n, length), true on tokens. variance: of a reranker's scores.
     """
     if "score" in wanted:
-        return scores_apart(given["score"].float(), wanted["score"].float(), spread)
+        return scores_apart(given["score"].float(), wanted["score"].float(), variance)
     return sum(apart(head, given[head].float(), wanted[head].float(), mask) for head in VECTORS if head in wanted)
 
 
-def _layers(student: _Watched, teacher: _Watched) -> Tensor:
-    """The mean relative square error of the tokens at the norms, every text and every norm weighing the same."""
-    share = student.mask / student.mask.sum(dim=1, keepdim=True) / len(student.mask)
-    parts = [
-        ((one - other).square().sum(dim=-1) / other.square().sum(dim=-1).clamp(min=TINY) * share).sum()
-        for one, other in zip(student.seen, teacher.seen, strict=True)
-    ]
-    return torch.stack(parts).mean()
+def _rate(step: int) -> float:
+    """The part of the rates that a step has: rising first, then falling as a cosine."""
+    return min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * step / STEPS)) / 2
 
 
 def _judge(
-    weights: Mapping[str, Tensor], run: Run, held: list[Tokens], targets: list[dict[str, Tensor]], spread: float
+    weights: Mapping[str, Tensor], run: Run, held: list[Tokens], wanted: list[dict[str, Tensor]], variance: float
 ) -> tuple[float, float]:
     ops = [TorchOps(weights, tokens) for tokens in held]
-    off = torch.cat([differences(run(one), wanted, one.mask, spread) for one, wanted in zip(ops, targets, strict=True)])
+    off = torch.cat([differences(run(one), other, one.mask, variance) for one, other in zip(ops, wanted, strict=True)])
     return float(off.mean()), float(off.max())
 
 
-def _spread(targets: list[dict[str, Tensor]]) -> float:
-    scores = [wanted["score"].float() for wanted in targets if "score" in wanted]
+def _variance(wanted: list[dict[str, Tensor]]) -> float:
+    scores = [outputs["score"].float() for outputs in wanted if "score" in outputs]
     return max(float(torch.cat(scores).var(correction=0)), TINY) if scores else 1.0
-
-
-def _dequantized(codes: dict[str, Codes]) -> dict[str, Tensor]:
-    return {f"{name}.weight": torch.from_numpy(part.dequantize()) for name, part in codes.items()}
 
 
 def _half() -> AbstractContextManager[None]:

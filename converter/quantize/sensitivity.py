@@ -3,15 +3,15 @@
 Errors of separate tensors are nearly uncorrelated, so that their costs add up to the cost of all together.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.branches import CLEAN, BranchOps, Lanes
 from converter.quantize.grid import Codes
 from converter.quantize.losses import VECTORS, apart, scores_apart
+from converter.quantize.variants import CLEAN, Lanes, VariantOps
 from shim.text import Tokens
 
 WORK = 2e13  # floating-point operations spent on the variants: one or two minutes of two cores
@@ -19,22 +19,25 @@ TOKENS = (64, 5000)  # fewest and most that are looked at
 FLAT = 1e-4  # of the logits' mean square, under which their variance is that of one pair: none
 SCORED = 2000  # tokens of the pairs that a reranker's variance is taken of
 MEMORY = 1.2e9  # bytes of the lanes' activations
+Run = Callable[[VariantOps], dict[str, Lanes]]  # a model's outputs, by the operations it is given
 
 
 def costs(
-    run: Callable[[BranchOps], dict[str, Lanes]],
+    run: Run,
     read: Callable[[str], np.ndarray],
     codes: Mapping[str, Codes],
     batches: list[Tokens],
+    layers: Collection[tuple[int, int]],
     progress: Callable[[int, int], None],
 ) -> dict[str, np.ndarray]:
     """{module: (rows,) float64 costs} of each module in `codes`; a row is a text under a head, or for a reranker a pair.
 
     run: the model's outputs (shim.pooling.outputs) by the operations it is given. read: a tensor by name, float32.
+    layers: the (out, in) shapes of those modules that are linear layers.
     As many of the batches are used as WORK allows; several passes are made where all variants at once would not fit MEMORY.
     """
-    chosen, count = some(batches, affordable(codes))
-    widest = max((max(found.codes.shape) for name, found in codes.items() if "embed" not in name), default=1)
+    chosen, count = some(batches, affordable(len(codes), layers))
+    widest = max((max(shape) for shape in layers), default=1)
     together = max(1, int(MEMORY / (8 * count * widest)))
     names = list(codes)
     found: dict[str, np.ndarray] = {}
@@ -46,7 +49,7 @@ def costs(
             def change(name: str, part: set[str] = part) -> Tensor | None:
                 return torch.from_numpy(codes[name].dequantize()) if name in part else None
 
-            ops = BranchOps(read, chosen, change)
+            ops = VariantOps(read, chosen, change)
             given = run(ops)
             if "logits" in given and variance is None:
                 variance = _variance(run, read, some(batches, SCORED)[0])
@@ -55,10 +58,10 @@ def costs(
     return found
 
 
-def affordable(codes: Mapping[str, Codes]) -> int:
-    """How many tokens may be looked at."""
-    weights = sum(found.codes.size for name, found in codes.items() if "embed" not in name)
-    return int(np.clip(WORK / max(len(codes) * weights, 1), *TOKENS))
+def affordable(variants: int, layers: Collection[tuple[int, int]]) -> int:
+    """How many tokens may be looked at, by that many variants of a model with linear layers of these (out, in) shapes."""
+    weights = sum(rows * columns for rows, columns in layers)
+    return int(np.clip(WORK / max(variants * weights, 1), *TOKENS))
 
 
 def farthest(batches: list[Tokens], losses: np.ndarray, tokens: int) -> tuple[list[Tokens], np.ndarray]:
@@ -92,15 +95,15 @@ def _rows_of(batch: Tokens, rows: slice | np.ndarray) -> Tokens:
     return Tokens(batch.input_ids[rows], batch.attention_mask[rows], batch.token_type_ids[rows])
 
 
-def _variance(run: Callable[[BranchOps], dict[str, Lanes]], read: Callable[[str], np.ndarray], batches: list[Tokens]) -> Tensor:
+def _variance(run: Run, read: Callable[[str], np.ndarray], batches: list[Tokens]) -> Tensor:
     """Of the original's logits; the few texts of the variants show too little of it."""
-    clean = run(BranchOps(read, batches, lambda _: None))
+    clean = run(VariantOps(read, batches, lambda _: None))
     logits = torch.cat(_of(clean["logits"], CLEAN)).double()
     spread = logits.var(correction=0)
     return (spread if spread > FLAT * logits.square().mean() else logits.square().mean()).clamp(min=1e-12)
 
 
-def _rows(given: dict[str, Lanes], lane: str, ops: BranchOps, variance: Tensor | None) -> np.ndarray:
+def _rows(given: dict[str, Lanes], lane: str, ops: VariantOps, variance: Tensor | None) -> np.ndarray:
     if variance is not None:
         one, other = (torch.cat(_of(given["logits"], name)).double()[:, 0] for name in (CLEAN, lane))
         return scores_apart(other, one, variance).numpy()

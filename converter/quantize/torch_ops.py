@@ -1,6 +1,6 @@
 """shim.architectures.Ops that compute with torch, and so can be differentiated, watched, and run with other weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +37,9 @@ class TorchOps:
 
     def linear(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
         return F.linear(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"] if bias else None)
+
+    def linears(self, names: Sequence[str], x: Tensor, bias: bool = True) -> list[Tensor]:
+        return [self.linear(name, x, bias) for name in names]
 
     def head(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
         return TorchOps.linear(self, name, x, bias)

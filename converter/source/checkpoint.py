@@ -56,6 +56,7 @@ class Checkpoint:
     directory: of config.json, weights and tokenizer. root: of modules.json, mostly the same. upstream: what the upstream
     library is given, mostly root. origin: `repo` and `revision`: those of the hub, `pkg:MODULE` and its version, or `dir:NAME`
     and nothing. heads: the names of those tensors that belong to heads, the last ones in `tensors`.
+    tables: the names of those whose rows are looked up, not multiplied.
     spec: the model, as recipe and files say together; facts: what the files say; overrides: {key: reason} where the recipe
     says otherwise on purpose.
     """
@@ -71,7 +72,14 @@ class Checkpoint:
     facts: "Facts"
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: tuple[str, ...] = ()
+    tables: frozenset[str] = frozenset()
     changed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # float32, instead of what the files hold
+
+    @property
+    def matrices(self) -> dict[str, tuple[int, int]]:
+        """{name: (rows, columns)} of what may be quantized: matrices and tables, but those of heads."""
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items() if name not in self.heads}
+        return {name: (shape[0], shape[1]) for name, shape in shapes.items() if len(shape) == 2 and name.endswith(".weight")}
 
     def read(self, name: str, dtype: type = np.float32) -> np.ndarray:
         """The tensor `name` as `dtype`, float32 or float16. Raises SourceError when it is not finite, there or as `dtype`."""

@@ -82,6 +82,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
         facts=place.facts,
         overrides=recipe.overrides,
         heads=tuple(heads),
+        tables=frozenset(name for name in order if any(re.search(pattern, name) for pattern in module.TABLES)),
     )
 
 

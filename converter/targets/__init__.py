@@ -1,1 +1,45 @@
 """One target per runtime: pack a checkpoint into the files that the runtime loads."""
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol, cast
+
+from converter.candidate import Candidate
+from converter.quantize.grid import Grid, Scheme
+from converter.recipe import Recipe
+from converter.source.checkpoint import Checkpoint
+
+TARGETS = ("mlx", "onnx")  # a module each in this folder, imported when it is wanted
+
+
+class Target(Protocol):
+    """What a module of this folder has. BITS: of layers; TABLE_BITS: of tables; GRID: what is stored beside the codes."""
+
+    BITS: tuple[int, ...]
+    TABLE_BITS: tuple[int, ...]
+    DEFAULT_BITS: int
+    GRID: Grid
+    INTEGERS: bool  # whether products can be in integers, at 8 bits
+
+    def stored(self, shape: tuple[int, ...], scheme: Scheme | None) -> int:
+        """Bytes of a (rows, columns) weight in this scheme, None for full precision."""
+
+    def write(
+        self,
+        recipe: Recipe,
+        checkpoint: Checkpoint,
+        candidate: Candidate,
+        bits: int,
+        directory: Path,
+        done: Callable[[], None],
+    ) -> None:
+        """Write the weights and their configuration into `directory`; `done` is called after each tensor.
+
+        Weights of the candidate's plan are stored as its codes, the others in the target's full precision at these bits.
+        """
+
+
+def load_target(name: str) -> Target:
+    """The target of this name, one of TARGETS."""
+    return cast(Target, importlib.import_module(f"{__name__}.{name}"))

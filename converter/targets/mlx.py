@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from converter.candidate import Candidate
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
@@ -15,6 +16,7 @@ from converter.targets.safetensors import Layout
 BITS = TABLE_BITS = (2, 3, 4, 5, 6, 8, 16)
 DEFAULT_BITS = 4
 GRID = Grid(np.float16, integer_zero=False)
+INTEGERS = False
 APART = ("sparse_linear.", "colbert_linear.", "score.", "dense.")
 
 
@@ -27,17 +29,16 @@ def stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
 def write(
     recipe: Recipe,
     checkpoint: Checkpoint,
-    plan: dict[str, Scheme],
-    codes: Callable[[str], Iterator[Codes]],
+    candidate: Candidate,
     bits: int,
     directory: Path,
     done: Callable[[], None],
 ) -> None:
-    """Write the weights into `directory`: those of the plan as their codes, the others in float16.
+    """See Target.write. What is not quantized is float16.
 
-    codes: those of a module of the plan, in parts along its rows.
-    Heads that other loaders do not know have a file each, named after their module. `done` is called after each tensor.
+    Heads that other loaders do not know have a file each, named after their module.
     """
+    plan = candidate.plan
     apart = {name: name.split(".")[0] for name in checkpoint.heads if name.startswith(APART)}
     layouts: dict[str, Layout] = {}
     for name, tensor in checkpoint.tensors.items():
@@ -52,7 +53,7 @@ def write(
             if scheme is None:
                 yield from ((name, part) for part in checkpoint.chunks(name, np.float16))
             else:
-                yield from _packed(name, codes(name.removesuffix(".weight")))
+                yield from _packed(name, candidate.codes.parts(name.removesuffix(".weight")))
             done()
 
     safetensors.write(directory, layouts, tensors())

@@ -7,6 +7,7 @@ targets follow the same definition, and the parity report holds that definition 
 import importlib
 import importlib.util
 import pkgutil
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from shim.errors import UsageError
@@ -41,6 +42,9 @@ class Ops(Protocol):
 
     def linear(self, name: str, x: Any, bias: bool = True) -> Any:
         """x @ weight.T + bias."""
+
+    def linears(self, names: Sequence[str], x: Any, bias: bool = True) -> Any:
+        """`linear` of each of the layers, which share their input: a sequence."""
 
     def head(self, name: str, x: Any, bias: bool = True) -> Any:
         """`linear` in float32, whatever the layers compute in: what a head gives is an output itself, so it stays exact."""

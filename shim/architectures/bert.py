@@ -14,6 +14,8 @@ DROPPED = (r"^embeddings\.position_ids$", r"^cls\.")
 OPTIONAL = (r"^pooler\.",)
 # Two rows: not worth quantizing.
 FULL_PRECISION = (r"\.token_type_embeddings\.",)
+# Matrices whose rows are looked up, not multiplied.
+TABLES = (r"^embeddings\.",)
 ROWS = ()
 # Only for these does this file compute what the checkpoint means; absent ones are these.
 ONLY = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
@@ -117,8 +119,8 @@ def layers(ops: Ops, config: Config, x: Any) -> Any:
     """The encoder's layers over embedded tokens; XLM-RoBERTa has the same."""
     for index in range(config.num_hidden_layers):
         layer = f"encoder.layer.{index}"
-        query, key, value = (ops.linear(f"{layer}.attention.self.{name}", x) for name in ("query", "key", "value"))
-        attended = ops.attention(*(ops.split_heads(part, config.num_attention_heads) for part in (query, key, value)))
+        parts = ops.linears([f"{layer}.attention.self.{name}" for name in ("query", "key", "value")], x)
+        attended = ops.attention(*(ops.split_heads(part, config.num_attention_heads) for part in parts))
         attended = ops.linear(f"{layer}.attention.output.dense", attended)
         x = ops.layer_norm(f"{layer}.attention.output.LayerNorm", ops.add(attended, x), config.layer_norm_eps)
         inner = ops.gelu(ops.linear(f"{layer}.intermediate.dense", x))

@@ -10,6 +10,7 @@ KEYS = ((r"^bert\.", ""),)
 DROPPED = (r"^cls\.",)
 OPTIONAL = (r"^pooler\.",)
 FULL_PRECISION = bert.FULL_PRECISION
+TABLES = bert.TABLES
 ROWS = ()
 # Only for these does this file compute what the checkpoint means; absent ones are these.
 ONLY = {
@@ -109,8 +110,8 @@ def encode(ops: Ops, config: Config) -> Any:
         query, key = (ops.rotate(part, config.rotary_emb_base) for part in (query, key))
         attended = ops.linear(f"{layer}.attn.out_proj", ops.attention(query, key, value), bias=False)
         x = ops.layer_norm(f"{layer}.norm1", ops.add(attended, x), config.layer_norm_epsilon)
-        gate = ops.silu(ops.linear(f"{layer}.mlp.fc12", x, bias=False))
-        inner = ops.multiply(ops.linear(f"{layer}.mlp.fc11", x, bias=False), gate)
+        gate, up = ops.linears([f"{layer}.mlp.fc12", f"{layer}.mlp.fc11"], x, bias=False)
+        inner = ops.multiply(up, ops.silu(gate))
         inner = ops.linear(f"{layer}.mlp.fc2", inner, bias=False)
         x = ops.layer_norm(f"{layer}.norm2", ops.add(inner, x), config.layer_norm_epsilon)
     return x

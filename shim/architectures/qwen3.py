@@ -12,6 +12,7 @@ KEYS = ((r"^(?!model\.|lm_head\.|score\.)", "model."),)
 DROPPED = (r"^lm_head\.",)
 OPTIONAL = ()
 FULL_PRECISION = ()
+TABLES = (r"^model\.embed_tokens\.",)
 # A reranker answers with one of these words: the rows of the head that score it, or of the table that the head is tied to.
 ROWS = ("no", "yes")
 TABLE = "model.embed_tokens.weight"
@@ -121,20 +122,18 @@ def _layers(ops: Ops, config: Config) -> Any:
         layer = f"model.layers.{index}"
         x = ops.add(x, _attention(ops, config, layer, ops.rms_norm(f"{layer}.input_layernorm", x, config.rms_norm_eps)))
         normed = ops.rms_norm(f"{layer}.post_attention_layernorm", x, config.rms_norm_eps)
-        gate = ops.silu(ops.linear(f"{layer}.mlp.gate_proj", normed, bias=False))
-        inner = ops.multiply(gate, ops.linear(f"{layer}.mlp.up_proj", normed, bias=False))
+        gate, up = ops.linears([f"{layer}.mlp.gate_proj", f"{layer}.mlp.up_proj"], normed, bias=False)
+        inner = ops.multiply(ops.silu(gate), up)
         x = ops.add(x, ops.linear(f"{layer}.mlp.down_proj", inner, bias=False))
     return x
 
 
 def _attention(ops: Ops, config: Config, layer: str, x: Any) -> Any:
-    def project(name: str, heads: int) -> Any:
-        return ops.split_heads(ops.linear(f"{layer}.self_attn.{name}_proj", x, bias=False), heads)
+    def place(name: str, part: Any, heads: int) -> Any:
+        normed = ops.rms_norm(f"{layer}.self_attn.{name}_norm", ops.split_heads(part, heads), config.rms_norm_eps)
+        return ops.rotate(normed, config.rope_theta)
 
-    def place(name: str, part: Any) -> Any:
-        return ops.rotate(ops.rms_norm(f"{layer}.self_attn.{name}_norm", part, config.rms_norm_eps), config.rope_theta)
-
-    query = place("q", project("q", config.num_attention_heads))
-    key = place("k", project("k", config.num_key_value_heads))
-    attended = ops.attention(query, key, project("v", config.num_key_value_heads), causal=True)
+    query, key, value = ops.linears([f"{layer}.self_attn.{name}_proj" for name in ("q", "k", "v")], x, bias=False)
+    query, key = place("q", query, config.num_attention_heads), place("k", key, config.num_key_value_heads)
+    attended = ops.attention(query, key, ops.split_heads(value, config.num_key_value_heads), causal=True)
     return ops.linear(f"{layer}.self_attn.o_proj", attended, bias=False)

@@ -9,6 +9,7 @@ KEYS = ((r"^roberta\.", ""),)
 DROPPED = (r"^embeddings\.position_ids$", r"^lm_head\.")
 OPTIONAL = bert.OPTIONAL
 FULL_PRECISION = bert.FULL_PRECISION
+TABLES = bert.TABLES
 ROWS = ()
 parameters = bert.parameters
 

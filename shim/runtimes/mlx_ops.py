@@ -1,6 +1,6 @@
 """shim.architectures.Ops that compute with MLX."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shim.text import Tokens
@@ -45,6 +45,9 @@ class MlxOps:
         else:
             product = self.mx.quantized_matmul(x, *packed[0], **packed[1])
         return product + self.weights[f"{name}.bias"] if bias else product
+
+    def linears(self, names: Sequence[str], x: Any, bias: bool = True) -> list[Any]:
+        return [self.linear(name, x, bias) for name in names]
 
     def head(self, name: str, x: Any, bias: bool = True) -> Any:
         return self.linear(name, self.full(x), bias)  # the runtime holds the weights of heads in float32

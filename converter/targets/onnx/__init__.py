@@ -1,14 +1,14 @@
 """ONNX: `onnx/model.onnx`, an encoder graph of our own that sentence-transformers and optimum load, too."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_ir as ir
 
-from converter.quantize.grid import Codes, Grid, Scheme
+from converter.candidate import Candidate
+from converter.quantize.grid import Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.targets.onnx import tables
@@ -17,13 +17,11 @@ from shim.architectures import architecture
 from shim.errors import SealportError
 from shim.pooling import PROJECTED, outputs
 
-if TYPE_CHECKING:  # it imports torch, which only calibration needs
-    from converter.quantize.sites import Integers
-
 BITS = (4, 8, 16, 32)
 TABLE_BITS = (4, *tables.BITS, 8)  # of tables, when bits are chosen for each tensor
 DEFAULT_BITS = 8
 GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
+INTEGERS = True
 IR_VERSION = 10
 LONG = 1024  # tokens beyond which a text's attention scores are too many to hold at once
 SHAPES = {
@@ -51,28 +49,19 @@ def stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
 def write(
     recipe: Recipe,
     checkpoint: Checkpoint,
-    plan: dict[str, Scheme],
-    codes: Callable[[str], Iterator[Codes]],
+    candidate: Candidate,
     bits: int,
     directory: Path,
     done: Callable[[], None],
 ) -> None:
-    """Write the graph and `config.json` into `directory`.
-
-    Weights of the plan are stored as their codes, which come in parts along their rows, the others in float16 at 16 bits,
-    else float32. `done` is called after each tensor.
-    """
+    """See Target.write: the graph and `config.json`. What is not quantized is float16 at 16 bits, else float32."""
     blocked = recipe.model.max_tokens > LONG
-    _save(OnnxOps(checkpoint, plan, codes, np.float16 if bits == 16 else np.float32, blocked, done), recipe, directory)
+    if candidate.integers:
+        from converter.targets.onnx.int8 import IntegerOps  # imports torch
 
-
-def write_integers(
-    recipe: Recipe, checkpoint: Checkpoint, integers: "Integers", directory: Path, done: Callable[[], None]
-) -> None:
-    """`write` for a graph whose products are in integers."""
-    from converter.targets.onnx.int8 import IntegerOps
-
-    _save(IntegerOps(checkpoint, integers, recipe.model.max_tokens > LONG, done), recipe, directory)
+        _save(IntegerOps(checkpoint, candidate.codes, candidate.integers, blocked, done), recipe, directory)
+    else:
+        _save(OnnxOps(checkpoint, candidate.codes, np.float16 if bits == 16 else np.float32, blocked, done), recipe, directory)
 
 
 def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:

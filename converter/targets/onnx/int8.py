@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import onnx_ir as ir
 
-from converter.quantize.activations import LEAST, TOP
-from converter.quantize.channel import ZERO
-from converter.quantize.sites import Input, Integers
+from converter.candidate import PlanCodes
+from converter.int8.inputs import LEAST, TOP
+from converter.int8.shared_inputs import Input, Integers
+from converter.int8.weights import ZERO
 from converter.source.checkpoint import Checkpoint
 from converter.targets.onnx.ops import CONTRIB, OnnxOps
 
@@ -15,8 +16,8 @@ from converter.targets.onnx.ops import CONTRIB, OnnxOps
 class IntegerOps(OnnxOps):
     """OnnxOps whose layers take their inputs as `integers` has them rounded."""
 
-    def __init__(self, checkpoint: Checkpoint, integers: Integers, blocked: bool, done: Callable[[], None]):
-        super().__init__(checkpoint, integers.plan, lambda name: iter([integers.codes[name]]), np.float32, blocked, done)
+    def __init__(self, checkpoint: Checkpoint, codes: PlanCodes, integers: Integers, blocked: bool, done: Callable[[], None]):
+        super().__init__(checkpoint, codes, np.float32, blocked, done)
         self.found, self.layer_inputs, self.tensors = integers.codes, integers.inputs, integers.tensors
         self.norms: dict[str, tuple[str, ir.Value, float]] = {}  # what each norm's output was made of
 

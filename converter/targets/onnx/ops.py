@@ -1,5 +1,6 @@
 """shim.architectures.Ops that record an ONNX graph: standard operators (opset 21), and ORT's for quantized weights."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ class OnnxOps(Recorder):
         return self.constant(value)
 
     def embedding(self, name: str, ids: ir.Value) -> ir.Value:
-        scheme = self.plan.get(name)
+        scheme = self.codes.plan.get(name)
         if scheme is None:
             return self.node("Gather", self.tensor(f"{name}.weight"), ids)
         if scheme.bits in tables.BITS:
@@ -52,7 +53,7 @@ class OnnxOps(Recorder):
         return self.node("GatherBlockQuantized", codes, ids, scales, zeros, domain=CONTRIB, **attributes)
 
     def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
-        scheme = self.plan.get(name)
+        scheme = self.codes.plan.get(name)
         rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
         if scheme is None:
             product = self.node("MatMul", x, self.tensor(f"{name}.weight", transpose=True), name=name)
@@ -65,6 +66,9 @@ class OnnxOps(Recorder):
             product = self.node("Add", product, self.tensor(f"{name}.bias"))
         self.sizes[product.name] = (rows,)
         return product
+
+    def linears(self, names: Sequence[str], x: ir.Value, bias: bool = True) -> list[ir.Value]:
+        return [self.linear(name, x, bias) for name in names]
 
     def head(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
         product = self.node("MatMul", self.full(x), self.tensor(f"{name}.weight", transpose=True, dtype=np.float32), name=name)

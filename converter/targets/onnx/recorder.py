@@ -6,6 +6,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import onnx_ir as ir
 
+from converter.candidate import PlanCodes
 from converter.quantize.grid import Codes, Scheme
 from converter.source.checkpoint import Checkpoint
 
@@ -14,20 +15,19 @@ class Recorder:
     """Every call appends nodes; weights become initializers that are read only when the file is written.
 
     dtype: what the graph computes in, float32 or float16; its outputs are float32 either way. blocked: attend block by block.
-    plan: {module: Scheme} of the weights that are stored as integers; codes: what is stored of one, in parts along its rows.
+    codes: of the modules that are stored as integers.
     done: called as each weight of the checkpoint is written.
     """
 
     def __init__(
         self,
         checkpoint: Checkpoint,
-        plan: dict[str, Scheme],
-        codes: Callable[[str], Iterator[Codes]],
+        codes: PlanCodes,
         dtype: type,
         blocked: bool,
         done: Callable[[], None],
     ):
-        self.checkpoint, self.plan, self.codes = checkpoint, plan, codes
+        self.checkpoint, self.codes = checkpoint, codes
         self.dtype, self.blocked, self.done = dtype, blocked, done
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
@@ -126,7 +126,7 @@ class Recorder:
         def codes() -> Iterator[np.ndarray]:
             scales.clear()
             zeros.clear()
-            for part in self.codes(name):
+            for part in self.codes.parts(name):
                 found, scale, zero = unsigned(part)
                 scales.append(scale.astype(self.dtype))
                 zeros.append(pack(zero, scheme.bits))

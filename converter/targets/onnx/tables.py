@@ -26,7 +26,7 @@ def gather(ops: Recorder, name: str, scheme: Scheme, ids: ir.Value) -> ir.Value:
     def codes() -> Iterator[np.ndarray]:
         scales.clear()
         zeros.clear()
-        for part in ops.codes(name):
+        for part in ops.codes.parts(name):
             found, scale, zero = unsigned(part)
             scales.append(scale.astype(np.float16))
             zeros.append(zero)

@@ -4,7 +4,7 @@ So a layer can be quantized on what the already quantized layers before it give,
 one layer's activations in memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -20,7 +20,7 @@ Hessian = Callable[[], Tensor]  # the mean x xᵀ of an input, (width, width) fl
 Replace = Callable[[str, Tensor, Hessian | None], Tensor]
 
 
-class LockstepOps:
+class LayerwiseOps:
     """shim.architectures.Ops whose every value is a list, an entry for each batch.
 
     read: a tensor of the checkpoint by name, float32; called when its layer is reached, and not kept.
@@ -31,7 +31,6 @@ class LockstepOps:
         self.read, self.replace = read, replace
         self.weights: dict[str, Tensor] = {}
         self.batches = [TorchOps(self.weights, tokens) for tokens in batches]
-        self.seen: tuple[Any, Hessian] | None = None  # the last input and its Hessian: query, key and value share one
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """The operation `name` of torch_ops on each batch; those with weights are below."""
@@ -48,11 +47,19 @@ class LockstepOps:
         return [list(part) for part in zip(*(piece.chunk(parts, dim=-1) for piece in x), strict=True)]
 
     def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
-        if self.seen is None or self.seen[0] is not x:
-            self.seen = (x, cache(lambda: hessian(x, [ops.mask for ops in self.batches])))
-        weight = torch.from_numpy(self.read(f"{name}.weight"))
-        self.weights[f"{name}.weight"] = self.replace(name, weight, self.seen[1])
-        return self._with_weights("linear", name, x, bias)
+        return self.linears([name], x, bias)[0]
+
+    def linears(self, names: Sequence[str], x: list[Tensor], bias: bool = True) -> list[list[Tensor]]:
+        shared, found = self.hessian(x), []
+        for name in names:
+            weight = torch.from_numpy(self.read(f"{name}.weight"))
+            self.weights[f"{name}.weight"] = self.replace(name, weight, shared)
+            found.append(self._with_weights("linear", name, x, bias))
+        return found
+
+    def hessian(self, x: list[Tensor]) -> Hessian:
+        """That of an input, computed once for all layers that share it."""
+        return cache(lambda: hessian(x, [ops.mask for ops in self.batches]))
 
     def head(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
         return self._with_weights("head", name, x, bias)

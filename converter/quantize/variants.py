@@ -4,14 +4,14 @@ Every variant is a lane beside the clean one. A lane begins at the layer whose w
 the clean lane, and is not computed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.lockstep import tensors_of
+from converter.quantize.layerwise import tensors_of
 from converter.quantize.torch_ops import TorchOps
 from shim.text import Tokens
 
@@ -21,7 +21,7 @@ Lanes = dict[str, list[Tensor]]  # the clean lane and those that differ from it,
 Change = Callable[[str], Tensor | None]
 
 
-class BranchOps:
+class VariantOps:
     """shim.architectures.Ops whose every value is Lanes. read: a tensor of the checkpoint by name, float32; not kept."""
 
     def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens], change: Change):
@@ -50,6 +50,9 @@ class BranchOps:
 
     def linear(self, name: str, x: Lanes, bias: bool = True) -> Lanes:
         return self._with_weights("linear", name, x, bias)
+
+    def linears(self, names: Sequence[str], x: Lanes, bias: bool = True) -> list[Lanes]:
+        return [self.linear(name, x, bias) for name in names]
 
     def head(self, name: str, x: Lanes, bias: bool = True) -> Lanes:
         return self._with_weights("head", name, x, bias)

@@ -10,7 +10,7 @@ import pytest
 
 from converter import cache
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
-from converter.shelf import Shelf, lies
+from converter.store import CodeStore, has
 from shim.errors import SourceError
 
 SCHEME = Scheme(4, 32)
@@ -27,24 +27,24 @@ def never() -> Codes:
 
 def test_what_lies_in_the_cache_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
-    assert not lies("part", "layer", SCHEME)
-    first = Shelf().add("layer", SCHEME, made, "part")
-    assert lies("part", "layer", SCHEME)
-    assert not lies("part", "layer", Scheme(8, 32))
-    shelf = Shelf()
-    second = shelf.add("layer", SCHEME, never, "part")
-    for found in (first, second, shelf["layer"]):
+    assert not has("part", "layer", SCHEME)
+    first = CodeStore().add("layer", SCHEME, made, "part")
+    assert has("part", "layer", SCHEME)
+    assert not has("part", "layer", Scheme(8, 32))
+    store = CodeStore()
+    second = store.add("layer", SCHEME, never, "part")
+    for found in (first, second, store["layer"]):
         assert (found.dequantize() == made().dequantize()).all()
         assert found.scheme == SCHEME
 
 
 def test_codes_that_are_gone_are_no_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
-    shelf = Shelf()
-    shelf.add("layer", SCHEME, made, "part")
+    store = CodeStore()
+    store.add("layer", SCHEME, made, "part")
     shutil.rmtree(cache.folder() / "part")
     with pytest.raises(SourceError, match="the codes of layer are gone"):
-        shelf["layer"]
+        store["layer"]
 
 
 @pytest.mark.parametrize(("kept", "folder"), [(None, "file"), ("part", "file"), ("part", "x" * 300)])
@@ -53,10 +53,10 @@ def test_what_the_cache_cannot_take_is_held(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / folder))
-    shelf = Shelf()
-    shelf.add("layer", SCHEME, made, kept)
-    assert list(shelf) == ["layer"]
-    assert (shelf["layer"].dequantize() == made().dequantize()).all()
+    store = CodeStore()
+    store.add("layer", SCHEME, made, kept)
+    assert list(store) == ["layer"]
+    assert (store["layer"].dequantize() == made().dequantize()).all()
 
 
 @pytest.fixture

@@ -25,11 +25,11 @@ PROBES = 2  # directions drawn for each batch
 SPREAD = 0.3  # of the mean diagonal, added to it: rows of words that no text showed move in other directions, too
 OWNED = 30_000_000  # numbers in the matrices of single rows: 200 rows of 384 columns, 120 MB
 PRIOR = 50  # texts that what all rows share counts for in a row's own matrix
-WHOLE = 200_000_000  # weights up to which a model is held whole, and the slopes take a minute at most
+WHOLE = 200_000_000  # weights up to which a model is held whole, and the matrices take a minute at most
 
 
 @dataclass(frozen=True)
-class Slopes:
+class GaussNewton:
     """The Hessians of a table. shared: (columns, columns) float64, of any row.
 
     rows: (k,) int64, those that come often; own: (columns, columns, k) float32, theirs.
@@ -40,10 +40,10 @@ class Slopes:
     own: Tensor
 
 
-def slopes(
+def gauss_newton(
     weights: Mapping[str, Tensor], run: Callable[[TorchOps], Mapping[str, Any]], batches: list[Tokens]
-) -> dict[str, Slopes]:
-    """{table: Slopes} of each table that `run` looks rows up in; texts weigh the same, each all its tokens.
+) -> dict[str, GaussNewton]:
+    """{table: GaussNewton} of each table that `run` looks rows up in; texts weigh the same, each all its tokens.
 
     weights: every tensor that `run` reads, float32. Finite only where the model's outputs are.
     """
@@ -66,12 +66,12 @@ def slopes(
     return {name: _often(square, *map(torch.cat, zip(*looked[name], strict=True))) for name, square in shared.items()}
 
 
-def quantized(weight: Tensor, slopes: Slopes, scheme: Scheme, grid: Grid) -> Codes:
+def quantized(weight: Tensor, matrices: GaussNewton, scheme: Scheme, grid: Grid) -> Codes:
     """Codes of a (rows, columns) float32 table by GPTQ with what its rows share, those that come often then by their own."""
-    found, rows = gptq(weight, slopes.shared, scheme, grid), slopes.rows.numpy()
-    if len(rows) and torch.isfinite(slopes.own).all():
+    found, rows = gptq(weight, matrices.shared, scheme, grid), matrices.rows.numpy()
+    if len(rows) and torch.isfinite(matrices.own).all():
         part = Codes(found.codes[rows], found.scales[rows], found.offsets[rows], scheme)
-        better = descend(weight[slopes.rows], slopes.own, part, grid)
+        better = descend(weight[matrices.rows], matrices.own, part, grid)
         found.codes[rows], found.scales[rows], found.offsets[rows] = better.codes, better.scales, better.offsets
     return found
 
@@ -87,7 +87,7 @@ def _by_text(ids: Tensor, parts: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return pairs // len(ids), torch.zeros(len(pairs), parts.shape[-1]).index_add_(0, places, parts[mask])
 
 
-def _often(shared: Tensor, looked: Tensor, parts: Tensor) -> Slopes:
+def _often(shared: Tensor, looked: Tensor, parts: Tensor) -> GaussNewton:
     """looked: (n,) rows, each as often as it came; parts: (n, columns) slopes there."""
     rows, counts = torch.unique(looked, return_counts=True)
     chosen = counts.topk(min(len(rows), max(1, OWNED // shared.numel()))).indices
@@ -98,7 +98,7 @@ def _often(shared: Tensor, looked: Tensor, parts: Tensor) -> Slopes:
         square = part.T @ part
         count = counts[row] / PROBES
         own[:, :, place] = (square * (count / square.diagonal().mean().clamp(min=1e-30)) + prior) / (count + PRIOR)
-    return Slopes(shared, rows[chosen], own)
+    return GaussNewton(shared, rows[chosen], own)
 
 
 class _Rows(TorchOps):

@@ -8,18 +8,16 @@ import torch
 from torch import Tensor
 
 from converter import cache
-from converter.quantize.activations import MODES, Activation, allocate
-from converter.quantize.channel import nearest, per_channel
+from converter.calibration import Calibration
+from converter.int8.inputs import MODES, Activation, allocate
+from converter.int8.shared_inputs import Input, Integers, Observer, RoundedOps, Site, layer
+from converter.int8.smoothing import Smoothing, search
+from converter.int8.weights import nearest, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
-from converter.quantize.lockstep import Hessian, Replace
+from converter.quantize.layerwise import Hessian, Replace
 from converter.quantize.losses import loss, masks_of
-from converter.quantize.sites import Input, Integers, Observer, RoundedOps, Site, layer
-from converter.quantize.smooth import Smoothing, search
-from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
-from shim.architectures import architecture
-from shim.pooling import outputs
 from shim.text import Tokens
 
 SHARE = 0.4  # of what parity allows that layers may take of a text; the rest is for tables, and texts unlike calibration
@@ -32,75 +30,78 @@ GROUPS = (64, 32)  # weights that share a scale where products are in float32, a
 GRID = Grid(np.float32, integer_zero=True, half=(TABLE_BITS,))
 
 
-def quantize(
-    checkpoint: Checkpoint,
-    recipe: Recipe,
-    tokens: list[Tokens],
-    goal: float,
-    progress: Callable[[int, int], None],
-    kept: str | None = None,
-) -> Integers:
-    """Codes and rounded inputs of every layer and table that takes them; goal: the cosine that the worst text must reach.
+def quantize(calibration: Calibration) -> Integers:
+    """Codes and rounded inputs of every layer and table that takes them.
 
-    Each layer gets the fastest way that leaves the calibration texts within SHARE of what the goal allows, measured with all
-    others exact: errors add up. `progress` gets how many steps are done, and of how many. kept: the part of the cache for what
-    was measured and made, from which a run that was interrupted takes what it had done.
+    Each layer gets the fastest way that leaves the calibration texts within SHARE of what the bar allows, measured with all
+    others exact: errors add up. What was measured and made is kept in the calibration's part of the cache.
     """
-    module = architecture(recipe.architecture)
-    config = module.Config.read(checkpoint.config)
-
-    def run(ops: Any) -> dict[str, list[Tensor]]:
-        found: dict[str, list[Tensor]] = outputs(
-            ops, module, config, recipe.model.pooling, recipe.model.heads, recipe.model.modules
-        )
-        return found
-
     with torch.inference_mode():
-        observer = Observer(checkpoint.read, tokens)
-        exact = run(observer)
-        sites = observer.sites
-        steps = (1 + len(MEASURED)) * len(sites) + sum(len(site.members) for site in sites)
-        choices = []
-        for place, site in enumerate(sites):
-            choices.append(_choices(checkpoint, site))
-            progress(place + 1, steps)
-        harmed = run(_rounded(checkpoint.read, tokens, sites, [choice["token"] for choice in choices]))
-        probes = _probes(tokens, loss(exact, harmed, masks_of(tokens)), PROBE)
-        costs = _costs(checkpoint, run, sites, choices, probes, lambda done: progress(len(sites) + done, steps), kept)
-        modes = allocate(costs, [site.size for site in sites], SHARE * (1 - goal))
-        entries = [choice[mode] for choice, mode in zip(choices, modes, strict=True)]
-        found: dict[str, Codes] = {}
-        total = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values())
-        tables = {name: scheme for name, shape in observer.tables.items() if (scheme := _table(shape, total))}
-
-        def scheme_of(name: str, columns: int, table: bool) -> Scheme | None:
-            if not table and inputs[name].activation.mode != "none":
-                return Scheme(8, columns)
-            return tables.get(name) if table else next((Scheme(8, size) for size in GROUPS if columns % size == 0), None)
-
-        def replace(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
-            scheme = scheme_of(name, weight.shape[1], hessian is None)
-            if scheme is None:
-                return weight
-
-            def make() -> dict[str, np.ndarray]:
-                if hessian is None:
-                    return searched(weight, scheme, GRID).arrays()
-                floats = inputs[name].activation.mode == "none"
-                return (gptq(weight, hessian(), scheme, GRID) if floats else per_channel(weight, hessian())).arrays()
-
-            found[name] = Codes(**_kept(kept, f"{name}.codes", make), scheme=scheme)
-            progress(min((1 + len(MEASURED)) * len(sites) + len(found), steps), steps)
-            return torch.from_numpy(found[name].dequantize())
-
-        final = _rounded(checkpoint.read, tokens, sites, entries, replace)
-        inputs = final.inputs
-        run(final)
-    return Integers(found, inputs, _tensors(checkpoint, sites, inputs, final.rows))
+        observer = Observer(calibration.job.checkpoint.read, calibration.tokens)
+        exact = calibration.run(observer)
+        steps = _Steps(calibration, observer.sites)
+        entries = _entries(calibration, observer.sites, exact, steps)
+        return _made(calibration, observer, entries, steps)
 
 
-def _kept(kept: str | None, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    return cache.arrays(kept, name, make) if kept else make()
+class _Steps:
+    """Counts what is done: each site searched, each of its modes measured, each layer made."""
+
+    def __init__(self, calibration: Calibration, sites: list[Site]):
+        self.progress, self.done = calibration.progress, 0
+        self.total = (1 + len(MEASURED)) * len(sites) + sum(len(site.members) for site in sites)
+
+    def __call__(self, count: int = 1) -> None:
+        self.done = min(self.done + count, self.total)
+        self.progress("quantize", self.done, self.total)
+
+
+def _entries(calibration: Calibration, sites: list[Site], exact: dict[str, Any], steps: _Steps) -> list[Input]:
+    """How each site's input is rounded. exact: the original's outputs."""
+    job, tokens = calibration.job, calibration.tokens
+    choices = []
+    for site in sites:
+        choices.append(_choices(job.checkpoint, site))
+        steps()
+    harmed = calibration.run(_rounded(job.checkpoint.read, tokens, sites, [choice["token"] for choice in choices]))
+    probes = _probes(tokens, loss(exact, harmed, masks_of(tokens)), PROBE)
+    costs = _costs(calibration, sites, choices, probes, steps)
+    modes = allocate(costs, [site.size for site in sites], SHARE * job.bar.allowed)
+    return [choice[mode] for choice, mode in zip(choices, modes, strict=True)]
+
+
+def _made(calibration: Calibration, observer: Observer, entries: list[Input], steps: _Steps) -> Integers:
+    """The codes, each layer's made on what the layers before it, already in integers, give."""
+    checkpoint, folder = calibration.job.checkpoint, calibration.folder("integers")
+    total = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values())
+    found: dict[str, Codes] = {}
+
+    def scheme_of(name: str, columns: int, table: bool) -> Scheme | None:
+        if table:
+            return _table(observer.tables[name], total) if name in observer.tables else None
+        if inputs[name].activation.mode != "none":
+            return Scheme(8, columns)
+        return next((Scheme(8, size) for size in GROUPS if columns % size == 0), None)
+
+    def replace(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
+        scheme = scheme_of(name, weight.shape[1], hessian is None)
+        if scheme is None:
+            return weight
+
+        def make() -> dict[str, np.ndarray]:
+            if hessian is None:
+                return searched(weight, scheme, GRID).arrays()
+            floats = inputs[name].activation.mode == "none"
+            return (gptq(weight, hessian(), scheme, GRID) if floats else per_channel(weight, hessian())).arrays()
+
+        found[name] = Codes(**cache.arrays(folder, f"{name}.codes", make), scheme=scheme)
+        steps()
+        return torch.from_numpy(found[name].dequantize())
+
+    final = _rounded(checkpoint.read, calibration.tokens, observer.sites, entries, replace)
+    inputs = final.inputs
+    calibration.run(final)
+    return Integers(found, inputs, _tensors(checkpoint, observer.sites, inputs, final.rows))
 
 
 def _choices(checkpoint: Checkpoint, site: Site) -> dict[str, Input]:
@@ -138,37 +139,31 @@ def _probes(tokens: list[Tokens], losses: np.ndarray, limit: int) -> list[Tokens
 
 
 def _costs(
-    checkpoint: Checkpoint,
-    run: Callable[[Any], dict[str, list[Tensor]]],
-    sites: list[Site],
-    choices: list[dict[str, Input]],
-    probes: list[Tokens],
-    progress: Callable[[int], None],
-    stored: str | None,
+    calibration: Calibration, sites: list[Site], choices: list[dict[str, Input]], probes: list[Tokens], steps: _Steps
 ) -> list[dict[str, np.ndarray]]:
     """For each site and mode, what it alone takes from each text's cosine, (texts,) float64."""
-    masks = masks_of(probes)
-    kept: dict[str, np.ndarray] = {}
+    masks, run, folder = masks_of(probes), calibration.run, calibration.folder("integers")
+    small: dict[str, np.ndarray] = {}
 
     def read(name: str) -> np.ndarray:  # small tensors once, large ones again and again, never all in memory
-        if name in kept:
-            return kept[name]
-        array = checkpoint.read(name)
+        if name in small:
+            return small[name]
+        array = calibration.job.checkpoint.read(name)
         if array.size <= 1 << 21:
-            kept[name] = array
+            small[name] = array
         return array
 
     exact = run(_rounded(read, probes, [], []))
     none = np.zeros(len(loss(exact, exact, masks)))
     found = []
-    for place, (site, choice) in enumerate(zip(sites, choices, strict=True)):
+    for site, choice in zip(sites, choices, strict=True):
 
         def measured(site: Site = site, choice: dict[str, Input] = choice) -> dict[str, np.ndarray]:
             ways = {mode: _rounded(read, probes, [site], [choice[mode]], _likely(site)) for mode in MEASURED}
             return {mode: loss(exact, run(ops), masks) for mode, ops in ways.items()}
 
-        found.append(dict.fromkeys(MODES, none) | _kept(stored, f"{site.members[0]}.costs", measured))
-        progress(len(MEASURED) * (place + 1))
+        found.append(dict.fromkeys(MODES, none) | cache.arrays(folder, f"{site.members[0]}.costs", measured))
+        steps(len(MEASURED))
     return found
 
 

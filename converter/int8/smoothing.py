@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from converter.quantize.activations import Activation, rounded, whole_range
-from converter.quantize.channel import nearest
+from converter.int8.inputs import Activation, rounded, whole_range
+from converter.int8.weights import nearest
 
 ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0)  # how much of the difficulty goes from inputs to weights
 ALPHAS_TWICE = (0.0, 0.25, 0.5)  # of inputs that are rounded so finely that they can take the weights' difficulty

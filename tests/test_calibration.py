@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.checkpoints import write_bert, write_recipe
+from support.jobs import calibration_of
 
-from converter import calibrate, corpus, pipeline, recipe
-from converter.corpus import Text
+from converter import corpus, pipeline, recipe
+from converter.corpus import Text, calibration
 from converter.quantize.grid import Grid, Scheme, round_to_nearest
 from converter.source.open import open_source
 from shim.errors import UsageError
@@ -29,12 +30,12 @@ def texts(*given: str, lang: str = "en") -> list[Text]:
 
 
 def test_our_own_texts_do_not_overlap() -> None:
-    calibrate.check_texts(corpus.read(corpus.CALIBRATION), corpus.read(corpus.VERIFICATION))
+    calibration.check_texts(corpus.read(corpus.CALIBRATION), corpus.read(corpus.VERIFICATION))
 
 
 def test_a_text_that_also_judges_is_refused() -> None:
     with pytest.raises(UsageError, match=r"1 calibration texts are verification texts, too \(1\)"):
-        calibrate.check_texts(texts("mine", " shared "), texts("shared", "theirs"))
+        calibration.check_texts(texts("mine", " shared "), texts("shared", "theirs"))
 
 
 def test_the_command_refuses_overlap_and_leaves_nothing(tiny: Path, tmp_path: Path, corpus_file: Path, convert) -> None:
@@ -64,30 +65,20 @@ def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
 
 def test_one_language_is_warned_of() -> None:
     with pytest.warns(UserWarning, match="all in en"):
-        calibrate.check_texts(texts("a", "b"), [])
+        calibration.check_texts(texts("a", "b"), [])
 
 
 @pytest.mark.parametrize("given", [("one",), ("one", "two", "three") * 5, ("x " * 300,)])
 def test_few_texts_are_warned_of_and_give_finite_codes(small, given: tuple[str, ...]) -> None:
     checkpoint, tiny = small
     with pytest.warns(UserWarning, match="calibration tokens"):
-        tokens = calibrate.prepare(checkpoint, tiny, texts(*given))
-    found = calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), "gptq", lambda *_: None).codes
+        tokens = calibration.prepare(checkpoint, texts(*given))
+    found = calibration_of(checkpoint, tiny, tokens).quantize(PLAN).codes
     assert found.keys() == PLAN.keys()
     for name, codes in found.items():
         weight = checkpoint.read(f"{name}.weight")
         nearest = round_to_nearest(weight, PLAN[name], Grid()).dequantize()
         assert np.square(codes.dequantize() - weight).mean() < 4 * np.square(nearest - weight).mean()
-
-
-def test_few_texts_teach_a_distillation_nothing(small) -> None:
-    """What judges must not be what is learned from."""
-    checkpoint, tiny = small
-    with pytest.warns(UserWarning, match="calibration tokens"):
-        tokens = calibrate.prepare(checkpoint, tiny, texts("one", "two", "three"))
-    codes = dict(calibrate.quantize(checkpoint, tiny, PLAN, tokens, Grid(), "gptq", lambda *_: None).codes)
-    with pytest.warns(UserWarning, match="no distillation"):
-        assert calibrate.distil(checkpoint, tiny, codes, tokens, Grid(), lambda *_: None) is None
 
 
 def test_ones_own_texts_decide_the_codes(tiny: Path, tmp_path: Path, convert) -> None:
@@ -101,32 +92,31 @@ def test_ones_own_texts_decide_the_codes(tiny: Path, tmp_path: Path, convert) ->
 
 
 def test_texts_of_special_tokens_only_are_refused(small) -> None:
-    checkpoint, tiny = small
+    checkpoint, _ = small
     with pytest.raises(UsageError, match="hold no tokens"):
-        calibrate.prepare(checkpoint, tiny, texts("\u200b", " "))
+        calibration.prepare(checkpoint, texts("\u200b", " "))
 
 
 def test_queries_are_calibrated_behind_their_prompt(small) -> None:
     checkpoint, tiny = small
-    model = replace(tiny.model, prompts={"retrieval.query": "find this: "})
-    prompted = replace(tiny, model=model)
+    prompted = replace(checkpoint, spec=replace(tiny.model, prompts={"retrieval.query": "find this: "}))
     query = [Text("1", "en", "query", "rivers")]
     with pytest.warns(UserWarning, match="calibration tokens"):
-        with_prompt, without = (calibrate.prepare(checkpoint, one, query)[0] for one in (prompted, tiny))
+        with_prompt, without = (calibration.prepare(one, query)[0] for one in (prompted, checkpoint))
     assert with_prompt.input_ids.shape[1] > without.input_ids.shape[1]
 
 
 def test_a_large_model_sees_some_of_the_texts(small) -> None:
     """As many as a pass can afford, of all lengths; a small one sees them all."""
-    checkpoint, tiny = small
+    checkpoint, _ = small
     shown = corpus.read(corpus.CALIBRATION)
-    count = lambda most: sum(int(batch.attention_mask.sum()) for batch in calibrate.prepare(checkpoint, tiny, shown, most))  # noqa: E731
+    count = lambda most: sum(int(batch.attention_mask.sum()) for batch in calibration.prepare(checkpoint, shown, most))  # noqa: E731
     whole = count(None)
     assert count(whole) == whole
     assert 4500 < count(5000) <= 5000
-    layers = {"a.weight": (1024, 4096), "b.bias": (1024,), "word_embeddings.weight": (250_000, 1024)}
-    assert calibrate.affordable(layers, "balanced") == int(calibrate.WORK["balanced"] / (2 * 4096 * (1024 + 4096)))
-    assert calibrate.affordable({"a.weight": (10**6, 10**6)}, "balanced") == calibrate.LEAST
+    each = calibration.WORK["balanced"] / (2 * 4096 * (1024 + 4096))
+    assert calibration.affordable([(1024, 4096)], "balanced") == int(each)
+    assert calibration.affordable([(10**6, 10**6)], "balanced") == calibration.LEAST
 
 
 def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path) -> None:

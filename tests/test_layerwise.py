@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.checkpoints import bert_config, seeded_weights, xlm_roberta_config
 
-from converter.quantize.lockstep import Hessian, LockstepOps, hessian
+from converter.quantize.layerwise import Hessian, LayerwiseOps, hessian
 from converter.quantize.torch_ops import TorchOps
 from shim.architectures import architecture
 from shim.pooling import outputs
@@ -44,7 +44,7 @@ def test_outputs_are_those_of_each_batch_alone(name: str) -> None:
             seen[layer] = (weight, found())
         return weight
 
-    together = outputs(LockstepOps(weights.__getitem__, BATCHES, replace), *settings)["sentence_embedding"]
+    together = outputs(LayerwiseOps(weights.__getitem__, BATCHES, replace), *settings)["sentence_embedding"]
     tensors = {key: torch.from_numpy(value) for key, value in weights.items()}
     for tokens, got in zip(BATCHES, together, strict=True):
         torch.testing.assert_close(got, outputs(TorchOps(tensors, tokens), *settings)["sentence_embedding"])
@@ -68,7 +68,7 @@ def test_a_layer_sees_what_the_replaced_layers_before_it_give() -> None:
             seen[layer] = found()
             return weight * factor
 
-        outputs(LockstepOps(weights.__getitem__, BATCHES, replace), module, config, "mean", ("dense",))
+        outputs(LayerwiseOps(weights.__getitem__, BATCHES, replace), module, config, "mean", ("dense",))
         return seen[last]
 
     assert not torch.allclose(run(1.0), run(0.5), rtol=0.05)

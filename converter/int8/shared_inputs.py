@@ -1,18 +1,17 @@
 """Where a model's inputs are rounded: the linear layers that share an input, what comes before, and what goes in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.activations import Activation, rounded
-from converter.quantize.grid import Codes, Scheme
-from converter.quantize.lockstep import LockstepOps, Replace, hessian
-from converter.quantize.smooth import Smoothing
+from converter.int8.inputs import Activation, rounded
+from converter.int8.smoothing import Smoothing
+from converter.quantize.grid import Codes
+from converter.quantize.layerwise import LayerwiseOps, Replace
 
 SAMPLE = 256  # tokens of an input that are kept
 
@@ -34,14 +33,13 @@ class Site:
     sample: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
-class Observer(LockstepOps):
+class Observer(LayerwiseOps):
     """Runs the model as it is and collects `sites`, and the names of `tables` with their shapes."""
 
     def __init__(self, read: Callable[[str], Any], batches: list[Any]):
         super().__init__(read, batches, lambda name, weight, hessian: weight)
         self.sites: list[Site] = []
         self.tables: dict[str, tuple[int, ...]] = {}
-        self.taken: Any = None
         self.came: list[tuple[Any, tuple[str, str]]] = []  # the latest values that could be of use, and where they came from
 
     def _from(self, value: Any, kind: str, name: str) -> Any:
@@ -51,18 +49,15 @@ class Observer(LockstepOps):
     def _origin(self, value: Any) -> tuple[str, str]:
         return next((origin for known, origin in self.came if known is value), ("", ""))
 
-    def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
-        if self.taken is not x:
-            self.taken = x
-            kind, before = self._origin(x)
-            rows = torch.cat([part[ops.mask] for part, ops in zip(x, self.batches, strict=True)])
-            picked = torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()
-            spans = rows.amin(dim=0), rows.amax(dim=0)
-            self.sites.append(Site([], ("", "") if kind == "product" else (kind, before), 0, *spans, rows[picked]))
-        self.sites[-1].members.append(name)
-        found = self._with_weights("linear", name, x, bias)
-        self.sites[-1].size += x[0].shape[-1] * found[0].shape[-1]
-        return self._from(found, "product", name)
+    def linears(self, names: Sequence[str], x: list[Tensor], bias: bool = True) -> list[list[Tensor]]:
+        kind, before = self._origin(x)
+        rows = torch.cat([part[ops.mask] for part, ops in zip(x, self.batches, strict=True)])
+        picked = torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()
+        spans = rows.amin(dim=0), rows.amax(dim=0)
+        found = [self._from(self._with_weights("linear", name, x, bias), "product", name) for name in names]
+        size = sum(x[0].shape[-1] * part[0].shape[-1] for part in found)
+        self.sites.append(Site(list(names), ("", "") if kind == "product" else (kind, before), size, *spans, rows[picked]))
+        return found
 
     def multiply(self, x: list[Tensor], y: list[Tensor]) -> list[Tensor]:
         found = [one * other for one, other in zip(x, y, strict=True)]
@@ -103,10 +98,6 @@ class Integers:
     inputs: dict[str, Input]
     tensors: dict[str, np.ndarray]
 
-    @property
-    def plan(self) -> dict[str, Scheme]:
-        return {name: codes.scheme for name, codes in self.codes.items()}
-
     def describe(self) -> dict[str, dict[str, Any]]:
         """{module: bits, group size, and for a layer how its input is rounded}, for the manifest."""
         return {
@@ -115,11 +106,11 @@ class Integers:
         }
 
 
-class RoundedOps(LockstepOps):
+class RoundedOps(LayerwiseOps):
     """Runs the model with rounded inputs.
 
     inputs: {layer: Input}; layers that are not in it get theirs as it is. rows: {layer: (rows,) what its output is divided by},
-    for the layer that takes it. replace: see LockstepOps.
+    for the layer that takes it. replace: see LayerwiseOps.
     """
 
     def __init__(
@@ -132,20 +123,18 @@ class RoundedOps(LockstepOps):
     ):
         super().__init__(read, batches, replace)
         self.inputs, self.rows = inputs, rows
-        self.taken: tuple[Any, list[Tensor]] | None = None
 
-    def linear(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
-        entry = self.inputs.get(name)
-        if self.taken is None or self.taken[0] is not x:
-            self.taken = (x, x if entry is None else [rounded(entry.smoothing.input(part), entry.activation) for part in x])
-        inputs = self.taken[1]
-        weight, shift = layer(self.read, name, entry, self.rows.get(name), bias)
-        if self.seen is None or self.seen[0] is not inputs:
-            self.seen = (inputs, cache(lambda: hessian(inputs, [ops.mask for ops in self.batches])))
-        self.weights[f"{name}.weight"] = self.replace(name, weight, self.seen[1])
-        if shift is not None:
-            self.weights[f"{name}.bias"] = shift
-        return self._with_weights("linear", name, inputs, shift is not None)
+    def linears(self, names: Sequence[str], x: list[Tensor], bias: bool = True) -> list[list[Tensor]]:
+        entry = self.inputs.get(names[0])
+        inputs = x if entry is None else [rounded(entry.smoothing.input(part), entry.activation) for part in x]
+        shared, found = self.hessian(inputs), []
+        for name in names:
+            weight, shift = layer(self.read, name, entry, self.rows.get(name), bias)
+            self.weights[f"{name}.weight"] = self.replace(name, weight, shared)
+            if shift is not None:
+                self.weights[f"{name}.bias"] = shift
+            found.append(self._with_weights("linear", name, inputs, shift is not None))
+        return found
 
 
 def layer(

@@ -1,0 +1,1 @@
+"""Matrix products in integers: how inputs are rounded, the weights that go with them, and what they cost."""

@@ -1,0 +1,126 @@
+"""What is asked for, and what that comes to: everything that can be refused is refused here, before anything that costs."""
+
+import re
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from converter import corpus
+from converter.bar import Bar
+from converter.proof.measure import check_queries
+from converter.quantize.grid import uniform
+from converter.recipe import Recipe
+from converter.source.checkpoint import Checkpoint
+from converter.source.open import open_source
+from converter.staging import check_destination
+from converter.targets import Target, load_target
+from shim import artifact
+from shim.architectures import architecture
+from shim.errors import UsageError
+
+EFFORTS = ("fast", "balanced", "max")
+CALIBRATED_BELOW = 8  # bits; with fewer, rounding to nearest does not suffice and calibration is the default
+FULL_PRECISION_FROM = 16  # bits; with so many nothing is quantized
+SIZED_BITS = 4  # the fewest bits where only --max-size is given
+
+
+@dataclass(frozen=True)
+class Request:
+    """One conversion, as asked for on the command line."""
+
+    recipe: Recipe
+    target: str
+    bits: int | None = None
+    source: str | None = None
+    out: Path = Path("artifacts")
+    parity: float | None = None
+    corpus: Path = corpus.VERIFICATION
+    calibration: Path | None = None  # texts to calibrate on, None for ours
+    effort: str | None = None  # one of EFFORTS; None for what the bits need
+    parity_on: str = "worst"  # or "mean"
+    strict_bits: bool = False
+    max_size: int | None = None  # bytes of the whole artifact
+    verified: bool = True
+    force: bool = False
+    accept_license: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request that can be carried out: its checkpoint is open, and what it left out is decided.
+
+    recipe: with the model as the checkpoint's files say it. bits: the fewest of any module. verification: the texts that the
+    artifact is measured on; corpus_sha256: their file's.
+    """
+
+    request: Request
+    recipe: Recipe
+    checkpoint: Checkpoint
+    target: Target
+    bits: int
+    bar: Bar
+    effort: str
+    verification: list[corpus.Text]
+    corpus_sha256: str
+
+    @property
+    def name(self) -> str:
+        """The artifact's name, and its folder's."""
+        return f"{self.recipe.name}-{self.request.target}-{self.bits}bit"
+
+    @property
+    def destination(self) -> Path:
+        return self.request.out / self.name
+
+    @property
+    def full_precision(self) -> tuple[str, ...]:
+        """Patterns of the modules that are never quantized."""
+        return architecture(self.recipe.architecture).FULL_PRECISION
+
+    @property
+    def goal(self) -> dict[str, Any]:
+        """What the choice of bits depends on besides the texts, for keys of the cache."""
+        return {"bits": self.bits, **asdict(self.bar), "strict": self.request.strict_bits, "size": self.request.max_size}
+
+
+def resolve(request: Request) -> Job:
+    """What the request comes to. Raises UsageError for what cannot be, SourceError for an original that cannot be read."""
+    recipe, target = request.recipe, load_target(request.target)
+    if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
+        raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
+    bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else target.DEFAULT_BITS
+    if bits not in target.BITS:
+        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
+    cosine = recipe.parity.cosine if request.parity is None else request.parity
+    if not 0 < cosine <= 1:
+        raise UsageError(f"parity must be over 0 and at most 1, not {cosine}")
+    check_destination(request.out / f"{recipe.name}-{request.target}-{bits}bit", request.force)
+    texts, digest = corpus.judges(request.corpus, recipe.task), artifact.hash_file(request.corpus)
+    checkpoint = open_source(recipe, request.source)
+    recipe = replace(recipe, model=checkpoint.spec)
+    check_queries(checkpoint, recipe.model, recipe.task, texts)
+    module = architecture(recipe.architecture)
+    if request.target == "onnx":
+        checkpoint = checkpoint.without(module.OPTIONAL)  # a graph holds what it computes with, nothing more
+    if bits < FULL_PRECISION_FROM and not uniform(checkpoint.matrices, module.FULL_PRECISION, bits):
+        raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
+    bar = Bar(cosine, "mean" if request.parity_on == "mean" else "worst")
+    return Job(request, recipe, checkpoint, target, bits, bar, _effort(request, bits), texts, digest)
+
+
+def _effort(request: Request, bits: int) -> str:
+    """The request's effort, or the least that its bits and its other wishes need.
+
+    Raises UsageError for wishes that exclude each other.
+    """
+    wanted = bits < CALIBRATED_BELOW or request.calibration or request.max_size
+    effort = request.effort or ("balanced" if wanted else "fast")
+    if request.strict_bits and request.max_size:
+        raise UsageError("--strict-bits fixes the size; leave it out, or --max-size")
+    if effort != "fast" and bits < FULL_PRECISION_FROM:
+        return effort
+    for flag, given in (("--calibration", request.calibration), ("--max-size", request.max_size)):
+        if given:
+            why = "--effort fast calibrates on nothing" if bits < FULL_PRECISION_FROM else f"--bits {bits} quantizes nothing"
+            raise UsageError(f"{why}; leave out {flag}, or take --effort balanced and fewer bits")
+    return "fast"

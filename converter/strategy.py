@@ -1,0 +1,72 @@
+"""How a job's artifact is found: by rounding, with products in integers, or by the search for the fewest bits."""
+
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from converter.candidate import Candidate, HeldCodes, Judge, Plan, RoundedCodes
+from converter.job import CALIBRATED_BELOW, FULL_PRECISION_FROM, Job
+from converter.proof.measure import Progress
+from converter.quantize.grid import GROUP_SIZES, uniform
+from converter.search import fewest_bits, leave_some
+
+if TYPE_CHECKING:  # it imports torch
+    from converter.calibration import Calibration
+
+Strategy = Callable[[Judge], None]  # the candidate that it shows to the judge last is the one that is kept
+
+
+def strategy(job: Job, progress: Progress) -> Strategy:
+    """How the job's artifact is found. Raises UsageError for calibration texts that will not do."""
+    if job.effort == "fast":
+        return partial(rounded, job, progress)
+    return partial(calibrated, job, open_calibration(job, progress))
+
+
+def open_calibration(job: Job, progress: Progress) -> "Calibration":
+    """The texts to calibrate on, and what they say. Raises UsageError for texts that will not do."""
+    from converter.calibration import Calibration
+    from converter.corpus import calibration
+
+    request, checkpoint = job.request, job.checkpoint
+    if job.effort == "fast":
+        tokens = calibration.unjudged_tokens(checkpoint, job.verification)
+    else:
+        tokens = calibration.calibration_tokens(checkpoint, request.calibration, job.verification, job.effort)
+    return Calibration(job, tokens, progress)
+
+
+def rounded(job: Job, progress: Progress, judge: Judge) -> None:
+    """Rounding to nearest with the same bits everywhere; then in smaller groups; then with some modules in full precision."""
+    plan: Plan = {}
+    for sizes in (GROUP_SIZES,) if job.request.strict_bits else (GROUP_SIZES, GROUP_SIZES[1:]):
+        if job.bits < FULL_PRECISION_FROM:
+            plan = uniform(job.checkpoint.matrices, job.full_precision, job.bits, sizes)
+        judged = judge(Candidate(RoundedCodes(job.checkpoint, plan, job.target.GRID), {"method": "fast"} if plan else {}))
+        if judged is None or judged.passed or not plan:
+            return
+    assert judged
+    if not job.request.strict_bits and job.bits >= CALIBRATED_BELOW:  # fewer bits want calibration, which was not asked for
+        with open_calibration(job, progress) as calibration:
+            leave_some(job, calibration, judge, plan, judged.loss)
+
+
+def calibrated(job: Job, calibration: "Calibration", judge: Judge) -> None:
+    """Products in integers where the target has them, at 8 bits; else, and where they fall short, the search."""
+    with calibration:
+        if job.target.INTEGERS and job.bits == 8 and not job.request.max_size:
+            if (loss := in_integers(calibration, judge)) is None:
+                return
+            reached = f"products in integers reach {1 - loss:.5f}, under {job.bar.cosine:g}"
+            warnings.warn(f"{reached}; only weights are quantized", stacklevel=2)
+        fewest_bits(job, calibration, judge)
+
+
+def in_integers(calibration: "Calibration", judge: Judge) -> float | None:
+    """An ONNX graph whose products are in integers. Returns the 1 - cosine by which it falls short, if it does."""
+    from converter.int8.quantize import quantize  # imports torch
+
+    found = quantize(calibration)
+    judged = judge(Candidate(HeldCodes(found.codes), {"method": "integers", "tensors": found.describe()}, found))
+    return judged.loss if judged and not judged.passed else None
