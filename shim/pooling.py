@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from shim.architectures import Ops
+from shim.architectures import Architecture, Array, Ops
 from shim.errors import UsageError
 from shim.spec import NORMALIZE, Module
 
@@ -31,7 +31,7 @@ LATE_CHUNKING |= dict.fromkeys(("max", "mean_sqrt_len_tokens", "weightedmean"), 
 
 
 def head_tensors(
-    module: Any, config: Any, heads: Sequence[str], modules: Sequence[Module] = (NORMALIZE,)
+    module: Architecture, config: Any, heads: Sequence[str], modules: Sequence[Module] = (NORMALIZE,)
 ) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors of the heads, which are kept apart from those of the layers and never quantized.
 
@@ -51,8 +51,13 @@ def head_tensors(
 
 
 def outputs(
-    ops: Ops, module: Any, config: Any, pooling: str, heads: Sequence[str], modules: Sequence[Module] = (NORMALIZE,)
-) -> dict[str, Any]:
+    ops: Ops[Array],
+    module: Architecture,
+    config: Any,
+    pooling: str,
+    heads: Sequence[str],
+    modules: Sequence[Module] = (NORMALIZE,),
+) -> dict[str, Array]:
     """The named outputs that every runtime offers and every ONNX graph has.
 
     A reranker: score (n,), the raw relevance logit, and the same as logits (n, 1), the name and shape that optimum reads.

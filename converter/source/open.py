@@ -17,7 +17,7 @@ from converter.source.layout import Layout, read_layout
 from converter.source.locate import Origin, hub, installed, locate, package
 from converter.source.settle import settle
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, read
-from shim.architectures import architecture
+from shim.architectures import Architecture, architecture
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
 from shim.pooling import LINEAR, head_tensors
 from shim.spec import ModelSpec
@@ -104,7 +104,7 @@ def _place(given: Path, origin: Origin) -> Place:
 
 
 def _head_tensors(
-    place: Place, directory: Path, config: dict[str, Any], spec: ModelSpec, module: Any, found: dict[str, Tensor]
+    place: Place, directory: Path, config: dict[str, Any], spec: ModelSpec, module: Architecture, found: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The tensors of the heads: in files of their own, in those of Dense modules, or rows of the language model's head."""
     tensors: dict[str, Tensor] = {}
@@ -148,7 +148,7 @@ def _check_tokenizer(spec: ModelSpec, directory: Path, config: dict[str, Any]) -
         )
 
 
-def _answers(place: Place, directory: Path, config: dict[str, Any], module: Any) -> tuple[int, ...]:
+def _answers(place: Place, directory: Path, config: dict[str, Any], module: Architecture) -> tuple[int, ...]:
     """The ids of the tokens that mean "no" and "yes": those of a LogitScore module, else the tokenizer's own of these words."""
     if place.layout.logit_score is not None:
         path = place.root / place.layout.logit_score / "config.json"
@@ -179,7 +179,9 @@ def _rename(found: dict[str, Tensor], keys: tuple[tuple[str, str], ...], dropped
     return renamed
 
 
-def _rows(directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], module: Any, ids: tuple[int, ...]) -> Tensor:
+def _rows(
+    directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], module: Architecture, ids: tuple[int, ...]
+) -> Tensor:
     """These rows of the language model's head: of `lm_head.weight`, or of the word table that it is tied to.
 
     Raises SourceError where the head is missing, or is there although tied and says something else.

@@ -8,120 +8,151 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from shim.errors import UsageError
 
+Array = TypeVar("Array")  # the implementation's own
 
-class Ops(Protocol):
+
+class Ops(Protocol[Array]):
     """The operations of an encoder. Arrays are the implementation's own; hidden states are (n, length, width).
 
     `name` is a module's name in the checkpoint (`encoder.layer.0.output.dense`); its tensors are `name.weight` and `name.bias`.
     """
 
-    def input_ids(self) -> Any:
+    def input_ids(self) -> Array:
         """(n, length) token ids."""
 
-    def token_type_ids(self) -> Any:
+    def token_type_ids(self) -> Array:
         """(n, length) segment ids."""
 
-    def positions(self, first: int = 0) -> Any:
+    def positions(self, first: int = 0) -> Array:
         """(1, length) first, first + 1, first + 2, …"""
 
-    def positions_after(self, padding: int) -> Any:
+    def positions_after(self, padding: int) -> Array:
         """(n, length) padding + 1, padding + 2, … over the tokens that are not the id `padding`; those have `padding`.
 
         Source: transformers' create_position_ids_from_input_ids.
         """
 
-    def index(self, value: int) -> Any:
+    def index(self, value: int) -> Array:
         """A single id, for a table of which every token takes the same row."""
 
-    def embedding(self, name: str, ids: Any) -> Any:
+    def embedding(self, name: str, ids: Array) -> Array:
         """Rows of the table `name` for integer ids of any shape; appends the table's width."""
 
-    def linear(self, name: str, x: Any, bias: bool = True) -> Any:
+    def linear(self, name: str, x: Array, bias: bool = True) -> Array:
         """x @ weight.T + bias."""
 
-    def linears(self, names: Sequence[str], x: Any, bias: bool = True) -> Any:
-        """`linear` of each of the layers, which share their input: a sequence."""
+    def linears(self, names: Sequence[str], x: Array, bias: bool = True) -> Sequence[Array]:
+        """`linear` of each of the layers, which share their input."""
 
-    def head(self, name: str, x: Any, bias: bool = True) -> Any:
+    def head(self, name: str, x: Array, bias: bool = True) -> Array:
         """`linear` in float32, whatever the layers compute in: what a head gives is an output itself, so it stays exact."""
 
-    def full(self, x: Any) -> Any:
+    def full(self, x: Array) -> Array:
         """x in float32. A sum with it is float32, too: for a stream of additions that outgrows float16."""
 
-    def layer_norm(self, name: str, x: Any, eps: float) -> Any:
+    def layer_norm(self, name: str, x: Array, eps: float) -> Array:
         """Normalise over the last axis, then scale and shift."""
 
-    def rms_norm(self, name: str, x: Any, eps: float) -> Any:
+    def rms_norm(self, name: str, x: Array, eps: float) -> Array:
         """x / sqrt(mean of x² over the last axis + eps) in float32, then scale, in the dtype of the weights."""
 
-    def gelu(self, x: Any) -> Any:
+    def gelu(self, x: Array) -> Array:
         """The exact (erf) GELU."""
 
-    def silu(self, x: Any) -> Any:
+    def silu(self, x: Array) -> Array:
         """x * sigmoid(x)."""
 
-    def tanh(self, x: Any) -> Any:
+    def tanh(self, x: Array) -> Array:
         """Hyperbolic tangent."""
 
-    def relu(self, x: Any) -> Any:
+    def relu(self, x: Array) -> Array:
         """max(x, 0)."""
 
-    def add(self, x: Any, y: Any) -> Any:
+    def add(self, x: Array, y: Array) -> Array:
         """x + y with broadcasting; float32 where one of them is."""
 
-    def subtract(self, x: Any, y: Any) -> Any:
+    def subtract(self, x: Array, y: Array) -> Array:
         """x - y."""
 
-    def multiply(self, x: Any, y: Any) -> Any:
+    def multiply(self, x: Array, y: Array) -> Array:
         """x * y."""
 
-    def split(self, x: Any, parts: int) -> Any:
-        """Equal parts of the last axis, as a sequence."""
+    def split(self, x: Array, parts: int) -> Sequence[Array]:
+        """Equal parts of the last axis."""
 
-    def column(self, x: Any, index: int) -> Any:
+    def column(self, x: Array, index: int) -> Array:
         """x[..., index]."""
 
-    def split_heads(self, x: Any, heads: int) -> Any:
+    def split_heads(self, x: Array, heads: int) -> Array:
         """(n, length, heads * d) as (n, heads, length, d)."""
 
-    def rotate(self, x: Any, base: float) -> Any:
+    def rotate(self, x: Array, base: float) -> Array:
         """Rotary positions on (n, heads, length, d): pairs are (i, i + d / 2), the angle is position * base ** (-2 i / d).
 
         Source: Su et al. 2021, RoFormer.
         """
 
-    def attention(self, query: Any, key: Any, value: Any, causal: bool = False) -> Any:
+    def attention(self, query: Array, key: Array, value: Array, causal: bool = False) -> Array:
         """softmax(q k^T / sqrt(d)) v for each head, heads joined again: (n, length, heads * d).
 
         query: (n, heads, length, d). key, value: (n, groups, length, d), each for heads / groups query heads.
         Padding keys are masked, wherever the padding is; with `causal` the keys behind a query, too.
         """
 
-    def pool(self, hidden: Any, pooling: str) -> Any:
+    def pool(self, hidden: Array, pooling: str) -> Array:
         """(n, width) float32 over the tokens that are not padding, by a name of shim.pooling.POOLINGS.
 
         `cls` the first, `last` the last, `max` the greatest of each dimension, `mean` their mean, `mean_sqrt_len_tokens` their
         sum over the root of their number, `weightedmean` their mean weighted by place: 1, 2, 3, …
         """
 
-    def normalize(self, x: Any) -> Any:
+    def normalize(self, x: Array) -> Array:
         """x / its L2 norm over the last axis, in float32."""
 
 
-def architecture(name: str) -> Any:
-    """The module of the architecture `name`.
+class Architecture(Protocol):
+    """What a file of this folder has. Patterns are regular expressions, searched in the names of tensors.
 
-    It has Config; the tables KEYS, DROPPED, OPTIONAL, FULL_PRECISION and ROWS; `parameters(config)`, `encode(ops, config)`;
-    and where it can score, `scoring(config)`, the tensors that a reranker has besides, and `score(ops, config)`; with ROWS
-    `classifies(raw)`, too. Raises UsageError when there is none.
+    Config: read from a parsed `config.json` by `Config.read(raw)`; it has `hidden_size` and `max_tokens`. KEYS: (pattern,
+    replacement), applied in this order to the checkpoint's names. DROPPED: patterns of tensors that are not used. OPTIONAL: of
+    those that are carried along for other loaders. FULL_PRECISION: of those that are never quantized. TABLES: of those whose
+    rows are looked up. ROWS: the words whose rows of the language model's head score a pair, TABLE the head that it may be tied to.
     """
+
+    Config: type[Any]
+    KEYS: tuple[tuple[str, str], ...]
+    DROPPED: tuple[str, ...]
+    OPTIONAL: tuple[str, ...]
+    FULL_PRECISION: tuple[str, ...]
+    TABLES: tuple[str, ...]
+    ROWS: tuple[str, ...]
+    TABLE: str
+
+    def parameters(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of the encoder's tensors."""
+
+    def encode(self, ops: Ops[Array], config: Any) -> Array:
+        """Hidden states (n, length, hidden_size) of the last layer."""
+
+    def scoring(self, config: Any) -> dict[str, tuple[int, ...]]:
+        """{name: shape} of the tensors that a reranker has besides; absent where the architecture cannot score."""
+
+    def score(self, ops: Ops[Array], config: Any) -> Array:
+        """(n, 1) logits; absent where the architecture cannot score."""
+
+    def classifies(self, raw: dict[str, Any]) -> bool:
+        """Whether a checkpoint with this `config.json` has a head of its own instead of ROWS; absent without ROWS."""
+
+
+def architecture(name: str) -> Architecture:
+    """The architecture `name`. Raises UsageError when there is none."""
     if not name.isidentifier() or importlib.util.find_spec(f"{__name__}.{name}") is None:
         raise UsageError(f"architecture {name!r} unknown ({', '.join(architectures())})")
-    return importlib.import_module(f"{__name__}.{name}")
+    return cast(Architecture, importlib.import_module(f"{__name__}.{name}"))
 
 
 def architectures() -> list[str]:

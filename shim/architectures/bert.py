@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shim.architectures import Ops
+from shim.architectures import Array, Ops
 from shim.errors import SourceError
 
 # Applied in order, once, at conversion: the names of the checkpoint to the names of BertModel.
@@ -100,13 +100,13 @@ def scoring(config: Config) -> dict[str, tuple[int, ...]]:
     return with_bias("classifier", (1, config.hidden_size)) | with_bias("pooler.dense", (config.hidden_size,) * 2)
 
 
-def score(ops: Ops, config: Config) -> Any:
+def score(ops: Ops[Array], config: Config) -> Array:
     """(n, 1) relevance logits of pairs: a dense layer and tanh over the first token, then one row."""
     pooled = ops.tanh(ops.head("pooler.dense", ops.pool(encode(ops, config), "cls")))
     return ops.head("classifier", pooled)
 
 
-def encode(ops: Ops, config: Config) -> Any:
+def encode(ops: Ops[Array], config: Config) -> Array:
     """Hidden states (n, length, hidden_size) of the last layer."""
     words = ops.embedding("embeddings.word_embeddings", ops.input_ids())
     places = ops.embedding("embeddings.position_embeddings", ops.positions())
@@ -115,12 +115,13 @@ def encode(ops: Ops, config: Config) -> Any:
     return layers(ops, config, x)
 
 
-def layers(ops: Ops, config: Config, x: Any) -> Any:
+def layers(ops: Ops[Array], config: Config, x: Array) -> Array:
     """The encoder's layers over embedded tokens; XLM-RoBERTa has the same."""
     for index in range(config.num_hidden_layers):
         layer = f"encoder.layer.{index}"
         parts = ops.linears([f"{layer}.attention.self.{name}" for name in ("query", "key", "value")], x)
-        attended = ops.attention(*(ops.split_heads(part, config.num_attention_heads) for part in parts))
+        query, key, value = (ops.split_heads(part, config.num_attention_heads) for part in parts)
+        attended = ops.attention(query, key, value)
         attended = ops.linear(f"{layer}.attention.output.dense", attended)
         x = ops.layer_norm(f"{layer}.attention.output.LayerNorm", ops.add(attended, x), config.layer_norm_eps)
         inner = ops.gelu(ops.linear(f"{layer}.intermediate.dense", x))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shim.architectures import Ops, bert
+from shim.architectures import Array, Ops, bert
 from shim.errors import SourceError
 
 KEYS = ((r"^bert\.", ""),)
@@ -98,7 +98,7 @@ def parameters(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def encode(ops: Ops, config: Config) -> Any:
+def encode(ops: Ops[Array], config: Config) -> Array:
     """Hidden states (n, length, n_embd) of the last layer."""
     words = ops.embedding("embeddings.word_embeddings", ops.input_ids())
     segments = ops.embedding("embeddings.token_type_embeddings", ops.token_type_ids())

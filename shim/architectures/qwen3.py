@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shim.architectures import Ops, bert
+from shim.architectures import Array, Ops, bert
 from shim.errors import SourceError
 
 # The embedding models' keys lack the prefix that mlx-lm and the rerankers have.
@@ -92,7 +92,7 @@ def parameters(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes | {"model.norm.weight": (width,)}
 
 
-def encode(ops: Ops, config: Config) -> Any:
+def encode(ops: Ops[Array], config: Config) -> Array:
     """Hidden states (n, length, hidden_size) behind the last norm."""
     return ops.rms_norm("model.norm", _layers(ops, config), config.rms_norm_eps)
 
@@ -102,7 +102,7 @@ def scoring(config: Config) -> dict[str, tuple[int, ...]]:
     return {"score.weight": (config.answers, config.hidden_size)}
 
 
-def score(ops: Ops, config: Config) -> Any:
+def score(ops: Ops[Array], config: Config) -> Array:
     """(n, 1) logit of "yes" less that of "no" behind the last token, the only position that the last norm and the head see.
 
     Its logistic function is the softmax over the two that the model card computes. Of a classifier, the logit of its label.
@@ -115,7 +115,7 @@ def score(ops: Ops, config: Config) -> Any:
     return ops.subtract(yes, no)
 
 
-def _layers(ops: Ops, config: Config) -> Any:
+def _layers(ops: Ops[Array], config: Config) -> Array:
     # The stream of additions is float32: in trained models single channels of it reach tens of thousands.
     x = ops.full(ops.embedding("model.embed_tokens", ops.input_ids()))
     for index in range(config.num_hidden_layers):
@@ -128,8 +128,8 @@ def _layers(ops: Ops, config: Config) -> Any:
     return x
 
 
-def _attention(ops: Ops, config: Config, layer: str, x: Any) -> Any:
-    def place(name: str, part: Any, heads: int) -> Any:
+def _attention(ops: Ops[Array], config: Config, layer: str, x: Array) -> Array:
+    def place(name: str, part: Array, heads: int) -> Array:
         normed = ops.rms_norm(f"{layer}.self_attn.{name}_norm", ops.split_heads(part, heads), config.rms_norm_eps)
         return ops.rotate(normed, config.rope_theta)
 

@@ -1,9 +1,8 @@
 """XLM-RoBERTa (Conneau et al. 2020): BERT's layers over a table of positions that starts after the padding id."""
 
 from dataclasses import dataclass
-from typing import Any
 
-from shim.architectures import Ops, bert
+from shim.architectures import Array, Ops, bert
 
 KEYS = ((r"^roberta\.", ""),)
 DROPPED = (r"^embeddings\.position_ids$", r"^lm_head\.")
@@ -26,7 +25,7 @@ class Config(bert.Config):
         return self.max_position_embeddings - self.pad_token_id - 1
 
 
-def encode(ops: Ops, config: Config) -> Any:
+def encode(ops: Ops[Array], config: Config) -> Array:
     """Hidden states (n, length, hidden_size) of the last layer.
 
     A token's place is counted after pad_token_id, without tokens of that id: `<pad>` in a text has none. There is one segment.
@@ -44,7 +43,7 @@ def scoring(config: Config) -> dict[str, tuple[int, ...]]:
     return bert.with_bias("classifier.dense", (width, width)) | bert.with_bias("classifier.out_proj", (1, width))
 
 
-def score(ops: Ops, config: Config) -> Any:
+def score(ops: Ops[Array], config: Config) -> Array:
     """(n, 1) relevance logits of pairs: a dense layer and tanh over the first token, then one row."""
     first = ops.pool(encode(ops, config), "cls")
     return ops.head("classifier.out_proj", ops.tanh(ops.head("classifier.dense", first)))

@@ -5,40 +5,41 @@ from typing import Any
 
 from shim.text import Tokens
 
+Array = Any  # an mlx.core.array: MLX is imported where it is there
 BLOCK = 512  # queries that attend at once
 
 
 class MlxOps:
     """shim.architectures.Ops for one batch."""
 
-    def __init__(self, mx: Any, weights: dict[str, Any], packed: Callable[[str], Any], tokens: Tokens):
+    def __init__(self, mx: Any, weights: dict[str, Array], packed: Callable[[str], Any], tokens: Tokens):
         """packed: (weight, scales, biases) and their settings for the name of a quantized module, else None."""
         self.mx, self.weights, self.packed, self.tokens = mx, weights, packed, tokens
         self.mask = self.mx.array(tokens.attention_mask.astype(bool))
 
-    def input_ids(self) -> Any:
+    def input_ids(self) -> Array:
         return self.mx.array(self.tokens.input_ids)
 
-    def token_type_ids(self) -> Any:
+    def token_type_ids(self) -> Array:
         return self.mx.array(self.tokens.token_type_ids)
 
-    def positions(self, first: int = 0) -> Any:
+    def positions(self, first: int = 0) -> Array:
         return self.mx.arange(first, first + self.mask.shape[1])[None]
 
-    def positions_after(self, padding: int) -> Any:
+    def positions_after(self, padding: int) -> Array:
         counted = (self.input_ids() != padding).astype(self.mx.int32)
         return self.mx.cumsum(counted, axis=1) * counted + padding
 
-    def index(self, value: int) -> Any:
+    def index(self, value: int) -> Array:
         return self.mx.array(value)
 
-    def embedding(self, name: str, ids: Any) -> Any:
+    def embedding(self, name: str, ids: Array) -> Array:
         packed = self.packed(name)
         if packed is None:
             return self.weights[f"{name}.weight"][ids]
         return self.mx.dequantize(*(part[ids] for part in packed[0]), **packed[1])
 
-    def linear(self, name: str, x: Any, bias: bool = True) -> Any:
+    def linear(self, name: str, x: Array, bias: bool = True) -> Array:
         packed = self.packed(name)
         if packed is None:
             product = x @ self.weights[f"{name}.weight"].T
@@ -46,56 +47,56 @@ class MlxOps:
             product = self.mx.quantized_matmul(x, *packed[0], **packed[1])
         return product + self.weights[f"{name}.bias"] if bias else product
 
-    def linears(self, names: Sequence[str], x: Any, bias: bool = True) -> list[Any]:
+    def linears(self, names: Sequence[str], x: Array, bias: bool = True) -> list[Array]:
         return [self.linear(name, x, bias) for name in names]
 
-    def head(self, name: str, x: Any, bias: bool = True) -> Any:
+    def head(self, name: str, x: Array, bias: bool = True) -> Array:
         return self.linear(name, self.full(x), bias)  # the runtime holds the weights of heads in float32
 
-    def full(self, x: Any) -> Any:
+    def full(self, x: Array) -> Array:
         return x.astype(self.mx.float32)
 
-    def layer_norm(self, name: str, x: Any, eps: float) -> Any:
+    def layer_norm(self, name: str, x: Array, eps: float) -> Array:
         return self.mx.fast.layer_norm(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
 
-    def rms_norm(self, name: str, x: Any, eps: float) -> Any:
+    def rms_norm(self, name: str, x: Array, eps: float) -> Array:
         weight = self.weights[f"{name}.weight"]
         return self.mx.fast.rms_norm(x, weight, eps).astype(weight.dtype)
 
-    def gelu(self, x: Any) -> Any:
+    def gelu(self, x: Array) -> Array:
         return x * (1 + self.mx.erf(x / 2**0.5)) / 2
 
-    def silu(self, x: Any) -> Any:
+    def silu(self, x: Array) -> Array:
         return x * self.mx.sigmoid(x)
 
-    def tanh(self, x: Any) -> Any:
+    def tanh(self, x: Array) -> Array:
         return self.mx.tanh(x)
 
-    def relu(self, x: Any) -> Any:
+    def relu(self, x: Array) -> Array:
         return self.mx.maximum(x, 0)
 
-    def add(self, x: Any, y: Any) -> Any:
+    def add(self, x: Array, y: Array) -> Array:
         return x + y
 
-    def subtract(self, x: Any, y: Any) -> Any:
+    def subtract(self, x: Array, y: Array) -> Array:
         return x - y
 
-    def multiply(self, x: Any, y: Any) -> Any:
+    def multiply(self, x: Array, y: Array) -> Array:
         return x * y
 
-    def split(self, x: Any, parts: int) -> Any:
+    def split(self, x: Array, parts: int) -> Array:
         return self.mx.split(x, parts, axis=-1)
 
-    def column(self, x: Any, index: int) -> Any:
+    def column(self, x: Array, index: int) -> Array:
         return x[..., index]
 
-    def split_heads(self, x: Any, heads: int) -> Any:
+    def split_heads(self, x: Array, heads: int) -> Array:
         return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
-    def rotate(self, x: Any, base: float) -> Any:
+    def rotate(self, x: Array, base: float) -> Array:
         return self.mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=0)
 
-    def attention(self, query: Any, key: Any, value: Any, causal: bool = False) -> Any:
+    def attention(self, query: Array, key: Array, value: Array, causal: bool = False) -> Array:
         n, heads, length, width = query.shape
         attend = self.mx.fast.scaled_dot_product_attention
         parts = []
@@ -109,7 +110,7 @@ class MlxOps:
         attended = parts[0] if len(parts) == 1 else self.mx.concatenate(parts, axis=2)
         return attended.transpose(0, 2, 1, 3).reshape(n, length, heads * width)
 
-    def _mask(self, start: int, end: int) -> Any:
+    def _mask(self, start: int, end: int) -> Array:
         """The causal mask of queries start..end over keys 0..end.
 
         With padding on the right no token has padding before it. On the left, padding must be masked, too, but not from
@@ -121,7 +122,7 @@ class MlxOps:
         query, key = mx.arange(start, end)[:, None], mx.arange(end)[None]
         return (query >= key) & (self.mask[:, None, None, :end] | (query == key))
 
-    def pool(self, hidden: Any, pooling: str) -> Any:
+    def pool(self, hidden: Array, pooling: str) -> Array:
         mx = self.mx
         if pooling == "cls":
             return self.full(hidden[:, 0])
@@ -135,6 +136,6 @@ class MlxOps:
         last = mx.argmax(self.mask * mx.arange(1, self.mask.shape[1] + 1), axis=1)
         return self.full(hidden[mx.arange(hidden.shape[0]), last])
 
-    def normalize(self, x: Any) -> Any:
+    def normalize(self, x: Array) -> Array:
         x = self.full(x)
         return x / self.mx.maximum(self.mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
