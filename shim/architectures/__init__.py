@@ -120,7 +120,8 @@ class Architecture(Protocol):
     Config: read from a parsed `config.json` by `Config.read(raw)`; it has `hidden_size` and `max_tokens`. KEYS: (pattern,
     replacement), applied in this order to the checkpoint's names. DROPPED: patterns of tensors that are not used. OPTIONAL: of
     those that are carried along for other loaders. FULL_PRECISION: of those that are never quantized. TABLES: of those whose
-    rows are looked up. ROWS: the words whose rows of the language model's head score a pair, TABLE the head that it may be tied to.
+    rows are looked up. ROWS: the words whose rows of the language model's head score a
+    pair; TABLE: the table that this head may be tied to.
     """
 
     Config: type[Any]
