@@ -64,12 +64,12 @@ def fewest_bits(job: Job, calibration: "Calibration", judge: Judge) -> None:
     first = Trial(plan, predicted, max(measured, WORSE * predicted))
     trials, widest = _search(job, calibration, judge, options, first, exact)
     if widest:
-        leave_some(job, calibration, judge, widest.plan, widest.measured, trials)
+        leave_in_full_precision(job, calibration, judge, widest.plan, widest.measured, trials)
     else:
         _keep_best(calibration, judge, trials)
 
 
-def leave_some(
+def leave_in_full_precision(
     job: Job, calibration: "Calibration", judge: Judge, plan: Plan, measured: float, before: list[Trial] | None = None
 ) -> None:
     """As much of the plan as reaches the bar, the other modules in full precision.

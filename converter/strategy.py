@@ -9,7 +9,7 @@ from converter.candidate import Candidate, HeldCodes, Judge, Plan, RoundedCodes
 from converter.job import CALIBRATED_BELOW, FULL_PRECISION_FROM, Job
 from converter.proof.measure import Progress
 from converter.quantize.grid import GROUP_SIZES, uniform
-from converter.search import fewest_bits, leave_some
+from converter.search import fewest_bits, leave_in_full_precision
 
 if TYPE_CHECKING:  # it imports torch
     from converter.calibration import Calibration
@@ -49,7 +49,7 @@ def rounded(job: Job, progress: Progress, judge: Judge) -> None:
     assert judged
     if not job.request.strict_bits and job.bits >= CALIBRATED_BELOW:  # fewer bits want calibration, which was not asked for
         with open_calibration(job, progress) as calibration:
-            leave_some(job, calibration, judge, plan, judged.loss)
+            leave_in_full_precision(job, calibration, judge, plan, judged.loss)
 
 
 def calibrated(job: Job, calibration: "Calibration", judge: Judge) -> None:
