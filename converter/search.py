@@ -113,12 +113,12 @@ def _search(
     reach the bar, too, before the judge is asked; empty where they need not.
     """
     bar, trials, correction = job.bar, [first], first.measured / first.predicted
-    whole = any(choice.scheme is None for given in options.values() for choice in given)
+    last_round = any(choice.scheme is None for given in options.values() for choice in given)
     while (target := next_target(trials, bar.allowed, ATTEMPTS[job.effort])) is not None:
         found = allocate(options, target, bar.on)
         plan, predicted, last = plan_of(found), getattr(found.point, bar.on), trials[-1]
         reachable, again = predicted <= target, plan in [trial.plan for trial in trials[1:]]
-        if not reachable and not whole and last.passed is False and (again or predicted > HOPELESS * target):
+        if not reachable and not last_round and last.passed is False and (again or predicted > HOPELESS * target):
             return trials[1:], Trial(plan, predicted, predicted * last.measured / last.predicted)
         if again or any(trial.passed and found.point.size >= trial.size for trial in trials):
             break

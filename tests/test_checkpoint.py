@@ -44,10 +44,10 @@ def entry(first: int, last: int, dtype: str = "F32", shape: tuple[int, ...] = (2
 @pytest.mark.parametrize(
     ("header", "size", "message"),
     [
-        ({"a": entry(0, 8), "b": entry(16, 24)}, 24, "b does not begin where the one before it ends"),
-        ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "b does not begin where the one before it ends"),
-        ({"a": entry(0, 8)}, 16, "its header lists"),
-        ({"a": entry(0, 4)}, 4, r"4 bytes for F32 \[2\]"),
+        ({"a": entry(0, 8), "b": entry(16, 24)}, 24, "not readable as safetensors .*nvalid offset for tensor .b."),
+        ({"a": entry(0, 8), "b": entry(4, 12)}, 12, "not readable as safetensors .*nvalid offset for tensor .b."),
+        ({"a": entry(0, 8)}, 16, "not readable as safetensors .*is the download complete"),
+        ({"a": entry(0, 4)}, 4, "not readable as safetensors .*is the download complete"),
         ({"a": entry(0, 8, "F8_E5M2", (8,))}, 8, "type F8_E5M2, which is not supported"),
         ({"a": {"dtype": "F32"}}, 0, "not readable as safetensors"),
         ({"a": []}, 0, "not readable as safetensors"),

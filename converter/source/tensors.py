@@ -3,112 +3,108 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import math
 import pickle
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from shim.errors import SourceError
 
-# Weights as numpy reads them (BF16 is the upper half of a float32), and what else a file may hold beside them.
-FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
-OTHERS = {"BOOL": 1, "U8": 1, "I8": 1, "U16": 2, "I16": 2, "U32": 4, "I32": 4, "U64": 8, "I64": 8}
-SIZES = OTHERS | {name: np.dtype(kind).itemsize for name, kind in FLOATS.items()}  # bytes of an element
+FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
+OTHERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")  # what a file may hold beside weights
 CHUNK = 1 << 25  # bytes of float32 that are read at a time
-NOWHERE = -1  # offset of a tensor in a pickle from before torch 1.6, which is read whole
-MAX_HEADER = 100_000_000  # bytes; the format's own limit
+LEGACY = -1  # offset of a tensor in a pickle from before torch 1.6, which is read whole
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """Where one tensor lies: its file, its name there, its shape, its type (a key of SIZES), and its first byte.
+    """Where one tensor lies: its file, its name there, its shape, and its type, one of FLOATS or OTHERS.
 
-    strides: elements from one index to the next on each axis; empty where rows follow each other.
-    rows: those of the file's rows that this tensor is made of; empty for all of them.
+    first: the row of the file's tensor that it begins with. rows: those that it is made of; empty for all from `first` on.
+    offset: its first byte in a pickle. strides: elements from one index to the next on each axis; empty where rows follow
+    each other.
     """
 
     file: Path
     key: str
     shape: tuple[int, ...]
     type: str
-    offset: int
-    strides: tuple[int, ...] = ()
+    first: int = 0
     rows: tuple[int, ...] = ()
+    offset: int | None = None
+    strides: tuple[int, ...] = ()
 
 
 def index_safetensors(path: Path) -> dict[str, Tensor]:
-    """Format: https://github.com/huggingface/safetensors, "Format". Only the header is read."""
+    """The tensors of a safetensors file by name. Only the header is read. Raises SourceError for a file that is not whole."""
     try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > min(size - 8, MAX_HEADER):
-                raise ValueError("the header is longer than the file")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        start, end, found = 8 + length, 8 + length, {}
-        for key, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            first, last = entry["data_offsets"]
-            shape = tuple(int(axis) for axis in entry["shape"])
-            if start + first != end:
-                raise ValueError(f"tensor {key} does not begin where the one before it ends")
-            if entry["dtype"] not in SIZES:
-                raise ValueError(f"tensor {key} has type {entry['dtype']}, which is not supported")
-            if last - first != math.prod(shape) * SIZES[entry["dtype"]]:
-                raise ValueError(f"tensor {key} has {last - first} bytes for {entry['dtype']} {list(shape)}")
-            found[key] = Tensor(path, key, shape, entry["dtype"], start + first)
-            end = start + last
+        with safe_open(path, "np") as file:
+            slices = {key: file.get_slice(key) for key in file.offset_keys()}  # in the file's order
+            found = {key: Tensor(path, key, tuple(part.get_shape()), part.get_dtype()) for key, part in slices.items()}
     except FileNotFoundError:
         raise SourceError(f"{path.parent}: {path.name} is missing; is the download complete?") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, struct.error) as error:
+    except (OSError, SafetensorError) as error:
         raise SourceError(f"{path}: not readable as safetensors ({error}); is the download complete?") from None
-    if end != size:
-        raise SourceError(f"{path}: {size} bytes, but its header lists {end}; is the download complete?")
+    for key, tensor in found.items():
+        if tensor.type not in (*FLOATS, *OTHERS):
+            raise SourceError(f"{path}: tensor {key} has type {tensor.type}, which is not supported")
     return found
 
 
 def parts(tensor: Tensor) -> Iterator[Tensor]:
     """The tensor as tensors of CHUNK bytes at most, cut along its first axis where the file has its rows in order."""
-    if tensor.strides or tensor.rows or tensor.offset == NOWHERE:
+    if tensor.strides or tensor.rows or tensor.offset == LEGACY or not tensor.shape:
         yield tensor
         return
-    width = math.prod(tensor.shape[1:])
-    rows = max(1, CHUNK // (4 * max(1, width)))
+    rows = max(1, CHUNK // (4 * max(1, math.prod(tensor.shape[1:]))))
     for start in range(0, tensor.shape[0], rows):
         shape = (min(rows, tensor.shape[0] - start), *tensor.shape[1:])
-        yield dataclasses.replace(tensor, shape=shape, offset=tensor.offset + start * width * SIZES[tensor.type])
+        yield dataclasses.replace(tensor, shape=shape, first=tensor.first + start)
 
 
 def read(tensor: Tensor) -> np.ndarray:
     """The values in float32 (float64 stays as it is)."""
-    # Plain reads, not a memory map: pages of a map count as ours until the system wants them back.
     if tensor.type not in FLOATS:
         raise SourceError(f"{tensor.file.name}: tensor {tensor.key} has type {tensor.type}, not a floating-point one")
-    kind = np.dtype(FLOATS[tensor.type])
-    if tensor.offset == NOWHERE:
-        whole = _legacy(tensor.file)[tensor.key].float().numpy()
-        return whole[list(tensor.rows)] if tensor.rows else whole
-    if tensor.rows:
-        width = tensor.shape[1] * kind.itemsize
-        offsets = [tensor.offset + row * width for row in tensor.rows]
-        array = np.stack([np.fromfile(tensor.file, kind, tensor.shape[1], offset=offset) for offset in offsets])
-    elif tensor.strides:
-        count = 1 + sum((axis - 1) * stride for axis, stride in zip(tensor.shape, tensor.strides, strict=True))
-        flat = np.fromfile(tensor.file, kind, count, offset=tensor.offset)
-        if len(flat) < count:
-            raise SourceError(f"{tensor.file}: tensor {tensor.key} ends behind the file; is the download complete?")
-        bytes_apart = [stride * kind.itemsize for stride in tensor.strides]
-        array = np.lib.stride_tricks.as_strided(flat, tensor.shape, bytes_apart, writeable=False)
-    else:
-        array = np.fromfile(tensor.file, kind, math.prod(tensor.shape), offset=tensor.offset).reshape(tensor.shape)
-    if tensor.type == "BF16":
-        array = (array.astype(np.uint32) << 16).view(np.float32)
+    array = _from_safetensors(tensor) if tensor.offset is None else _from_pickle(tensor)
     return array if tensor.type == "F64" else array.astype(np.float32, copy=False)
+
+
+def _from_safetensors(tensor: Tensor) -> np.ndarray:
+    try:
+        with safe_open(tensor.file, "np") as file:
+            if not tensor.shape:
+                return np.asarray(file.get_tensor(tensor.key))
+            whole = file.get_slice(tensor.key)
+            if tensor.rows:
+                return np.concatenate([whole[row : row + 1] for row in tensor.rows])
+            return np.asarray(whole[tensor.first : tensor.first + tensor.shape[0]])
+    except (OSError, SafetensorError) as error:
+        raise SourceError(f"{tensor.file}: tensor {tensor.key} cannot be read ({error})") from None
+
+
+def _from_pickle(tensor: Tensor) -> np.ndarray:
+    if tensor.offset == LEGACY:
+        whole: np.ndarray = _legacy(tensor.file)[tensor.key].float().numpy()
+        return whole[list(tensor.rows)] if tensor.rows else whole
+    kind, width = np.dtype(FLOATS[tensor.type]), math.prod(tensor.shape[1:])
+    begin = (tensor.offset or 0) + tensor.first * width * kind.itemsize
+    if tensor.rows:
+        offsets = [begin + row * width * kind.itemsize for row in tensor.rows]
+        return np.stack([np.fromfile(tensor.file, kind, width, offset=offset) for offset in offsets])
+    if not tensor.strides:
+        return np.fromfile(tensor.file, kind, math.prod(tensor.shape), offset=begin).reshape(tensor.shape)
+    count = 1 + sum((axis - 1) * stride for axis, stride in zip(tensor.shape, tensor.strides, strict=True))
+    flat = np.fromfile(tensor.file, kind, count, offset=begin)
+    if len(flat) < count:
+        raise SourceError(f"{tensor.file}: tensor {tensor.key} ends behind the file; is the download complete?")
+    bytes_apart = [stride * kind.itemsize for stride in tensor.strides]
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, bytes_apart, writeable=False)
 
 
 @functools.lru_cache(maxsize=1)
@@ -147,7 +143,7 @@ def index_pickle(path: Path) -> dict[str, Tensor]:
     for key, value in tensors.items():
         kind, strides = types.get(value.dtype, str(value.dtype)), () if value.is_contiguous() else value.stride()
         if not zipped:
-            found[key] = Tensor(path, key, tuple(value.shape), kind, NOWHERE)
+            found[key] = Tensor(path, key, tuple(value.shape), kind, offset=LEGACY)
             continue
         # Fake tensors carry the place of their storage in the file: https://pytorch.org/docs/stable/notes/serialization.html
         start = value.untyped_storage()._checkpoint_offset + value.storage_offset() * value.element_size()
@@ -158,5 +154,5 @@ def index_pickle(path: Path) -> dict[str, Tensor]:
         )
         if start + count * value.element_size() > size:
             raise SourceError(f"{path}: tensor {key} ends behind the file; is the download complete?")
-        found[key] = Tensor(path, key, tuple(value.shape), kind, start, strides)
+        found[key] = Tensor(path, key, tuple(value.shape), kind, offset=start, strides=strides)
     return found

@@ -1,4 +1,7 @@
-"""Write safetensors files tensor by tensor, so that no more than one is in memory."""
+"""Write safetensors files tensor by tensor, so that no more than one is in memory.
+
+The library's own writers take all tensors of a file at once: of bge-m3 in 16 bits they hold 1.1 GB.
+"""
 
 import json
 import math
