@@ -150,10 +150,10 @@ class Calibration:
         """
         checkpoint, grid = self.job.checkpoint, self.job.target.GRID
         folders = self.folder("gptq"), self.folder("tables")
-        store, ratios = CodeStore(), {}
+        store, ratios = CodeStore(plan), {}
         if not others and all(any(has(folder, *item) for folder in folders) for item in plan.items()):
             for name, scheme in plan.items():
-                store.open(name, scheme, next(folder for folder in folders if has(folder, name, scheme)))
+                store.open(name, next(folder for folder in folders if has(folder, name, scheme)))
             return Quantized(store, {}, {})
         tables = self._tables()
 
@@ -171,17 +171,17 @@ class Calibration:
                 square = hessian() if hessian else tables[name].shared if name in tables else None
                 return {"ratios": np.array(list(relative(weight, square, schemes, scheme, grid).values()))}
 
-            codes = store.add(name, scheme, make, folder)
+            codes = store.add(name, make, folder)
             if schemes:
                 key = ["ratios", name, str(scheme), [str(other) for other in schemes]]
                 ratios[name] = dict(zip(schemes, cache.arrays(folder, key, compare)["ratios"].tolist(), strict=True))
-            self.progress("quantize", len(store), len(plan))
+            self.progress("quantize", len(store.places), len(plan))
             weight = torch.empty(0)  # lets go of a word table before there is another
             return torch.from_numpy(codes.dequantize())
 
         with torch.inference_mode():
             given = self.run(LayerwiseOps(checkpoint.read, self.tokens, replaced))
-            for name in plan.keys() - store.keys():  # carried along for other loaders; ours computes nothing with it
+            for name in plan.keys() - store.places.keys():  # carried along for other loaders; ours computes nothing with it
                 replaced(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
         return Quantized(store, ratios, {name: parts for name, parts in given.items() if name in VECTORS})
 

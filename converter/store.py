@@ -13,32 +13,33 @@ Make = Callable[[], Codes]
 
 
 class CodeStore(PlanCodes):
-    """Codes that are read from the cache, or held where it could not take them, or no folder was given."""
+    """The codes of a plan: read from the cache, or held where it could not take them, or no folder was given."""
 
-    def __init__(self) -> None:
-        self.plan: Plan = {}
+    def __init__(self, plan: Plan):
+        self.plan = plan
         self.places: dict[str, Make] = {}
 
     def parts(self, name: str) -> Iterator[Codes]:
         """Raises SourceError for codes that are no longer in the cache."""
         return iter([self.places[name]()])
 
-    def add(self, name: str, scheme: Scheme, make: Make, folder: str | None) -> Codes:
+    def add(self, name: str, make: Make, folder: str | None) -> Codes:
         """The module's codes: from this folder of the cache if they are there, else made and put there."""
+        scheme = self.plan[name]
         codes = _read(folder, name, scheme, lambda: make().arrays()) if folder else make()
         if folder and has(folder, name, scheme):
-            self.open(name, scheme, folder)
+            self.open(name, folder)
         else:
-            self.plan[name], self.places[name] = scheme, lambda: codes
+            self.places[name] = lambda: codes
         return codes
 
-    def open(self, name: str, scheme: Scheme, folder: str) -> None:
+    def open(self, name: str, folder: str) -> None:
         """Codes that are in this folder of the cache."""
 
         def gone() -> dict[str, np.ndarray]:
             raise SourceError(f"{cache.folder() / folder}: the codes of {name} are gone, or cannot be read")
 
-        self.plan[name], self.places[name] = scheme, lambda: _read(folder, name, scheme, gone)
+        self.places[name] = lambda: _read(folder, name, self.plan[name], gone)
 
 
 def has(folder: str, name: str, scheme: Scheme) -> bool:

@@ -28,11 +28,11 @@ def never() -> Codes:
 def test_what_lies_in_the_cache_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
     assert not has("part", "layer", SCHEME)
-    first = CodeStore().add("layer", SCHEME, made, "part")
+    first = CodeStore({"layer": SCHEME}).add("layer", made, "part")
     assert has("part", "layer", SCHEME)
     assert not has("part", "layer", Scheme(8, 32))
-    store = CodeStore()
-    second = store.add("layer", SCHEME, never, "part")
+    store = CodeStore({"layer": SCHEME})
+    second = store.add("layer", never, "part")
     for found in (first, second, store["layer"]):
         assert (found.dequantize() == made().dequantize()).all()
         assert found.scheme == SCHEME
@@ -40,8 +40,8 @@ def test_what_lies_in_the_cache_is_not_made_again(monkeypatch: pytest.MonkeyPatc
 
 def test_codes_that_are_gone_are_no_codes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
-    store = CodeStore()
-    store.add("layer", SCHEME, made, "part")
+    store = CodeStore({"layer": SCHEME})
+    store.add("layer", made, "part")
     shutil.rmtree(cache.folder() / "part")
     with pytest.raises(SourceError, match="the codes of layer are gone"):
         store["layer"]
@@ -53,8 +53,8 @@ def test_what_the_cache_cannot_take_is_held(
 ) -> None:
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / folder))
-    store = CodeStore()
-    store.add("layer", SCHEME, made, kept)
+    store = CodeStore({"layer": SCHEME})
+    store.add("layer", made, kept)
     assert list(store) == ["layer"]
     assert (store["layer"].dequantize() == made().dequantize()).all()
 
