@@ -1,7 +1,7 @@
 """The `convert` command; progress on stderr is progress.py's, errors and exit codes are shim/console.py's."""
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,44 +126,20 @@ def main_group() -> None:
 @json_option
 def convert_model(
     model: str,
-    target: str,
-    bits: int | None,
     source: str | None,
     pooling: str | None,
     normalize: bool | None,
-    out: Path,
-    parity: float | None,
-    effort: str | None,
-    calibration: Path | None,
-    strict_bits: bool,
-    max_size: int | None,
-    parity_on: str,
     corpus: Path | None,
     no_verify: bool,
-    force: bool,
-    accept_license: bool,
     as_json: bool,
+    **asked: Any,  # the attributes of a Request
 ) -> int:
     known, origin, facts = resolve(model, source, pooling, normalize)
     for line in () if as_json else facts:
         click.echo(line, err=True)
-    request = Request(
-        recipe=known,
-        target=target,
-        bits=bits,
-        source=origin,
-        out=out,
-        parity=parity,
-        effort=effort,
-        calibration=calibration,
-        strict_bits=strict_bits,
-        max_size=max_size,
-        parity_on=parity_on,
-        verified=not no_verify,
-        force=force,
-        accept_license=accept_license,
-        **({"corpus": corpus} if corpus else {}),
-    )
+    request = Request(recipe=known, source=origin, verified=not no_verify, **asked)
+    if corpus:
+        request = replace(request, corpus=corpus)
     with StageProgress(quiet=as_json) as progress:
         path, manifest = pipeline.convert(request, progress)
     return report(manifest, path, as_json)

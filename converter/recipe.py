@@ -70,8 +70,6 @@ KEYS: dict[str, dict[str, tuple[type, bool]]] = {
     "prompts": dict.fromkeys(PROMPTS, (str, False)),
     "parity": {"cosine": (float, False)},
 }
-
-
 OPEN = ("prompt_names", "overrides")
 OVERRIDABLE = (
     "pooling",
