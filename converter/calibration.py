@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -14,13 +13,12 @@ import torch
 from torch import Tensor
 
 from converter import cache
-from converter.candidate import Candidate, HeldCodes, Plan, PlanCodes, RoundedCodes
-from converter.corpus.calibration import BATCH_TOKENS
+from converter.candidate import Candidate, Plan, PlanCodes, RoundedCodes
 from converter.job import Job
 from converter.proof.measure import Progress
 from converter.quantize import sensitivity
 from converter.quantize.allocate import Choice
-from converter.quantize.distil import distil
+from converter.quantize.asymmetric import AsymmetricOps
 from converter.quantize.embeddings import WHOLE, GaussNewton, gauss_newton, quantized
 from converter.quantize.gptq import gptq, relative, searched
 from converter.quantize.grid import Codes, Scheme
@@ -31,7 +29,6 @@ from shim.architectures import architecture
 from shim.pooling import outputs
 from shim.text import Tokens
 
-HELD = 10  # every so many batches judge a distillation, and teach it nothing
 TABLE_TOKENS = 10_000  # about so many tokens show what an error in a table does
 FARTHEST = 4  # the farthest texts get a fourth of the tokens on which each module's cost is measured
 Options = dict[str, list[Choice]]  # of each module, the ways to store it
@@ -64,12 +61,11 @@ class Calibration:
                 claim.remove()
 
     def candidate(self, plan: Plan, record: dict[str, Any]) -> Candidate:
-        """The plan with its best codes: rounded to nearest with `fast` effort, else by GPTQ, with `max` distilled then."""
+        """The plan with its best codes: rounded to nearest with `fast` effort, else by GPTQ, with `max` beside the original."""
         if self.job.effort == "fast":
             return Candidate(RoundedCodes(self.job.checkpoint, plan, self.job.target.GRID), record)
-        made = self.quantize(plan)
-        candidate = Candidate(made.codes, record, outputs=made.outputs)
-        return self._distilled(candidate) if self.job.effort == "max" else candidate
+        made = self.quantize(plan, asymmetric=self.job.effort == "max")
+        return Candidate(made.codes, record, outputs=made.outputs)
 
     def options(self, plan: Plan, ways: Mapping[str, Sequence[Scheme | None]]) -> tuple[Options, Outputs]:
         """Each module of the plan in each of its ways, with what that costs every text; and what the plan gives on the texts.
@@ -109,17 +105,14 @@ class Calibration:
 
     def losses(self, candidate: Candidate, exact: Outputs) -> np.ndarray:
         """(heads, texts) 1 - cosine of the calibration texts; exact: what the original gives."""
-        return self.distance(candidate.outputs or self.outputs(candidate), exact)
+        return self.distance(candidate.outputs or self.outputs(candidate.codes), exact)
 
     def distance(self, given: Outputs, exact: Outputs) -> np.ndarray:
         """(heads, texts) 1 - cosine between two models' outputs on the calibration texts."""
         return by_head(exact, given, masks_of(self.tokens))
 
-    def outputs(self, candidate: Candidate | None = None) -> Outputs:
-        """What the model gives on the calibration texts, as it is or as the candidate has it."""
-        codes, read = None, self.job.checkpoint.read
-        if candidate:
-            codes, read = candidate.codes, replace(self.job.checkpoint, changed=candidate.tensors).read
+    def outputs(self, codes: PlanCodes | None = None) -> Outputs:
+        """What the model gives on the calibration texts; codes: in place of its weights, where there are."""
 
         def replaced(name: str, weight: Tensor, _: Hessian | None) -> Tensor:
             if codes is None or name not in codes:
@@ -128,7 +121,7 @@ class Calibration:
             return torch.from_numpy(codes[name].dequantize())
 
         with torch.inference_mode():
-            found = self.run(LayerwiseOps(read, self.tokens, replaced))
+            found = self.run(LayerwiseOps(self.job.checkpoint.read, self.tokens, replaced))
         return {name: parts for name, parts in found.items() if name in VECTORS}
 
     def costs(self, codes: PlanCodes, tokens: list[Tokens]) -> dict[str, np.ndarray]:
@@ -142,14 +135,18 @@ class Calibration:
         config = module.Config.read(self.job.checkpoint.config)
         return outputs(ops, module, config, model.pooling, model.heads, model.modules)
 
-    def quantize(self, plan: Plan, others: Mapping[str, list[Scheme]] = MappingProxyType({})) -> "Quantized":
+    def quantize(
+        self, plan: Plan, others: Mapping[str, list[Scheme]] = MappingProxyType({}), asymmetric: bool = False
+    ) -> "Quantized":
         """Codes of the plan: layers by GPTQ, each on what the quantized layers before it give; tables by what their errors do.
 
+        asymmetric: layers are asked to give what the original gives (see quantize/asymmetric.py), in twice the time and memory.
         others: schemes that are compared with the plan's own. Codes that the cache has are taken from there: an interrupted
         run goes on where it was, and another plan makes only what differs.
         """
         checkpoint, grid = self.job.checkpoint, self.job.target.GRID
-        folders = self.folder("gptq"), self.folder("tables")
+        layers = self.folder("asymmetric", list(map(str, plan.items()))) if asymmetric else self.folder("gptq")
+        folders = layers, self.folder("tables")
         store, ratios = CodeStore(plan), {}
         if not others and all(any(has(folder, *item) for folder in folders) for item in plan.items()):
             for name, scheme in plan.items():
@@ -180,25 +177,11 @@ class Calibration:
             return torch.from_numpy(codes.dequantize())
 
         with torch.inference_mode():
-            given = self.run(LayerwiseOps(checkpoint.read, self.tokens, replaced))
+            settings = checkpoint.read, self.tokens, replaced
+            given = self.run(AsymmetricOps(*settings, self.run) if asymmetric else LayerwiseOps(*settings))
             for name in plan.keys() - store.places.keys():  # carried along for other loaders; ours computes nothing with it
                 replaced(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
-        return Quantized(store, ratios, {name: parts for name, parts in given.items() if name in VECTORS})
-
-    def _distilled(self, candidate: Candidate) -> Candidate:
-        """The candidate after quantize/distil.py; every HELD-th batch only judges. The model is held whole.
-
-        Warns, and gives it as it is, where there are too few texts to hold some apart.
-        """
-        checkpoint = self.job.checkpoint
-        batches = [batch for place, batch in enumerate(self.tokens) if place % HELD], self.tokens[::HELD]
-        if not batches[0]:
-            warnings.warn(f"no distillation: more than {BATCH_TOKENS} calibration tokens are needed for it", stacklevel=2)
-            return candidate
-        weights = {name: torch.from_numpy(checkpoint.read(name)) for name in checkpoint.tensors}
-        found = distil(weights, candidate.codes, self.run, batches, self.job.target.GRID, partial(self.progress, "distil"))
-        record = {**candidate.record, "distilled": {"before": found.before, "after": found.after}}
-        return Candidate(HeldCodes(found.codes), record, tensors=found.tensors)
+        return Quantized(store, ratios, {name: parts[: len(self.tokens)] for name, parts in given.items() if name in VECTORS})
 
     def folder(self, *what: Any) -> str:
         """The part of the cache for what is made of this checkpoint on these texts for this job, as `what` says."""

@@ -5,8 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 from converter.source.checkpoint import Checkpoint
 
@@ -65,14 +63,12 @@ class Candidate:
 
     record: `quantization.json`, nothing for none. integers: what an ONNX graph whose products are in integers has besides.
     outputs: what the model gives with these codes on the calibration texts, where making them has shown that.
-    tensors: norms and biases that are not the checkpoint's, float32.
     """
 
     codes: PlanCodes
     record: dict[str, Any] = field(default_factory=dict)
     integers: "Integers | None" = None
     outputs: "dict[str, list[Tensor]]" = field(default_factory=dict)
-    tensors: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:

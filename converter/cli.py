@@ -101,7 +101,7 @@ def main_group() -> None:
 @click.option(
     "--effort",
     type=click.Choice(EFFORTS),
-    help="fast rounds to nearest; balanced calibrates (default under 8 bits); max distils, too.",
+    help="fast rounds to nearest; balanced calibrates (default under 8 bits); max makes each layer mend the ones before.",
 )
 @click.option(
     "--calibration",

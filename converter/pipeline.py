@@ -115,8 +115,7 @@ def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) 
         count += 1
         progress("convert", count, len(job.checkpoint.tensors))
 
-    checkpoint = dataclasses.replace(job.checkpoint, changed=candidate.tensors)
-    job.target.write(job.recipe, checkpoint, candidate, job.bits, directory, done)
+    job.target.write(job.recipe, job.checkpoint, candidate, job.bits, directory, done)
     if candidate.record:
         text = json.dumps(candidate.record, indent=1, allow_nan=False)
         (directory / RECORD).write_text(text + "\n", encoding="utf-8")

@@ -8,7 +8,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 LABELS = {
     "quantize": "quantizing tensors",
-    "distil": "distillation steps",
     "sensitivity": "what each costs",
     "convert": "writing tensors",
     "reference": "original, texts",

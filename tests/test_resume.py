@@ -84,6 +84,12 @@ def test_no_input_is_looked_at_where_its_layers_codes_are_there(runs: Runs, monk
     assert runs({**runs.plan, "embeddings.word_embeddings": Scheme(8, 32)}).outputs
 
 
+def test_what_gptq_made_is_not_taken_for_what_was_made_beside_the_original(runs: Runs) -> None:
+    plain, beside = (runs(runs.plan, asymmetric=asymmetric).codes for asymmetric in (False, True))
+    differs = {name for name in runs.plan if (plain[name].dequantize() != beside[name].dequantize()).any()}
+    assert {name.split(".")[0] for name in differs} == {"encoder"}
+
+
 def test_what_other_code_made_is_not_taken(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     with runs.given as given:
         folder = given.folder("gptq")

@@ -1,4 +1,4 @@
-"""Torch's operations against transformers: what calibration sees and distillation differentiates is the model itself."""
+"""Torch's operations against transformers: what calibration sees and differentiates is the model itself."""
 
 from pathlib import Path
 

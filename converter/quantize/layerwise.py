@@ -59,7 +59,7 @@ class LayerwiseOps:
 
     def hessian(self, x: list[Tensor]) -> Hessian:
         """That of an input, computed once for all layers that share it."""
-        return cache(lambda: hessian(x, [ops.mask for ops in self.batches]))
+        return cache(lambda: hessian(x, [ops.mask for ops in self.batches[: len(x)]]))
 
     def head(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
         return self._with_weights("head", name, x, bias)

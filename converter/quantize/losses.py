@@ -1,4 +1,4 @@
-"""How far outputs are from those wanted, text by text: what calibration measures and distillation goes down on.
+"""How far outputs are from those wanted, text by text: what calibration measures.
 
 `converter.proof.metrics` judges the artifact by the same measures, written apart from these.
 """

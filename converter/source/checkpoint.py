@@ -73,7 +73,6 @@ class Checkpoint:
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: tuple[str, ...] = ()
     tables: frozenset[str] = frozenset()
-    changed: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)  # float32, instead of what the files hold
 
     @property
     def matrices(self) -> dict[str, tuple[int, int]]:
@@ -93,7 +92,7 @@ class Checkpoint:
     def chunks(self, name: str, dtype: type = np.float32) -> Iterator[np.ndarray]:
         """`read`, some rows at a time, so that a word table is never in memory whole."""
         tensor = self.tensors[name]
-        for array in [self.changed[name]] if name in self.changed else map(read, parts(tensor)):
+        for array in map(read, parts(tensor)):
             if not np.isfinite(array).all():
                 raise SourceError(f"{tensor.file.name}: tensor {tensor.key} holds NaN or infinity")
             if np.abs(array).max(initial=0) > np.finfo(dtype).max:
