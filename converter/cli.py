@@ -13,11 +13,15 @@ from converter.inventory import inventory, supported
 from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
-from converter.targets import TARGETS
+from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
 from shim.artifact import Manifest
 from shim.console import run, show_json
 from shim.pooling import POOLINGS
+
+WIDTHS = "; ".join(
+    f"{name.upper()}: {', '.join(map(str, bits))} (default {DEFAULT_BITS[name]})" for name, bits in TARGETS.items()
+)
 
 
 class ConvertGroup(click.Group):
@@ -82,7 +86,7 @@ def main_group() -> None:
 @main_group.command("model", hidden=True)
 @click.argument("model")
 @click.option("--to", "target", type=click.Choice(sorted(TARGETS)), required=True, help="The runtime to convert for.")
-@click.option("--bits", type=int, help="MLX: 2, 3, 4, 5, 6, 8, 16 (default 4); ONNX: 4, 8, 16, 32 (default 8).")
+@click.option("--bits", type=int, help=WIDTHS + ".")
 @source_option
 @pooling_option
 @normalize_option

@@ -13,7 +13,7 @@ from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source
 from converter.staging import check_destination
-from converter.targets import Target, load_target
+from converter.targets import DEFAULT_BITS, TARGETS, Target, load_target
 from shim import artifact
 from shim.architectures import architecture
 from shim.errors import UsageError
@@ -88,9 +88,9 @@ def resolve(request: Request) -> Job:
     recipe, target = request.recipe, load_target(request.target)
     if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
         raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
-    bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else target.DEFAULT_BITS
-    if bits not in target.BITS:
-        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, target.BITS))}")
+    bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else DEFAULT_BITS[request.target]
+    if bits not in TARGETS[request.target]:
+        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, TARGETS[request.target]))}")
     cosine = recipe.parity.cosine if request.parity is None else request.parity
     if not 0 < cosine <= 1:
         raise UsageError(f"parity must be over 0 and at most 1, not {cosine}")

@@ -11,6 +11,7 @@ from converter.companions import companions
 from converter.job import Job
 from converter.quantize.allocate import Allocation, allocate
 from converter.quantize.grid import Scheme, schemes, uniform
+from converter.targets import TARGETS
 from shim.errors import UsageError
 
 if TYPE_CHECKING:  # it imports torch
@@ -201,7 +202,7 @@ def record(job: Job, found: Allocation) -> dict[str, Any]:
 def _ways(job: Job, name: str) -> list[Scheme]:
     """Every way in which the target stores a module, short of full precision, with at least the job's bits."""
     table = f"{name}.weight" in job.checkpoint.tables
-    widths = tuple(bits for bits in (job.target.TABLE_BITS if table else job.target.BITS) if job.bits <= bits < 16)
+    widths = tuple(bits for bits in (job.target.TABLE_BITS if table else TARGETS[job.request.target]) if job.bits <= bits < 16)
     return schemes(name, job.checkpoint.matrices[f"{name}.weight"][1], widths)
 
 

@@ -10,17 +10,21 @@ from converter.quantize.grid import Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 
-TARGETS = ("mlx", "onnx")  # a module each in this folder, imported when it is wanted
+# Target -> the bits that a weight may have. A target is a module of this folder, imported when it is wanted.
+TARGETS = {"mlx": (2, 3, 4, 5, 6, 8, 16), "onnx": (4, 8, 16, 32)}
+DEFAULT_BITS = {"mlx": 4, "onnx": 8}
 
 
 class Target(Protocol):
-    """What a module of this folder has. BITS: of layers; TABLE_BITS: of tables; GRID: what is stored beside the codes."""
+    """What a module of this folder has.
 
-    BITS: tuple[int, ...]
+    TABLE_BITS: the bits that a table may have, of which rows are looked up. GRID: what is stored beside the codes.
+    INTEGERS: whether products can be in integers, at 8 bits.
+    """
+
     TABLE_BITS: tuple[int, ...]
-    DEFAULT_BITS: int
     GRID: Grid
-    INTEGERS: bool  # whether products can be in integers, at 8 bits
+    INTEGERS: bool
 
     def stored(self, shape: tuple[int, ...], scheme: Scheme | None) -> int:
         """Bytes of a (rows, columns) weight in this scheme, None for full precision."""

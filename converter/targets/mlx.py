@@ -10,11 +10,10 @@ from converter.candidate import Candidate
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
-from converter.targets import safetensors
+from converter.targets import TARGETS, safetensors
 from converter.targets.safetensors import Layout
 
-BITS = TABLE_BITS = (2, 3, 4, 5, 6, 8, 16)
-DEFAULT_BITS = 4
+TABLE_BITS = TARGETS["mlx"]
 GRID = Grid(np.float16, integer_zero=False)
 INTEGERS = False
 APART = ("sparse_linear.", "colbert_linear.", "score.", "dense.")

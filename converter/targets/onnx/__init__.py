@@ -17,9 +17,7 @@ from shim.architectures import architecture
 from shim.errors import SealportError
 from shim.pooling import PROJECTED, outputs
 
-BITS = (4, 8, 16, 32)
 TABLE_BITS = (4, *tables.BITS, 8)  # of tables, when bits are chosen for each tensor
-DEFAULT_BITS = 8
 GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
 INTEGERS = True
 IR_VERSION = 10
