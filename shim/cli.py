@@ -15,7 +15,8 @@ from shim.batches import BATCH_TOKENS
 from shim.checks import check_text
 from shim.console import run
 from shim.errors import UsageError
-from shim.model import Embeddings, load
+from shim.model import load
+from shim.results import Embeddings
 
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)

@@ -3,7 +3,6 @@
 import importlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,55 +15,9 @@ from shim.checks import check_text, check_texts
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
 from shim.prompts import prompt_of
+from shim.results import Embeddings, Output, Ranked
 from shim.runtimes import Runtime
 from shim.text import Encoded, TextEncoder
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """What `Model.embed` returns, in the order of the texts; sparse and colbert are None where they were not asked for.
-
-    dense: (n, d) float32, L2-normalised where the model's are. sparse: for each text, token id -> weight. colbert: for each
-    text, (tokens, d) float32, L2-normalised, without the first token. tokens: tokens per text, prompt and special tokens
-    included, after truncation. truncated: whether a text was cut to the model's limit.
-    """
-
-    dense: np.ndarray
-    sparse: list[dict[int, float]] | None
-    colbert: list[np.ndarray] | None
-    tokens: list[int]
-    truncated: list[bool]
-
-
-@dataclass(frozen=True)
-class Ranked:
-    """One document's place among its like.
-
-    index: of the document as given. score: probability of relevance, from 0 to 1; logit: the same before the logistic function.
-    tokens: of query and document together, after truncation; truncated: whether either was cut.
-    """
-
-    index: int
-    score: float
-    logit: float
-    tokens: int
-    truncated: bool
-
-
-@dataclass(frozen=True)
-class Output:
-    """What the model gives for one text.
-
-    tokens, truncated: as in Embeddings. values: head -> dense (d,) float32, as the model gives it; pooled (d,) float32, not
-    normalised; sparse {token id: weight}; colbert (tokens - 1, d) float32; hidden (tokens, d) float32, the states that are
-    pooled; score, the raw logit of a pair.
-    broken: the head that holds NaN or infinity, else None.
-    """
-
-    tokens: int
-    truncated: bool
-    values: dict[str, Any]
-    broken: str | None
 
 
 def load(
@@ -214,11 +167,12 @@ class Model:
         if dense.shape[1] != self.dimensions:
             raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
         unit = self.manifest.model.normalized
-        scaled = dense[:, :width] if normalize is False or (normalize is None and not unit) else dense
-        if scaled is dense:
-            scaled = cut(dense, width) if width < dense.shape[1] or not unit else dense
+        if not (unit if normalize is None else normalize):
+            dense = dense[:, :width]
+        elif width < self.dimensions or not unit:
+            dense = cut(dense, width)
         return Embeddings(
-            scaled,
+            dense,
             [output.values["sparse"] for output in outputs] if "sparse" in heads else None,
             [output.values["colbert"] for output in outputs] if "colbert" in heads else None,
             [output.tokens for output in outputs],

@@ -10,9 +10,10 @@ from converter.proof.reference import Testimony
 from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
 from shim.artifact import SCHEMA, Manifest
-from shim.model import Model, Output
+from shim.model import Model
 from shim.pooling import outputs
 from shim.prompts import prompt_of
+from shim.results import Output
 from shim.text import Encoded, TextEncoder, Tokens
 
 HELD = 100_000_000  # weights that are kept between batches; those of a larger model are read again

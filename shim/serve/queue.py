@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 
 from shim.batches import fits
-from shim.model import Output
+from shim.results import Output
 from shim.text import Encoded
 
 LOOKAHEAD = 256  # texts among which a batch looks for its like in length

@@ -5,7 +5,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from shim.model import Model, Output
+from shim.model import Model
+from shim.results import Output
 from shim.serve.metrics import Metrics
 from shim.serve.queue import Queue, Request, Text
 from shim.text import Encoded

@@ -10,9 +10,10 @@ from functools import partial
 from typing import TypeVar
 
 from shim.checks import check_text, check_texts
-from shim.model import Embeddings, Model, Output, Ranked
+from shim.model import Model
 from shim.pooling import PER_TOKEN, check_dimensions
 from shim.prompts import prompt_of
+from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
 from shim.serve.queue import Request

@@ -11,7 +11,8 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
 from shim.errors import UsageError
-from shim.model import Embeddings, Model
+from shim.model import Model
+from shim.results import Embeddings
 from shim.serve.answers import answer, endpoint, large, note
 from shim.serve.dialects.jina import JinaFields, pack
 from shim.serve.faults import Kind, Refusal

@@ -1,0 +1,53 @@
+"""What a model gives: vectors, a ranking, and the outputs of one text that both are put together from."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """What `Model.embed` returns, in the order of the texts; sparse and colbert are None where they were not asked for.
+
+    dense: (n, d) float32, L2-normalised where the model's are. sparse: for each text, token id -> weight. colbert: for each
+    text, (tokens, d) float32, L2-normalised, without the first token. tokens: tokens per text, prompt and special tokens
+    included, after truncation. truncated: whether a text was cut to the model's limit.
+    """
+
+    dense: np.ndarray
+    sparse: list[dict[int, float]] | None
+    colbert: list[np.ndarray] | None
+    tokens: list[int]
+    truncated: list[bool]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One document's place among its like.
+
+    index: of the document as given. score: probability of relevance, from 0 to 1; logit: the same before the logistic function.
+    tokens: of query and document together, after truncation; truncated: whether either was cut.
+    """
+
+    index: int
+    score: float
+    logit: float
+    tokens: int
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """What the model gives for one text.
+
+    tokens, truncated: as in Embeddings. values: head -> dense (d,) float32, as the model gives it; pooled (d,) float32, not
+    normalised; sparse {token id: weight}; colbert (tokens - 1, d) float32; hidden (tokens, d) float32, the states that are
+    pooled; score, the raw logit of a pair.
+    broken: the head that holds NaN or infinity, else None.
+    """
+
+    tokens: int
+    truncated: bool
+    values: dict[str, Any]
+    broken: str | None
