@@ -62,7 +62,7 @@ FAMILIES = {
     "qwen3": Family(QWEN3, 80, ("", "", INSTRUCT), ("last",)),
     "qwen3_reranker": Family(QWEN3, 200, parent="qwen3"),
     "nomic_bert": Family(
-        NOMIC_BERT, 150, ("search_query: ", "search_document: ", "clustering: ", "classification: "), ("mean",), 2048
+        NOMIC_BERT, 180, ("search_query: ", "search_document: ", "clustering: ", "classification: "), ("mean",), 2048
     ),
 }
 
