@@ -1,5 +1,6 @@
 """The `shim` command; errors are printed and exit codes set by console.py."""
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -15,9 +16,10 @@ from shim.batches import BATCH_TOKENS
 from shim.checks import check_text
 from shim.console import run
 from shim.errors import UsageError
-from shim.model import load
+from shim.model import Model, load
 from shim.results import Embeddings
 
+Opener = Callable[[Path], Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
 TEXT = 'a JSON string or {"text": "…"}'
@@ -25,14 +27,20 @@ RANKING = '{"query": "…", "documents": ["…", …]}'
 
 
 def loading(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options of every command that loads an artifact."""
+    """The options of every command that loads an artifact; it gets an `opener`, which loads one as they say."""
+
+    @functools.wraps(command)
+    def with_opener(device: str, allow_unverified: bool, min_parity: float | None, **given: Any) -> Any:
+        opener = partial(load, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
+        return command(opener=opener, **given)
+
     for option in (
         click.option("--min-parity", type=click.FloatRange(0, 1), help="Accept an artifact sealed at this lower parity."),
         click.option("--allow-unverified", is_flag=True, help="Load an artifact without checking verdict and hashes."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu (MLX) or cuda (ONNX)."),
     ):
-        command = option(command)
-    return command
+        with_opener = option(with_opener)
+    return with_opener
 
 
 @click.group(no_args_is_help=True)
@@ -72,25 +80,7 @@ def main_group() -> None:
 @click.option("--insecure", is_flag=True, help="Listen on an address that others can reach without a key.")
 @click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
 @loading
-def serve(
-    paths: tuple[Path, ...],
-    host: str,
-    port: int,
-    max_body: int,
-    max_inputs: int,
-    max_queue: int,
-    batch_tokens: int,
-    drain_timeout: int,
-    api_key: str | None,
-    api_key_file: Path | None,
-    admin_key: str | None,
-    admin_key_file: Path | None,
-    insecure: bool,
-    cors_origin: tuple[str, ...],
-    device: str,
-    allow_unverified: bool,
-    min_parity: float | None,
-) -> int:
+def serve(paths: tuple[Path, ...], opener: Opener, host: str, port: int, insecure: bool, **given: Any) -> int:
     """Serve artifacts over HTTP; GET /docs lists the routes.
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
@@ -98,10 +88,10 @@ def serve(
     from shim.serve.run import serve_forever
     from shim.serve.settings import Settings, check_exposure, read_keys
 
-    keys, admin_keys = read_keys(api_key, api_key_file, "--api-key"), read_keys(admin_key, admin_key_file, "--admin-key")
+    keys = read_keys(given.pop("api_key"), given.pop("api_key_file"), "--api-key")
+    admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
     check_exposure(host, keys, insecure)
-    settings = Settings(max_body, max_inputs, max_queue, batch_tokens, drain_timeout, keys, admin_keys, cors_origin)
-    opener = partial(load, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
+    settings = Settings(keys=keys, admin_keys=admin_keys, origins=given.pop("cors_origin"), **given)
     return serve_forever([partial(opener, path) for path in paths], host, port, settings)
 
 
@@ -113,39 +103,21 @@ def serve(
 @click.option("--dimensions", type=int, help="Cut the vectors to this many dimensions and normalise again.")
 @click.option("--heads", default="dense", show_default=True, help="Comma-separated: dense, and of bge-m3 sparse and colbert.")
 @loading
-def embed(
-    path: Path,
-    task: str | None,
-    instruction: str | None,
-    prompt_name: str | None,
-    dimensions: int | None,
-    heads: str,
-    device: str,
-    allow_unverified: bool,
-    min_parity: float | None,
-) -> None:
+def embed(path: Path, opener: Opener, heads: str, **asked: Any) -> None:
     """Embed JSON Lines on stdin, each a string or {"text": "…"}; write {"embedding", "tokens", "truncated"} lines in order.
 
     Further heads are written as "sparse", {"indices", "values"} of token ids and weights, and "colbert", a vector a token.
     """
-    model = load(path, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
-    call = partial(
-        model.embed,
-        task=task,
-        instruction=instruction,
-        dimensions=dimensions,
-        heads=heads.split(","),
-        prompt_name=prompt_name,
-    )
+    model, asked["heads"] = opener(path), heads.split(",")
     texts: list[str] = []
     seen = 0
     for number, value in _lines(TEXT):
         texts.append(_text(value, number))
         if len(texts) == BATCH:
-            _show(call(texts))
+            _show(model.embed(texts, **asked))
             seen, texts = seen + len(texts), []
     if texts:
-        _show(call(texts))
+        _show(model.embed(texts, **asked))
     elif not seen:
         raise UsageError("stdin holds no lines; give one JSON string or object a line")
 
@@ -165,15 +137,13 @@ def _show(out: Embeddings) -> None:
 @click.option("--instruction", help="What relevance means, for a model that takes an instruction.")
 @click.option("--top-n", type=click.IntRange(min=1), help="Show only this many of the best documents.")
 @loading
-def rerank(
-    path: Path, instruction: str | None, top_n: int | None, device: str, allow_unverified: bool, min_parity: float | None
-) -> None:
+def rerank(path: Path, opener: Opener, instruction: str | None, top_n: int | None) -> None:
     """Rank documents: JSON Lines on stdin, each {"query": "…", "documents": ["…", …]}.
 
     For each line writes {"results": [{"index", "score", "logit", "tokens", "truncated"}, …]}, best first; score is a
     probability.
     """
-    model = load(path, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
+    model = opener(path)
     number = 0
     for number, value in _lines(RANKING):
         if not isinstance(value, dict) or not {"query", "documents"} <= value.keys():
