@@ -73,7 +73,7 @@ class RerankResponse(BaseModel):
     meta: dict[str, Any]
 
 
-class TextsRequest(tei_bodies.Truncation):
+class RerankTextsRequest(tei_bodies.Truncation):
     """Body in TEI's dialect."""
 
     query: StrictStr = Field(min_length=1)
@@ -107,7 +107,7 @@ def dialect_of(body: Any) -> str:
 
 
 RerankBody = Annotated[
-    Annotated[RerankRequest, Tag("cohere")] | Annotated[TextsRequest, Tag("tei")],
+    Annotated[RerankRequest, Tag("cohere")] | Annotated[RerankTextsRequest, Tag("tei")],
     Discriminator(dialect_of),
     Body(),
 ]
@@ -123,7 +123,7 @@ async def rerank(models: Models, body: RerankBody, request: Request) -> Response
     served = models.find(body.model, "rerank")
     if body.prompt_name is not None:
         raise UsageError("a reranker has no prompts by name; leave prompt_name out", "prompt_name")
-    if isinstance(body, TextsRequest):
+    if isinstance(body, RerankTextsRequest):
         return await _rerank_texts(served, body, request)
     texts = [item if isinstance(item, str) else item.text for item in body.documents]
     ranked = await served.rerank(body.query, texts, body.instruction, body.truncate is not False)
@@ -145,7 +145,7 @@ async def rerank(models: Models, body: RerankBody, request: Request) -> Response
     })  # fmt: skip
 
 
-async def _rerank_texts(served: ServedModel, body: TextsRequest, request: Request) -> Response:
+async def _rerank_texts(served: ServedModel, body: RerankTextsRequest, request: Request) -> Response:
     ranked = await served.rerank(body.query, body.texts, None, body.truncate is not False, body.side)
     truncated = [item.truncated for item in sorted(ranked, key=lambda item: item.index)]
     note(request, served, [item.tokens for item in ranked], truncated)
