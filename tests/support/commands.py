@@ -12,6 +12,7 @@ import pytest
 
 import converter.cli
 import shim.cli
+from shim.console import interrupted
 
 COMMANDS = {"converter": ("convert", converter.cli.main), "shim": ("shim", shim.cli.main)}
 Done = subprocess.CompletedProcess[str]
@@ -36,6 +37,9 @@ def run(program: str, *arguments: object, check: int | None = 0, input: str = ""
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            if interrupted.is_set():  # the tests were, not the command
+                interrupted.clear()
+                raise KeyboardInterrupt
     shown = []
     for stream in (stdout, stderr):
         stream.flush()
