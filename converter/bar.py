@@ -28,7 +28,7 @@ class Bar:
         """Whether every head reaches the bar; False where there is none. heads: their figures, by name."""
         return bool(heads) and all(self.figure(head) >= self.cosine for head in heads.values())
 
-    def lost(self, heads: dict[str, dict[str, float]]) -> float:
+    def loss_of(self, heads: dict[str, dict[str, float]]) -> float:
         """The 1 - cosine of the head that is farthest off; heads: their figures, by name."""
         return 1 - min(self.figure(head) for head in heads.values())
 

@@ -113,7 +113,7 @@ def main_group() -> None:
     metavar="FILE",
     help="Texts to calibrate on instead of ours: JSON Lines or text, none of them a text that is measured on.",
 )
-@click.option("--strict-bits", is_flag=True, help="Raise no tensor above --bits, whatever the parity.")
+@click.option("--strict-bits", is_flag=True, help="Every tensor at --bits, whatever the parity (position tables at 8).")
 @click.option(
     "--max-size", type=Size(), metavar="400MB", help="Best parity under this size of the whole artifact, from --bits (4) on."
 )

@@ -1,4 +1,4 @@
-"""The stages in order: resolve, choose codes, write, seal, measure, rename; and an artifact measured again."""
+"""The stages in order: resolve, witness, choose codes, write, seal, measure, rename; and an artifact measured again."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     Raises UsageError, SourceError or NotFiniteError; then nothing is left under the final name.
     """
     job = resolve(request)
-    search = strategy(job, progress)
+    find = strategy(job, progress)
     witness: dict[str, Any] = {}
     if request.verified:
         with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
@@ -56,9 +56,9 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": job.corpus_sha256})
                 artifact.write(directory, manifest)
             (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
-            return Judged(manifest.verdict == "pass", job.bar.lost(parity["heads"])) if request.verified else None
+            return Judged(manifest.verdict == "pass", job.bar.loss_of(parity["heads"])) if request.verified else None
 
-        search(judge)
+        find(judge)
         manifest = artifact.read(directory)
     return job.destination, manifest
 

@@ -44,6 +44,17 @@ class Trial:
     record: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Found:
+    """What a round came to. trials: in their order. widest: the widest codes, where they fail, or would by far.
+
+    What widest.measured says is then expected: as much worse than predicted as the last trial was.
+    """
+
+    trials: list[Trial]
+    widest: Trial | None = None
+
+
 def fewest_bits(job: Job, calibration: "Calibration", judge: Judge) -> None:
     """The fewest bits that reach the bar, at least the job's; the best that a size allows; or with strict bits, just those.
 
@@ -63,11 +74,11 @@ def fewest_bits(job: Job, calibration: "Calibration", judge: Judge) -> None:
     predicted = max(predict(options, plan, job), 1e-12)
     measured = job.bar.loss(calibration.distance(given, exact)) if exact else 0.0
     first = Trial(plan, predicted, max(measured, WORSE * predicted))
-    trials, widest = _search(job, calibration, judge, options, first, exact)
-    if widest:
-        leave_in_full_precision(job, calibration, judge, widest.plan, widest.measured, trials)
+    found = _search(job, calibration, judge, options, first, exact)
+    if found.widest:
+        leave_in_full_precision(job, calibration, judge, found.widest.plan, found.widest.measured, found.trials)
     else:
-        _keep_best(calibration, judge, trials)
+        _keep_best(calibration, judge, found.trials)
 
 
 def leave_in_full_precision(
@@ -79,48 +90,49 @@ def leave_in_full_precision(
     """
     options, _ = calibration.options(plan, {name: [scheme, None] for name, scheme in plan.items()})
     first = Trial(plan, max(predict(options, plan, job), 1e-12), measured)
-    trials, _ = _search(job, calibration, judge, options, first, {})
-    _keep_best(calibration, judge, [*(before or []), *trials])
+    found = _search(job, calibration, judge, options, first, {})
+    _keep_best(calibration, judge, [*(before or []), *found.trials])
 
 
-def next_target(trials: list[Trial], allowed: float, attempts: int) -> float | None:
+def next_target(first: Trial, trials: list[Trial], allowed: float, attempts: int) -> float | None:
     """The 1 - cosine that the next plan may be predicted to have; None when the search is over.
 
-    trials: the first stands for what the options were measured on, the others were tried, in this order.
+    first: the plan that the options were measured on, which was not tried. trials: what was, in this order.
     After a failure the target is what was predicted last times allowed / measured; after a pass it grows, until what passed is
     near enough. Where some passed and some failed it lies between them.
+    Example: 0.001 is allowed, and what is predicted comes out 1.7 times worse. Targets are then 0.00054; after 0.0012 was
+    measured of that 0.00041; after 0.0008 of that 0.00045.
     """
-    last, tried = trials[-1], trials[1:]
-    passed = [trial.predicted for trial in tried if trial.passed]
-    failed = [trial.predicted for trial in tried if trial.passed is False]
-    extra = len(tried) - attempts
+    last = trials[-1] if trials else first
+    passed = [trial.predicted for trial in trials if trial.passed]
+    failed = [trial.predicted for trial in trials if trial.passed is False]
+    extra = len(trials) - attempts
     if extra >= (0 if passed else len(LAST)) or (last.passed and last.measured >= NEAR * allowed):
         return None
     ratio = SPARE * allowed / max(last.measured, 1e-12)
     target = last.predicted * (ratio**GROWTH if last.passed else ratio)
-    if tried and not last.passed:
+    if trials and not last.passed:
         target = min(target, FURTHER[min(max(len(failed), 1), len(FURTHER)) - 1] * last.predicted)
     if passed and failed and not max(passed) < target < min(failed):
         target = float(np.sqrt(max(passed) * min(failed)))
     return target / LAST[extra] if extra >= 0 else target
 
 
-def _search(
-    job: Job, calibration: "Calibration", judge: Judge, options: "Options", first: Trial, exact: "Outputs"
-) -> tuple[list[Trial], Trial | None]:
-    """The plans that were tried, until one passes near the bar; and the widest codes, where they fail or would by far.
+def _search(job: Job, calibration: "Calibration", judge: Judge, options: "Options", first: Trial, exact: "Outputs") -> Found:
+    """Try plans until one passes near the bar.
 
     first: the plan that the options were measured on. exact: what the original gives on the calibration texts, which must
     reach the bar, too, before the judge is asked; empty where they need not.
     """
-    bar, trials, correction = job.bar, [first], first.measured / first.predicted
+    bar, trials = job.bar, list[Trial]()
+    correction = first.measured / first.predicted  # so much worse than predicted do plans come out
     last_round = any(choice.scheme is None for given in options.values() for choice in given)
-    while (target := next_target(trials, bar.allowed, ATTEMPTS[job.effort])) is not None:
+    while (target := next_target(first, trials, bar.allowed, ATTEMPTS[job.effort])) is not None:
         found = allocate(options, target, bar.on)
-        plan, predicted, last = plan_of(found), getattr(found.point, bar.on), trials[-1]
-        reachable, again = predicted <= target, plan in [trial.plan for trial in trials[1:]]
+        plan, predicted, last = plan_of(found), getattr(found.point, bar.on), trials[-1] if trials else first
+        reachable, again = predicted <= target, plan in [trial.plan for trial in trials]
         if not reachable and not last_round and last.passed is False and (again or predicted > HOPELESS * target):
-            return trials[1:], Trial(plan, predicted, predicted * last.measured / last.predicted)
+            return Found(trials, Trial(plan, predicted, predicted * last.measured / last.predicted))
         if again or any(trial.passed and found.point.size >= trial.size for trial in trials):
             break
         candidate = calibration.candidate(plan, record(job, found))
@@ -130,16 +142,16 @@ def _search(
         if vetoed and reachable:
             if bar.on == "worst":
                 options = calibration.with_farthest(options, candidate, losses.max(axis=0) / correction)
-            trials = [replace(each, predicted=predict(options, each.plan, job)) for each in [*trials, trial]]
+            first, *trials = [replace(each, predicted=predict(options, each.plan, job)) for each in [first, *trials, trial]]
             continue
-        if (judged := judge(candidate)) is None:
-            return [], None
+        if (judged := judge(candidate)) is None:  # nothing is verified: what was written last stays
+            return Found([])
         del candidate  # its codes are as large as an artifact
         measured = judged.loss if vetoed else max(trial.measured, judged.loss)
         trials.append(replace(trial, measured=measured, passed=judged.passed))
         if judged.passed and vetoed:  # there is nothing wider
             break
-    return trials[1:], None
+    return Found(trials)
 
 
 def _keep_best(calibration: "Calibration", judge: Judge, trials: list[Trial]) -> None:

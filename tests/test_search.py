@@ -235,7 +235,7 @@ def trial(predicted: float, measured: float, passed: bool | None = None) -> Tria
     ([trial(0.0005, 0.0009, passed=False)], 0.0003, 0.0005),  # near enough, but the verdict says no
 ])  # fmt: skip
 def test_the_next_target_is(history: list[Trial], low: float, high: float) -> None:
-    target = next_target([FIRST, *history], ALLOWED, 6)
+    target = next_target(FIRST, history, ALLOWED, 6)
     assert target is not None
     assert low < target < high
 
@@ -248,20 +248,20 @@ def test_the_next_target_is(history: list[Trial], low: float, high: float) -> No
     ([trial(0.0005, 0.002)] * 6, 3, True),
 ])  # fmt: skip
 def test_the_search_is_over(history: list[Trial], attempts: int, over: bool) -> None:
-    assert (next_target([FIRST, *history], ALLOWED, attempts) is None) == over
+    assert (next_target(FIRST, history, ALLOWED, attempts) is None) == over
 
 
 def test_where_nothing_passes_the_last_targets_are_lower_by_far() -> None:
     short = [trial(0.0005, 0.0011)] * 6
-    targets = [next_target([FIRST, *short[:count]], ALLOWED, 3) for count in range(1, 6)]
+    targets = [next_target(FIRST, short[:count], ALLOWED, 3) for count in range(1, 6)]
     assert all(targets)
     assert targets[4] < targets[3] / 2.5 < targets[2] / 4  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("real", [0.0001, 0.0003, 0.0009])  # what is predicted where the limit is met
 def test_targets_close_in_on_the_limit(real: float) -> None:
-    history = [FIRST]
-    while (target := next_target(history, ALLOWED, 12)) is not None:
+    history = list[Trial]()
+    while (target := next_target(FIRST, history, ALLOWED, 12)) is not None:
         history.append(trial(target, ALLOWED * (target / real) ** 2))
-    best = max(each.predicted for each in history[1:] if each.passed)
+    best = max(each.predicted for each in history if each.passed)
     assert 0.9 * real < best <= real

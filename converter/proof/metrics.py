@@ -1,4 +1,4 @@
-"""Pure metrics: how near an artifact's outputs are to the original's, and the verdict."""
+"""Pure metrics: how near an artifact's outputs are to the original's. The verdict on them is bar.py's."""
 
 from typing import Any
 

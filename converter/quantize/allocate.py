@@ -52,7 +52,7 @@ def allocate(choices: dict[str, list[Choice]], goal: float, on: str = "worst", l
     total = np.sum([choice.costs for choice in chosen.values()], axis=0)
     size = sum(choice.size for choice in chosen.values())
     best, curve = dict(chosen), [_point(size, total)]
-    reached = at = getattr(curve[0], on) <= goal
+    reached = met_at_start = getattr(curve[0], on) <= goal
     point = curve[0]
     while (step := _step(choices, chosen, total, measure, limit - size)) is not None:
         name, choice = step
@@ -63,7 +63,7 @@ def allocate(choices: dict[str, list[Choice]], goal: float, on: str = "worst", l
         if not reached:
             best, point = dict(chosen), curve[-1]
             reached = getattr(point, on) <= goal
-    if reached and not at:
+    if reached and not met_at_start:
         best = _exchanged(choices, _trimmed(choices, best, goal, on), goal, on)
         point = _point(sum(c.size for c in best.values()), np.sum([c.costs for c in best.values()], axis=0))
     return Allocation(best, point, curve)

@@ -60,7 +60,7 @@ def derive(directory: Path, layout: Layout) -> Facts:
     if task is not None:
         facts["task"] = task
     if task is not None and task.value == "rerank":
-        facts |= _reranker(directory, layout, raw, settings, settings_file)
+        facts |= _reranker(layout, raw, settings, settings_file)
     elif layout.listed:
         facts |= _embedder(directory, layout, settings, settings_file)
     own = sentence_facts(directory, layout) if layout.listed else {}
@@ -68,7 +68,7 @@ def derive(directory: Path, layout: Layout) -> Facts:
     if facts["max_tokens"].value > LONGEST:
         file = facts["max_tokens"].file
         raise UsageError(f"{file}: no limit of tokens, or one over {LONGEST}; set max_seq_length or model_max_length")
-    facts |= _width(directory, layout, raw, facts)
+    facts |= _width(layout, raw, facts)
     heads = [head for head, name in LINEAR.items() if (directory / layout.transformer / f"{name}.pt").is_file()]
     files = ", ".join(f"{LINEAR[head]}.pt" for head in heads)
     reranks = task is not None and task.value == "rerank"
@@ -103,9 +103,7 @@ def _task(layout: Layout, raw: dict[str, Any], settings: dict[str, Any], file: s
     return None
 
 
-def _reranker(
-    directory: Path, layout: Layout, raw: dict[str, Any], settings: dict[str, Any], settings_file: str
-) -> dict[str, Fact]:
+def _reranker(layout: Layout, raw: dict[str, Any], settings: dict[str, Any], settings_file: str) -> dict[str, Fact]:
     config_file = layout.file(CONFIG)
     if layout.logit_score is None:
         labels = len(raw["id2label"]) if isinstance(raw.get("id2label"), dict) else int(raw.get("num_labels", 2))
@@ -217,7 +215,7 @@ def _positions(raw: dict[str, Any]) -> int | None:
     return None
 
 
-def _width(directory: Path, layout: Layout, raw: dict[str, Any], facts: Facts) -> dict[str, Fact]:
+def _width(layout: Layout, raw: dict[str, Any], facts: Facts) -> dict[str, Fact]:
     steps = [step for step in (facts["modules"].value if "modules" in facts else []) if step.type == "dense"]
     if steps:
         last = [folder for kind, folder in layout.steps if kind == "Dense"][-1]

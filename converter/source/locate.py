@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from shim.errors import SourceError, UsageError
+from shim.errors import SourceError
 
 # Never wanted from a hub repository: the same weights in other frameworks' formats.
 IGNORED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.mlmodel", "*.gguf")
@@ -66,16 +66,3 @@ def hub(repo: str, revision: str, weights: bool = True) -> tuple[Path, Origin]:
 def installed(name: str) -> bool:
     """Whether the package `name` can be read here."""
     return bool(name) and importlib.util.find_spec(name) is not None
-
-
-def is_repository(name: str) -> bool:
-    """Whether `name` reads as ORG/REPO[@REV]."""
-    return REPOSITORY.fullmatch(name) is not None
-
-
-def split_revision(name: str) -> tuple[str, str | None]:
-    """ORG/REPO[@REV] as repository and revision. Raises UsageError for anything else."""
-    match = REPOSITORY.fullmatch(name)
-    if match is None:
-        raise UsageError(f"{name!r} is not ORG/REPO[@REV]")
-    return match[1], match[2]
