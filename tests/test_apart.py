@@ -70,6 +70,18 @@ def converting(tiny: Path, corpus_file: Path, tmp_path: Path) -> subprocess.Pope
     return started
 
 
+def blocks_interrupts(report: object) -> bool:
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+def test_the_first_process_of_a_program_is_not_interrupted_by_ctrl_c_either() -> None:
+    """The one that handles it ends it. With the first, Python's tracker of resources starts and lets SIGINT through."""
+    script = "from test_apart import apart, blocks_interrupts; print(apart(blocks_interrupts, progress=print))"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parent.parent)))}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "True"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_both_processes_end(converting: subprocess.Popen[str], kind: signal.Signals) -> None:

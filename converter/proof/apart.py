@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ def apart(work: Callable[..., Result], *given: Any, progress: Callable[[int], No
     """
     give_back()
     context = multiprocessing.get_context("spawn")  # a fork would copy this process's memory and its locks
+    resource_tracker.ensure_running()  # now: its start lets SIGINT through again, and would do so between the next lines
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs, work, given), daemon=True)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits this: only we handle Ctrl-C
@@ -64,7 +66,7 @@ def _work(connection: Connection, work: Callable[..., Any], given: tuple[Any, ..
         answer = ("done", work(*given, lambda done: connection.send(("progress", done))))
     except Exception as error:
         answer = ("raised", error)
-    with contextlib.suppress(BrokenPipeError):  # nobody waits for it any more
+    with contextlib.suppress(ConnectionError):  # nobody waits for it any more
         connection.send(answer)
 
 
