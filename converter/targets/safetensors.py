@@ -1,6 +1,6 @@
 """Write safetensors files tensor by tensor, so that no more than one is in memory.
 
-The library's own writers take all tensors of a file at once: of bge-m3 in 16 bits they hold 1.1 GB.
+The library's own writers take all tensors of a file at once; those of bge-m3 in 16 bits are 1.1 GB.
 """
 
 import json
