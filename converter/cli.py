@@ -64,6 +64,15 @@ pooling_option = click.option(
 normalize_option = click.option(
     "--normalize/--no-normalize", default=None, help="Whether vectors have length 1, where no recipe and no file says it."
 )
+license_option = click.option(
+    "--license", metavar="ID", help="The original's license as the hub names it, where no recipe and no file says it."
+)
+accept_option = click.option(
+    "--accept-license",
+    multiple=True,
+    metavar="ID",
+    help="Take a model whose license, named here, forbids commercial use; may be repeated.",
+)
 path_argument = click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
 # Checked by the corpus reader, so that a missing file and a broken one read the same.
 corpus_option = click.option(
@@ -90,6 +99,7 @@ def main_group() -> None:
 @source_option
 @pooling_option
 @normalize_option
+@license_option
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -126,19 +136,20 @@ def main_group() -> None:
 @corpus_option
 @click.option("--no-verify", is_flag=True, help="Leave the verdict `unverified`; shim then refuses the artifact by default.")
 @click.option("--force", is_flag=True, help="Replace an existing artifact.")
-@click.option("--accept-license", is_flag=True, help="Convert a model whose license forbids commercial use.")
+@accept_option
 @json_option
 def convert_model(
     model: str,
     source: str | None,
     pooling: str | None,
     normalize: bool | None,
+    license: str | None,
     corpus: Path | None,
     no_verify: bool,
     as_json: bool,
     **asked: Any,  # the attributes of a Request
 ) -> int:
-    known, origin, facts = resolve(model, source, pooling, normalize)
+    known, origin, facts = resolve(model, source, pooling, normalize, license)
     for line in () if as_json else facts:
         click.echo(line, err=True)
     request = Request(recipe=known, source=origin, verified=not no_verify, **asked)
@@ -162,11 +173,12 @@ def print_recipe(model: str, pooling: str | None, normalize: bool | None) -> Non
 @path_argument
 @source_option
 @corpus_option
+@accept_option
 @json_option
-def verify(path: Path, source: str | None, corpus: Path | None, as_json: bool) -> int:
+def verify(path: Path, source: str | None, corpus: Path | None, accept_license: tuple[str, ...], as_json: bool) -> int:
     """Measure an artifact again and seal the new figures; with --corpus they are only shown."""
     with StageProgress(quiet=as_json) as progress:
-        manifest = pipeline.verify(path, source, corpus, progress)
+        manifest = pipeline.verify(path, source, corpus, progress, accept_license)
     return report(manifest, path, as_json)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.source.checkpoint import TOKENIZER, Checkpoint, read_json
+from converter.source.front_matter import NOTICES
 from converter.source.layout import MODULES
 from converter.source.sentence_config import sentence_file
 from shim.spec import ModelSpec
@@ -16,13 +17,13 @@ SUFFIXES = (".json", ".safetensors", ".bin")  # of the files in a module's folde
 
 
 def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
-    """{name in the artifact: content}: the tokenizer, and the files of sentence-transformers' modules.
+    """{name in the artifact: content}: the tokenizer, the files of sentence-transformers' modules, the text of the license.
 
     Where the checkpoint lists no modules, or the recipe overrides them, modules.json and its folders are written from the
     model; a transformer in a folder of its own moves to the top.
     """
     layout, root, spec = checkpoint.layout, checkpoint.root, checkpoint.spec
-    found = {name: checkpoint.directory / name for name in TOKENIZER}
+    found = {name: checkpoint.directory / name for name in TOKENIZER} | {name: root / name for name in NOTICES}
     made: dict[str, bytes] = {}
     if not layout.listed or {"pooling", "modules"} & checkpoint.overrides.keys():
         made = {} if spec.heads == ["score"] else _modules(spec, checkpoint.config)

@@ -1,12 +1,12 @@
 """What is asked for, and what that comes to: everything that can be refused is refused here, before anything that costs."""
 
-import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from converter import corpus
 from converter.bar import Bar
+from converter.licenses import check_accepted, check_known, link_of
 from converter.proof.measure import check_queries
 from converter.quantize.grid import uniform
 from converter.recipe import Recipe
@@ -42,7 +42,7 @@ class Request:
     max_size: int | None = None  # bytes of the whole artifact
     verified: bool = True
     force: bool = False
-    accept_license: bool = False
+    accept_license: tuple[str, ...] = ()  # licenses without commercial use that are accepted, by name
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,7 @@ class Job:
 def resolve(request: Request) -> Job:
     """What the request comes to. Raises UsageError for what cannot be, SourceError for an original that cannot be read."""
     recipe, target = request.recipe, load_target(request.target)
-    if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
-        raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
+    _check_license(recipe, request.accept_license)
     bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else DEFAULT_BITS[request.target]
     if bits not in TARGETS[request.target]:
         raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, TARGETS[request.target]))}")
@@ -106,6 +105,12 @@ def resolve(request: Request) -> Job:
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     bar = Bar(cosine, "mean" if request.parity_on == "mean" else "worst")
     return Job(request, recipe, checkpoint, target, bits, bar, _effort(request, bits), texts, digest)
+
+
+def _check_license(recipe: Recipe, accepted: tuple[str, ...]) -> None:
+    license, link = recipe.license, recipe.license_link
+    check_known(recipe.name, license, link)
+    check_accepted(recipe.name, license, link_of(license, link, recipe.source.repo, recipe.source.revision), accepted)
 
 
 def _effort(request: Request, bits: int) -> str:

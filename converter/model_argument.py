@@ -10,7 +10,7 @@ from shim.errors import UsageError
 
 
 def resolve(
-    model: str, source: str | None, pooling: str | None, normalize: bool | None
+    model: str, source: str | None, pooling: str | None, normalize: bool | None, license: str | None = None
 ) -> tuple[Recipe, str | None, list[str]]:
     """The recipe, where the original is (None for where the recipe says), and the facts of its files where those made it.
 
@@ -20,11 +20,13 @@ def resolve(
     if found is not None:
         if pooling is not None or normalize is not None:
             raise UsageError(f"{model} has a recipe, which says pooling and modules; leave --pooling and --normalize out")
+        if license is not None:
+            raise UsageError(f"{model} has a recipe, which says its license; leave --license out")
         return found[0], source or found[1], []
     if source is not None:
         raise UsageError(f"{model} is an original itself; leave --source out")
     place = find(model)
-    return draft.draft(place, pooling, normalize), model, draft.lines(place)
+    return draft.draft(place, pooling, normalize, license), model, draft.lines(place)
 
 
 def recipe_of(model: str, pooling: str | None, normalize: bool | None) -> str:

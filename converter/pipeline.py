@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import shim
-from converter import card, companions, corpus
+from converter import card, companions, corpus, licenses
 from converter.bar import Bar
 from converter.candidate import Candidate, Judged
 from converter.job import Job, Request, resolve
@@ -63,12 +64,16 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     return job.destination, manifest
 
 
-def verify(directory: Path, source: str | None, corpus_file: Path | None, progress: Progress) -> Manifest:
+def verify(
+    directory: Path, source: str | None, corpus_file: Path | None, progress: Progress, accepted: Collection[str] = ()
+) -> Manifest:
     """Measure an artifact again. With our own corpus the new figures are sealed into it; with a user's they are only returned.
 
-    Raises IntegrityError when the artifact, or the original that `source` names, is not what the manifest lists.
+    accepted: the licenses that `--accept-license` names. Raises UsageError for a license that must be accepted and is not,
+    IntegrityError when the artifact, or the original that `source` names, is not what the manifest lists.
     """
     manifest = artifact.read(directory)
+    licenses.accept(manifest, accepted)
     artifact.check_files(directory, manifest)
     try:
         checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
@@ -95,7 +100,7 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
     measured = dataclasses.replace(
         manifest,
         schema=artifact.SCHEMA,
-        source={**described(checkpoint), **origin},
+        source={**manifest.source, **described(checkpoint), **origin},
         model=checkpoint.spec,
         parity={**parity, "corpus_sha256": digest},
     )
@@ -133,7 +138,7 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
         task=job.recipe.task,
         target=job.request.target,
         bits=job.bits,
-        source=described(job.checkpoint),
+        source=_source(job),
         model=job.recipe.model,
         quantization=_quantization(job, candidate, directory),
         files=artifact.hash_files(directory),
@@ -144,6 +149,13 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
     )
     artifact.write(directory, manifest)
     return manifest
+
+
+def _source(job: Job) -> dict[str, Any]:
+    """What the manifest records of the original: its files, its license, and the repository that a package stands for."""
+    recipe, found = job.recipe, described(job.checkpoint)
+    stands_for = {"base_model": recipe.source.repo} if found["repo"] == f"pkg:{recipe.source.package}" else {}
+    return found | licenses.facts(recipe.license, recipe.license_link) | stands_for
 
 
 def _quantization(job: Job, candidate: Candidate, directory: Path) -> dict[str, Any]:

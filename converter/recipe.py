@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from converter.licenses import named
 from shim.architectures import architecture
 from shim.artifact import PARITY_TARGET
 from shim.errors import UsageError
@@ -37,6 +38,7 @@ class Parity:
 class Recipe:
     """What a conversion must know of a model and its checkpoint does not say.
 
+    license: an id of the hub, or of another license its name; license_link: its text's address, or file in the checkpoint.
     stated: the keys of `model` that the recipe states; the others are as the checkpoint says. overrides: {key: reason} where
     the recipe says something else than the checkpoint on purpose.
     """
@@ -50,11 +52,15 @@ class Recipe:
     parity: Parity = field(default_factory=Parity)
     stated: frozenset[str] = frozenset()
     overrides: dict[str, str] = field(default_factory=dict)
+    license_link: str = ""
 
 
 # Section -> key -> (type, required). Whatever is not here is an error; OPEN sections have keys of the writer's choice, str.
 KEYS: dict[str, dict[str, tuple[type, bool]]] = {
-    "": {"name": (str, True), "task": (str, True), "architecture": (str, True), "license": (str, True)},
+    "": {
+        **dict.fromkeys(("name", "task", "architecture", "license"), (str, True)),
+        **dict.fromkeys(("license_name", "license_link"), (str, False)),
+    },
     "source": {"repo": (str, True), "revision": (str, False), "package": (str, False)},
     "model": {
         "pooling": (str, True),
@@ -72,6 +78,7 @@ KEYS: dict[str, dict[str, tuple[type, bool]]] = {
 }
 OPEN = ("prompt_names", "overrides")
 OVERRIDABLE = (
+    "license",
     "pooling",
     "max_tokens",
     "modules",
@@ -152,6 +159,7 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
     for key in sections["overrides"]:
         _check_choice(file, "overrides", key, OVERRIDABLE)
     _check_choice(file, "task", top["task"], tuple(HEADS))
+    top["license"] = named(top["license"], top.pop("license_name", ""), top.get("license_link", ""), file)
     _check_choice(file, "pooling", model["pooling"], POOLINGS)
     for head in model["heads"]:
         _check_choice(file, "heads", head, HEADS[top["task"]])

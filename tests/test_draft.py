@@ -35,7 +35,7 @@ def test_a_directory_converts_is_served_and_answers_as_sentence_transformers(
     folder: Path, tmp_path: Path, corpus_file: Path, convert: Convert, serve: Callable[..., str]
 ) -> None:
     source = checkpoint(PROMPTED, folder)
-    done = convert(source, "--to", "onnx", "--bits", 32, "--corpus", corpus_file, "--out", tmp_path)
+    done = convert(source, "--to", "onnx", "--bits", 32, "--license", "mit", "--corpus", corpus_file, "--out", tmp_path)
     assert "pooling        mean  (1_Pooling/config.json)" in done.stderr
     assert "default_prompt query  (config_sentence_transformers.json)" in done.stderr
     assert "witness  sentence-transformers" in done.stdout
@@ -104,7 +104,11 @@ def test_what_no_file_says_is_asked_for(folder: Path, tmp_path: Path, corpus_fil
     assert "a model without pooling, as no modules.json says" in line
     assert "say --pooling cls|mean|last" in line
     flags = ("--pooling", "cls", "--normalize", "--bits", 32, "--corpus", corpus_file, "--out", tmp_path)
+    refused = convert(plain, "--to", "onnx", *flags, check=2).stderr
+    assert "plain: its license is unknown, as no file states one; --license ID says it" in refused
+    flags = (*flags, "--license", "apache-2.0")
     made = one_object(convert(plain, "--to", "onnx", *flags, "--json"))
+    assert made["license"] == "apache-2.0"
     assert made["parity"]["witness"]["given"] == {"pooling": "cls", "modules": ["normalize"]}
     given = saved.sentence_transformer(plain, tmp_path / "given", "cls", saved.Normalize())
     import shim

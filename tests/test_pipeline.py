@@ -106,16 +106,6 @@ def test_the_manifest_says_where_the_original_came_from(tmp_path: Path, source: 
     assert "model.safetensors" in manifest.source["files"]
 
 
-def test_a_license_that_forbids_commercial_use_must_be_accepted(tiny: Path, tmp_path: Path) -> None:
-    path = tmp_path / "tiny.toml"
-    path.write_text((tiny / "tiny.toml").read_text().replace('"mit"', '"cc-by-nc-4.0"'))
-    request = pipeline.Request(recipe.load(str(path)), "mlx", 8, str(tiny / "checkpoint"), tmp_path, verified=False)
-    with pytest.raises(UsageError, match="cc-by-nc-4.0, forbids commercial use; --accept-license"):
-        pipeline.convert(request, lambda *_: None)
-    _, manifest = pipeline.convert(dataclasses.replace(request, accept_license=True), lambda *_: None)
-    assert manifest.license == "cc-by-nc-4.0"
-
-
 def test_where_rounding_falls_short_smaller_groups_are_tried(
     request_: pipeline.Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def converted(source: Path, target: str, bits: int, out: Path, corpus: Path, **more: Any) -> tuple[shim.Model, Manifest]:
-    recipe = draft(find(str(source)), **more)
+    recipe = draft(find(str(source)), license="mit", **more)
     path, manifest = pipeline.convert(pipeline.Request(recipe, target, bits, str(source), out, corpus=corpus), lambda *_: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -128,9 +128,12 @@ class Checkpoint:
 
 
 def described(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the manifest records of the original: where it is, its files, which file says what, and what is overridden."""
+    """What the manifest records of the original: where it is, its files, which file says what, and what is overridden; what
+    its model card says of its languages and its task.
+    """
     facts = {key: fact.file for key, fact in checkpoint.facts.items()}
-    return {**checkpoint.origin, "files": checkpoint.files, "facts": facts, "overrides": dict(checkpoint.overrides)}
+    told: dict[str, Any] = {key: checkpoint.facts[key].value for key in ("language", "pipeline_tag") if key in facts}
+    return {**checkpoint.origin, "files": checkpoint.files, "facts": facts, "overrides": dict(checkpoint.overrides), **told}
 
 
 def read_json(path: Path) -> dict[str, Any]:

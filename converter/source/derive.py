@@ -10,6 +10,7 @@ from typing import Any
 
 from converter.source.checkpoint import read_json
 from converter.source.facts import Fact, Facts
+from converter.source.front_matter import front_matter
 from converter.source.layout import Layout
 from converter.source.sentence_config import sentence_facts
 from shim.architectures import architecture
@@ -45,9 +46,9 @@ LONGEST = 1_000_000  # tokens; a limit beyond is none
 def derive(directory: Path, layout: Layout) -> Facts:
     """The facts of the checkpoint in `directory`; what no file says is not among them.
 
-    Keys: task, architecture, dimensions, max_tokens, heads, license; of an embedder pooling, modules, prompt_names,
-    default_prompt, similarity, lower_case, include_prompt where it is false; of a reranker activation, prompt (that goes before
-    a query).
+    Keys: task, architecture, dimensions, max_tokens, heads; those of front_matter.py; of an embedder pooling, modules,
+    prompt_names, default_prompt, similarity, lower_case, include_prompt where it is false; of a reranker activation, prompt
+    (that goes before a query).
     Raises SourceError for files that cannot be read, UsageError for what is not supported.
     """
     raw = read_json(directory / layout.transformer / CONFIG)
@@ -73,7 +74,7 @@ def derive(directory: Path, layout: Layout) -> Facts:
     files = ", ".join(f"{LINEAR[head]}.pt" for head in heads)
     reranks = task is not None and task.value == "rerank"
     facts["heads"] = Fact(["score"], config_file) if reranks else Fact(["dense", *heads], files or config_file)
-    return facts | _license(directory)
+    return facts | front_matter(directory)
 
 
 def _model_config(directory: Path, layout: Layout) -> tuple[dict[str, Any], str]:
@@ -222,18 +223,3 @@ def _width(layout: Layout, raw: dict[str, Any], facts: Facts) -> dict[str, Fact]
         return {"dimensions": Fact(steps[-1].width, f"{last}/{CONFIG}")}
     width = raw.get("hidden_size", raw.get("n_embd"))
     return {"dimensions": Fact(width, layout.file(CONFIG))} if isinstance(width, int) else {}
-
-
-def _license(directory: Path) -> dict[str, Fact]:
-    """Of the card's front matter."""
-    path = directory / "README.md"
-    if not path.is_file():
-        return {}
-    from huggingface_hub import metadata_load
-
-    try:
-        data = metadata_load(path) or {}
-    except Exception:  # whatever a YAML parser raises: a card that cannot be read says nothing
-        return {}
-    named = data.get("license_name") if data.get("license") == "other" else data.get("license")
-    return {"license": Fact(str(named), "README.md")} if named else {}

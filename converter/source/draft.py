@@ -1,9 +1,11 @@
 """A recipe from a checkpoint's own files, for a conversion without one; what no file says is asked for, never guessed."""
 
+import dataclasses
 import json
 import re
 from typing import Any
 
+from converter.licenses import IDS, OTHER, UNKNOWN, check_id
 from converter.recipe import Recipe, Source
 from converter.source.open import Place
 from shim.architectures import architecture, architectures
@@ -13,11 +15,16 @@ from shim.prompts import PAIR_SLOTS
 from shim.spec import NORMALIZE, ModelSpec, Module
 
 REQUIRED = ("pooling", "max_tokens", "dimensions", "heads")  # of a recipe's [model]
-UNKNOWN = "unknown"  # a license that no file states
 
 
-def draft(place: Place, pooling: str | None = None, normalize: bool | None = None, printed: bool = False) -> Recipe:
-    """The recipe that the files of `place` make together; pooling, normalize: what a user says where no file does.
+def draft(
+    place: Place,
+    pooling: str | None = None,
+    normalize: bool | None = None,
+    license: str | None = None,
+    printed: bool = False,
+) -> Recipe:
+    """The recipe that the files of `place` make together; pooling, normalize, license: what a user says where no file does.
 
     printed: the recipe is for a user to complete, and may lack what no file says of a causal reranker.
 
@@ -30,8 +37,12 @@ def draft(place: Place, pooling: str | None = None, normalize: bool | None = Non
     if kind not in architectures():
         known = ", ".join(architectures())
         raise UsageError(f"{where}: {facts['architecture'].file} says model_type {kind!r}, which is not supported ({known})")
-    for flag, given, key in (("--pooling", pooling, "pooling"), ("--normalize", normalize, "modules")):
-        if given is not None and key in facts:
+    for flag, given, key in (
+        ("--pooling", pooling, "pooling"),
+        ("--normalize", normalize, "modules"),
+        ("--license", license, "license"),
+    ):
+        if given is not None and key in facts and facts[key].value != UNKNOWN:
             raise UsageError(f"{where}: {facts[key].file} says already what {flag} would; write a recipe to override it")
     task = facts["task"].value if "task" in facts else "embed"
     if task == "embed" and "pooling" not in facts and (pooling is None or normalize is None):
@@ -47,7 +58,11 @@ def draft(place: Place, pooling: str | None = None, normalize: bool | None = Non
             f"{where}: a causal language model that reranks by two words, and no file says the text around a pair; "
             "write it as `pair` into a recipe (convert recipe prints the rest)"
         )
-    return _recipe(place, task, pooling, normalize)
+    recipe = _recipe(place, task, pooling, normalize)
+    if license is None:
+        return recipe
+    check_id(license)
+    return dataclasses.replace(recipe, license=license)
 
 
 def _recipe(place: Place, task: str, pooling: str | None, normalize: bool | None) -> Recipe:
@@ -69,6 +84,7 @@ def _recipe(place: Place, task: str, pooling: str | None, normalize: bool | None
         task=task,
         architecture=kind,
         license=facts["license"].value if "license" in facts else UNKNOWN,
+        license_link=facts["license_link"].value if "license_link" in facts else "",
         source=Source(repo, revision or "main"),
         model=ModelSpec(architecture=kind, **values),
         stated=frozenset(stated),
@@ -91,6 +107,9 @@ def to_toml(recipe: Recipe, place: Place) -> str:
     facts, model = place.facts, recipe.model
     repo = recipe.source.repo if "/" in recipe.source.repo else f"your-org/{recipe.name}"
     top = {"name": recipe.name, "task": recipe.task, "architecture": recipe.architecture, "license": recipe.license}
+    if recipe.license not in IDS:
+        top |= {"license": OTHER, "license_name": recipe.license}
+    top |= {"license_link": recipe.license_link} if recipe.license_link else {}
     text = [f"{key} = {_toml(value)}{_comment(facts, key)}" for key, value in top.items()]
     text += ["", "[source]", f"repo = {_toml(repo)}"]
     text += [f"revision = {_toml(recipe.source.revision)}"] if recipe.source.repo == repo else []

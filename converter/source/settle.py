@@ -4,6 +4,7 @@ import dataclasses
 import re
 from typing import Any
 
+from converter.licenses import UNKNOWN
 from converter.recipe import Recipe
 from converter.source.facts import Facts
 from shim.errors import UsageError
@@ -28,7 +29,7 @@ def settle(recipe: Recipe, facts: Facts) -> ModelSpec:
     """The model. Raises UsageError where recipe and checkpoint contradict each other, and for what neither says."""
     _check_kind(recipe, facts)
     for key in recipe.overrides:
-        if key not in (*recipe.stated, "prompts"):
+        if key not in (*recipe.stated, "prompts", "license"):
             raise UsageError(f"{recipe.name}: [overrides] has {key}, but the recipe states no {key}")
     values: dict[str, Any] = {}
     for key in SETTLED:
@@ -68,6 +69,9 @@ def _check_kind(recipe: Recipe, facts: Facts) -> None:
         )
     if kind is not None and kind.value != recipe.architecture:
         raise UsageError(f"{recipe.name}: {kind.file} says model_type {kind.value!r}, the recipe {recipe.architecture!r}")
+    license = facts.get("license")
+    if license is not None and license.value not in (recipe.license, UNKNOWN) and "license" not in recipe.overrides:
+        raise UsageError(f"{recipe.name}: license {recipe.license!r}, but {license.file} says {license.value!r}")
 
 
 def _check_prompts(recipe: Recipe, spec: ModelSpec, facts: Facts) -> None:

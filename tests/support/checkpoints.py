@@ -17,6 +17,7 @@ from shim.architectures import bert, xlm_roberta
 
 WORDS, REAL = 2000, 30522  # tokens of the small vocabulary, and of BERT's own
 SPECIAL = 104  # BERT's first ids: padding, places that nobody uses, [UNK], [CLS], [SEP] and [MASK]
+CARD = "---\nlicense: mit\nlanguage: [en, ru]\n---\n"  # of these checkpoints
 COUNTED = "hello word words short one two three copper iron"  # each is one token, as tests count them
 
 
@@ -95,6 +96,7 @@ def write_bert(
     directory.mkdir(parents=True, exist_ok=True)
     write_bert_tokenizer(directory, REAL if config["vocab_size"] == REAL else WORDS)
     shutil.copyfile(minilm() / "modules.json", directory / "modules.json")
+    (directory / "README.md").write_text(CARD)
     _write_pooling(directory, config, pooling, max_tokens)
     save_file(weights or bert_weights(config), directory / "model.safetensors", metadata={"format": "pt"})
     return directory
@@ -148,6 +150,7 @@ def write_xlm_roberta(directory: Path, pooling: str = "mean", max_tokens: int = 
     inputs = {"model_input_names": ["input_ids", "attention_mask"], "model_max_length": max_tokens}
     (directory / "tokenizer_config.json").write_text(json.dumps(names | inputs))
     shutil.copyfile(minilm() / "modules.json", directory / "modules.json")
+    (directory / "README.md").write_text(CARD)
     _write_pooling(directory, config, pooling, max_tokens)
     weights = {prefix + name: value for name, value in seeded_weights(xlm_roberta, config).items()}
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
