@@ -18,7 +18,7 @@ from converter import card, companions, corpus, licenses
 from converter.bar import Bar
 from converter.candidate import Candidate, Judged
 from converter.job import Job, Request, resolve
-from converter.proof.measure import Progress, check_queries, measure, prepare
+from converter.proof.measure import Cosines, Progress, check_queries, measure, prepare
 from converter.recipe import Recipe, Source
 from converter.source.checkpoint import described
 from converter.source.open import open_source
@@ -31,6 +31,7 @@ from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
 
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 RECORD = "quantization.json"
+COSINES = "cosines.json"
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -53,9 +54,9 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             parity: dict[str, Any] = {"verdict": "unverified", "target": job.bar.cosine, "on": job.bar.on}
             manifest = _seal(job, candidate, directory, parity)
             if request.verified:
-                parity = measure(directory, manifest, job.checkpoint, job.verification, job.bar, witness, progress)
+                parity, cosines = measure(directory, manifest, job.checkpoint, job.verification, job.bar, witness, progress)
                 manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": job.corpus_sha256})
-                artifact.write(directory, manifest)
+                manifest = _keep(directory, manifest, cosines)
             (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
             return Judged(manifest.verdict == "pass", job.bar.loss_of(parity["heads"])) if request.verified else None
 
@@ -95,7 +96,7 @@ def verify(
     texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
     check_queries(checkpoint, manifest.model, manifest.task, texts)
     witness = prepare(checkpoint, manifest.task, texts, progress)
-    parity = measure(directory, manifest, checkpoint, texts, bar, witness, progress)
+    parity, cosines = measure(directory, manifest, checkpoint, texts, bar, witness, progress)
     origin = {key: manifest.source[key] for key in ("repo", "revision")}
     measured = dataclasses.replace(
         manifest,
@@ -105,7 +106,7 @@ def verify(
         parity={**parity, "corpus_sha256": digest},
     )
     if corpus_file is None:
-        artifact.write(directory, measured)
+        measured = _keep(directory, measured, cosines)
         shown, plotted = directory / "README.md", card.PLOT in manifest.files
         if shown.exists() and shown.read_text(encoding="utf-8") == card.card(manifest, plotted):  # a user's own stays
             shown.write_text(card.card(measured, plotted), encoding="utf-8")
@@ -147,6 +148,21 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
         license=job.recipe.license,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    artifact.write(directory, manifest)
+    return manifest
+
+
+def _keep(directory: Path, manifest: Manifest, cosines: Cosines) -> Manifest:
+    """Write the cosines, and the manifest that lists them; the two take their names one right after the other."""
+    content = json.dumps(cosines, allow_nan=False, separators=(",", ":")) + "\n"
+    beside, path = directory / f".{COSINES}", directory / COSINES
+    try:
+        beside.write_text(content, encoding="utf-8")
+        entry = {"sha256": artifact.hash_file(beside), "size": beside.stat().st_size}
+        manifest = dataclasses.replace(manifest, files=dict(sorted({**manifest.files, COSINES: entry}.items())))
+        beside.replace(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written ({error.strerror})") from None
     artifact.write(directory, manifest)
     return manifest
 

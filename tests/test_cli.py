@@ -104,6 +104,11 @@ def test_unverified_until_verify_seals_it(tiny: Path, tmp_path: Path, convert: C
     assert sealed["parity"]["verdict"] == "pass"
     assert sealed["parity"]["texts"] >= 200
     assert json.loads(Path(made["path"], "artifact.json").read_text())["parity"] == sealed["parity"]
+    cosines = json.loads(Path(made["path"], "cosines.json").read_text())["dense"]
+    assert sum(map(len, cosines.values())) == sealed["parity"]["texts"]
+    assert {language: min(each) for language, each in cosines.items()} == {
+        language: round(worst, 7) for language, worst in sealed["parity"]["heads"]["dense"]["by_language"].items()
+    }
     card, measured = Path(made["path"], "README.md"), f"| dense | {sealed['parity']['heads']['dense']['worst']:.5f} |"
     assert measured in card.read_text()
     card.write_text("of my own")
@@ -124,13 +129,13 @@ def test_verify_on_ones_own_texts_shows_and_does_not_seal(
     below: tuple[subprocess.CompletedProcess[str], Path], tiny: Path, tmp_path: Path, convert: Convert
 ) -> None:
     path = below[1]
-    before = (path / "artifact.json").read_bytes()
+    before = [(path / name).read_bytes() for name in ("artifact.json", "cosines.json")]
     texts = tmp_path / "mine.jsonl"
     texts.write_text('{"text": "a first text", "lang": "en"}\n{"text": "два"}\n', encoding="utf-8")
     done = convert("verify", path, "--source", tiny / "checkpoint", "--corpus", texts, "--json", check=1)
     assert one_object(done)["parity"]["texts"] == 2
     assert set(one_object(done)["parity"]["heads"]["dense"]["by_language"]) == {"en", "und"}
-    assert (path / "artifact.json").read_bytes() == before
+    assert [(path / name).read_bytes() for name in ("artifact.json", "cosines.json")] == before
 
 
 @pytest.mark.parametrize(

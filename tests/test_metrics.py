@@ -40,9 +40,10 @@ def test_neighbour_agreement_by_hand() -> None:
 def test_one_bad_text_fails_the_verdict_however_good_the_mean() -> None:
     candidate = REFERENCE.copy()
     candidate[2] = unit([0, 0.05, 1])[0]
-    report = metrics.dense_report(REFERENCE, candidate, TEXTS)
+    report, scores = metrics.dense_report(REFERENCE, candidate, TEXTS)
     assert report["worst"] == pytest.approx(1 / (1 + 0.05**2) ** 0.5, abs=1e-6)
     assert report["worst_text"] == "2"
+    np.testing.assert_allclose(scores, [1, 1, report["worst"], 1])
     assert report["by_language"] == {"en": pytest.approx(1), "ru": report["worst"], "zh": pytest.approx(1)}
     assert not Bar(0.999).passes({"dense": report})
     assert Bar(0.998).passes({"dense": report})
@@ -56,11 +57,11 @@ def test_subtracting_the_mean_shows_what_a_common_direction_hides() -> None:
     common = np.array([10, 0, 0, 0], np.float32)
     reference = unit(*(common + rng.normal(0, 0.1, (4, 4))))
     candidate = unit(*(common + rng.normal(0, 0.1, (4, 4))))
-    report = metrics.dense_report(reference, candidate, TEXTS)
+    report, _ = metrics.dense_report(reference, candidate, TEXTS)
     assert report["worst"] > 0.999
     assert report["centred"]["worst"] < 0.9
     assert "look alike" in metrics.notes("dense", report)[0]
-    assert metrics.notes("dense", metrics.dense_report(REFERENCE, REFERENCE, TEXTS)) == []
+    assert metrics.notes("dense", metrics.dense_report(REFERENCE, REFERENCE, TEXTS)[0]) == []
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
@@ -72,5 +73,5 @@ def test_a_vector_that_is_not_finite_is_an_error(value: float) -> None:
 
 
 def test_one_text_proves_little_and_is_said_to() -> None:
-    report = metrics.dense_report(REFERENCE[:1], REFERENCE[:1], TEXTS[:1])
+    report, _ = metrics.dense_report(REFERENCE[:1], REFERENCE[:1], TEXTS[:1])
     assert "proves little" in metrics.notes("dense", report)[0]

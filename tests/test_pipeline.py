@@ -111,7 +111,7 @@ def test_where_rounding_falls_short_smaller_groups_are_tried(
 ) -> None:
     tried = []
 
-    def failing(directory: Path, manifest: Any, *_: Any) -> dict[str, Any]:
+    def failing(directory: Path, manifest: Any, *_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         sizes = {entry["group_size"] for entry in manifest.quantization["tensors"].values()}
         tried.append(sizes)
         worst = 0.99 if 64 in sizes else 0.9995
@@ -119,7 +119,7 @@ def test_where_rounding_falls_short_smaller_groups_are_tried(
         verdict = "pass" if worst > 0.999 else "fail"
         witness = {"library": "a", "version": "1", "worst": 0.0, "tolerance": 1e-4, "texts": 4, "tokens_of": 4, "given": {}}
         report = {"verdict": verdict, "target": 0.999, "on": "worst", "texts": 4, "heads": heads, "notes": []}
-        return report | {"witness": witness}
+        return report | {"witness": witness}, {}
 
     monkeypatch.setattr(pipeline, "measure", failing)
     path, manifest = pipeline.convert(request_, lambda *_: None)

@@ -131,11 +131,11 @@ def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request,
     measured = iter([0.9, 0.95, 0.92, 0.93, 0.94, 0.95])
     real, sizes = pipeline.measure, []
 
-    def measure(directory: Path, *rest: Any) -> dict[str, Any]:
-        report = real(directory, *rest)
+    def measure(directory: Path, *rest: Any) -> tuple[dict[str, Any], Any]:
+        report, cosines = real(directory, *rest)
         sizes.append(sum(path.stat().st_size for path in directory.glob("*.safetensors")))
         report["heads"]["dense"]["worst"] = next(measured)
-        return {**report, "verdict": "fail"}
+        return {**report, "verdict": "fail"}, cosines
 
     monkeypatch.setattr(pipeline, "measure", measure)
     path, manifest = made(request_, bits=4)
@@ -150,13 +150,13 @@ def test_the_widest_codes_are_not_tried_where_the_texts_that_judge_rule_them_out
 ) -> None:
     real, tried = pipeline.measure, []
 
-    def measure(directory: Path, manifest: Manifest, *rest: Any) -> dict[str, Any]:
-        report = real(directory, manifest, *rest)
+    def measure(directory: Path, manifest: Manifest, *rest: Any) -> tuple[dict[str, Any], Any]:
+        report, cosines = real(directory, manifest, *rest)
         tried.append(manifest.quantization["tensors"])
         if len(tried) > 1:
-            return report
+            return report, cosines
         report["heads"]["dense"]["worst"] = 0.9
-        return {**report, "verdict": "fail"}
+        return {**report, "verdict": "fail"}, cosines
 
     monkeypatch.setattr(pipeline, "measure", measure)
     assert made(request_, bits=4)[1].verdict == "pass"

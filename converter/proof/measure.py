@@ -20,6 +20,7 @@ from shim.errors import NotFiniteError, SourceError
 from shim.spec import ModelSpec
 from shim.text import TextEncoder
 
+Cosines = dict[str, dict[str, list[float]]]  # head -> language -> the cosine of each text, of rerankers of each query
 Progress = Callable[[str, int, int], None]  # stage, done, total
 LARGE = 30_000_000  # bytes of an artifact
 PROBES = 4  # texts or documents that also go through MLX's packed kernels where a CPU verifies with dequantized weights
@@ -33,13 +34,17 @@ def measure(
     bar: Bar,
     witness: dict[str, Any],
     progress: Progress,
-) -> dict[str, Any]:
-    """The parity report of an artifact against its original, both embedding the texts under each text's own task.
+) -> tuple[dict[str, Any], Cosines]:
+    """The parity report of an artifact against its original, both embedding the texts under each text's own task, and the
+    cosines that it sums up.
 
     witness: what `prepare` gave.
     """
     prove = _rerank if manifest.task == "rerank" else _embed
-    model, heads, count = prove(directory, manifest, checkpoint, texts, progress)
+    model, reports, count = prove(directory, manifest, checkpoint, texts, progress)
+    heads = {head: figures for head, (figures, _) in reports.items()}
+    judged = texts if manifest.task == "embed" else [ranking.query for ranking in corpus.rankings(texts)]
+    cosines = {head: metrics.by_language(scores, judged) for head, (_, scores) in reports.items()}
     report: dict[str, Any] = {
         "verdict": "pass" if bar.passes(heads) else "fail",
         "target": bar.cosine,
@@ -60,7 +65,7 @@ def measure(
         if not report["packed_kernels"]["worst"] >= bar.cosine:
             report["verdict"] = "fail"
             report["notes"].append("the weights, through the kernels that a GPU uses, are not what was verified")
-    return report
+    return report, cosines
 
 
 def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progress: Progress) -> dict[str, Any]:
@@ -96,7 +101,7 @@ def check_queries(checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: lis
 
 def _embed(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
-) -> tuple[shim.Model, dict[str, Any], int]:
+) -> tuple[shim.Model, dict[str, metrics.Report], int]:
     expected = original(checkpoint, manifest.task, texts, progress).outputs
     model = shim.load(directory, allow_unverified=True)
     dense = np.empty((len(texts), model.dimensions), np.float32)
@@ -116,17 +121,17 @@ def _embed(
             done += len(part)
             progress("verify", done, len(texts))
     assert expected.dense is not None
-    heads = {"dense": metrics.dense_report(expected.dense, dense, texts, manifest.model.normalized)}
+    reports = {"dense": metrics.dense_report(expected.dense, dense, texts, manifest.model.normalized)}
     if expected.sparse is not None:
-        heads["sparse"] = metrics.sparse_report(expected.sparse, sparse, texts)
+        reports["sparse"] = metrics.sparse_report(expected.sparse, sparse, texts)
     if expected.colbert is not None:
-        heads["colbert"] = metrics.colbert_report(expected.colbert, colbert, texts)
-    return model, heads, len(texts)
+        reports["colbert"] = metrics.colbert_report(expected.colbert, colbert, texts)
+    return model, reports, len(texts)
 
 
 def _rerank(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
-) -> tuple[shim.Model, dict[str, Any], int]:
+) -> tuple[shim.Model, dict[str, metrics.Report], int]:
     rankings = corpus.rankings(texts)
     expected = original(checkpoint, manifest.task, texts, progress).outputs
     model = shim.load(directory, allow_unverified=True)
@@ -162,6 +167,7 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict
     if model.task == "rerank":
         ranking = corpus.Ranking(shortest[0], shortest)
         scores = [_logits(found, ranking) for found in (model, packed)]
-        return {"texts": 1, "kernels": kernels, "worst": metrics.score_report(scores[:1], scores[1:], [ranking])["worst"]}
+        figures, _ = metrics.score_report(scores[:1], scores[1:], [ranking])
+        return {"texts": 1, "kernels": kernels, "worst": figures["worst"]}
     vectors = [found.embed([text.text for text in shortest]).dense for found in (model, packed)]
     return {"texts": len(shortest), "kernels": kernels, "worst": float(metrics.cosines(*vectors).min())}

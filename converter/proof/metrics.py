@@ -7,6 +7,7 @@ import numpy as np
 from converter.corpus import Ranking, Text
 from shim.errors import NotFiniteError
 
+Report = tuple[dict[str, Any], np.ndarray]  # the figures of a head, and the cosine of each text that they are of, (n,)
 NEIGHBOURS = 10
 DIMENSIONS = (1024, 512, 256, 64)  # to which vectors are cut for the report
 FLAT = 0.05  # mean standard deviation of the reference's logits under which its documents all score the same
@@ -44,7 +45,7 @@ def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return 1 - np.divide(squares, 2 * lengths, out=np.where(squares > 0, np.inf, 0.0), where=lengths > 0)
 
 
-def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text], normalized: bool = True) -> dict[str, Any]:
+def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text], normalized: bool = True) -> Report:
     """Everything that the report says of the dense head, for (n, d) vectors in the order of the texts.
 
     Of vectors that are not normalised, lengths count, too: see `likeness`. Raises NotFiniteError for NaN or infinity in the
@@ -53,7 +54,8 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
     broken = np.flatnonzero(~np.isfinite(candidate).all(axis=1))
     if broken.size:
         raise NotFiniteError(f"NaN or infinity in the vector of text {texts[broken[0]].id}")
-    report = _report((cosines if normalized else likeness)(reference, candidate), texts)
+    scores = (cosines if normalized else likeness)(reference, candidate)
+    report = _figures(scores, texts)
     width = reference.shape[1]
     cuts = [size for size in DIMENSIONS if size < width]
     report["by_dimensions"] = {str(size): float(cosines(reference[:, :size], candidate[:, :size]).min()) for size in cuts}
@@ -65,28 +67,28 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
         report["reference_pairwise"] = pairwise_mean(
             np.divide(reference, lengths, out=np.zeros_like(reference), where=lengths > 0)
         )
-    return report
+    return report, scores
 
 
-def sparse_report(reference: list[dict[int, float]], candidate: list[dict[int, float]], texts: list[Text]) -> dict[str, Any]:
+def sparse_report(reference: list[dict[int, float]], candidate: list[dict[int, float]], texts: list[Text]) -> Report:
     """The cosine of each text's two token-weight vectors; of two empty ones it is 1, of an empty and another one 0."""
     scores = []
     for one, other in zip(reference, candidate, strict=True):
         tokens = sorted(one.keys() | other.keys())
         pair = np.array([[weights.get(token, 0.0) for token in tokens] for weights in (one, other)]).reshape(2, -1)
         scores.append(cosines(pair[:1], pair[1:])[0] if tokens else 1.0)
-    return _report(np.array(scores), texts)
+    return _figures(np.array(scores), texts), np.array(scores)
 
 
-def colbert_report(reference: list[np.ndarray], candidate: list[np.ndarray], texts: list[Text]) -> dict[str, Any]:
+def colbert_report(reference: list[np.ndarray], candidate: list[np.ndarray], texts: list[Text]) -> Report:
     """Each text's mean cosine over its tokens, (tokens, d) vectors; 0 where the numbers of tokens differ."""
     scores = [
         cosines(one, other).mean() if len(one) == len(other) else 0.0 for one, other in zip(reference, candidate, strict=True)
     ]
-    return _report(np.array(scores), texts)
+    return _figures(np.array(scores), texts), np.array(scores)
 
 
-def score_report(reference: list[np.ndarray], candidate: list[np.ndarray], rankings: list[Ranking]) -> dict[str, Any]:
+def score_report(reference: list[np.ndarray], candidate: list[np.ndarray], rankings: list[Ranking]) -> Report:
     """Everything that the report says of a reranker, for each ranking's raw logits (documents,).
 
     The cosine is between a ranking's two vectors of logits, each less its mean: a single score's cosine would be 1 or -1.
@@ -95,14 +97,22 @@ def score_report(reference: list[np.ndarray], candidate: list[np.ndarray], ranki
         cosines((one - one.mean())[None], (other - other.mean())[None])[0] if np.ptp(one) or np.ptp(other) else 1.0
         for one, other in zip(reference, candidate, strict=True)
     ]
-    report = _report(np.array(centred), [ranking.query for ranking in rankings])
+    report = _figures(np.array(centred), [ranking.query for ranking in rankings])
     pairs = list(zip(reference, candidate, strict=True))
     report["probability"] = float(max(np.abs(probability(one) - probability(other)).max() for one, other in pairs))
     taus = [kendall(one, other) for one, other in pairs]
     report["kendall"] = {"worst": float(min(taus)), "mean": float(np.mean(taus))}
     report["top1"] = float(np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs]))
     report["reference_spread"] = float(np.mean([one.std() for one in reference]))
-    return report
+    return report, np.array(centred)
+
+
+def by_language(scores: np.ndarray, texts: list[Text]) -> dict[str, list[float]]:
+    """The cosines (n,) of the texts of each language, to seven digits, in the texts' order."""
+    found: dict[str, list[float]] = {text.lang: [] for text in sorted(texts, key=lambda text: text.lang)}
+    for score, text in zip(scores, texts, strict=True):
+        found[text.lang].append(round(float(score), 7))
+    return found
 
 
 def kendall(one: np.ndarray, other: np.ndarray) -> float:
@@ -133,7 +143,7 @@ def notes(head: str, report: dict[str, Any]) -> list[str]:
     return []
 
 
-def _report(scores: np.ndarray, texts: list[Text]) -> dict[str, Any]:
+def _figures(scores: np.ndarray, texts: list[Text]) -> dict[str, Any]:
     return {
         **_spread(scores),
         "worst_text": texts[int(np.argmin(scores))].id,
