@@ -1,15 +1,16 @@
 """What is asked for, and what that comes to: everything that can be refused is refused here, before anything that costs."""
 
+import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from converter import corpus
 from converter.bar import Bar
-from converter.licenses import check_accepted, check_known, link_of
+from converter.licenses import check_accepted, check_known, link_of, non_commercial
 from converter.proof.measure import check_queries
 from converter.quantize.grid import uniform
-from converter.recipe import Recipe
+from converter.recipe import Recipe, load, names
 from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source
 from converter.staging import check_destination
@@ -81,6 +82,35 @@ class Job:
     def goal(self) -> dict[str, Any]:
         """What the choice of bits depends on besides the texts, for keys of the cache."""
         return {"bits": self.bits, **asdict(self.bar), "strict": self.request.strict_bits, "size": self.request.max_size}
+
+    @property
+    def command(self) -> str:
+        """The command that makes this artifact again; of files and folders of the user's, their names only."""
+        request, recipe, origin = self.request, self.request.recipe, self.checkpoint.origin
+        place, revision = str(origin["repo"]).replace("dir:", "./"), str(origin["revision"])
+        place += f"@{revision}" if revision and ":" not in place else ""
+        written = "dimensions" in recipe.stated  # a recipe states them, what is drafted from a checkpoint's files does not
+        model = place
+        if written:
+            model = recipe.name if recipe.name in names() and load(recipe.name) == recipe else f"{recipe.name}.toml"
+        words = ["convert", model, "--to", request.target, "--bits", str(self.bits)]
+        known = place in (recipe.source.repo, f"{recipe.source.repo}@{recipe.source.revision}")
+        words += ["--source", place] if written and not known else []
+        if not written:
+            words += ["--pooling", recipe.model.pooling] if "pooling" in recipe.stated else []
+            words += [f"--{'' if recipe.model.normalized else 'no-'}normalize"] if "modules" in recipe.stated else []
+            words += ["--license", recipe.license] if "license" not in self.checkpoint.facts else []
+        words += ["--accept-license", recipe.license] if non_commercial(recipe.license) else []
+        for flag, given in (
+            ("--effort", request.effort),
+            ("--parity", request.parity),
+            ("--parity-on", "mean" if request.parity_on == "mean" else None),
+            ("--max-size", request.max_size),
+            ("--calibration", request.calibration and request.calibration.name),
+            ("--corpus", request.corpus.name if request.corpus != corpus.VERIFICATION else None),
+        ):
+            words += [flag, str(given)] if given is not None else []
+        return shlex.join(words + ["--strict-bits"] * request.strict_bits)
 
 
 def resolve(request: Request) -> Job:

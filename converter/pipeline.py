@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 import shim
-from converter import card, companions, corpus, licenses
+from converter import companions, corpus, licenses
 from converter.bar import Bar
 from converter.candidate import Candidate, Judged
 from converter.job import Job, Request, resolve
 from converter.proof.measure import Cosines, Progress, check_queries, measure, prepare
+from converter.publish import card
 from converter.recipe import Recipe, Source
 from converter.source.checkpoint import described
 from converter.source.open import open_source
@@ -57,7 +58,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
                 parity, cosines = measure(directory, manifest, job.checkpoint, job.verification, job.bar, witness, progress)
                 manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": job.corpus_sha256})
                 manifest = _keep(directory, manifest, cosines)
-            (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
+            (directory / "README.md").write_text(card.of_artifact(manifest), encoding="utf-8")
             return Judged(manifest.verdict == "pass", job.bar.loss_of(parity["heads"])) if request.verified else None
 
         find(judge)
@@ -107,9 +108,9 @@ def verify(
     )
     if corpus_file is None:
         measured = _keep(directory, measured, cosines)
-        shown, plotted = directory / "README.md", card.PLOT in manifest.files
-        if shown.exists() and shown.read_text(encoding="utf-8") == card.card(manifest, plotted):  # a user's own stays
-            shown.write_text(card.card(measured, plotted), encoding="utf-8")
+        shown = directory / "README.md"
+        if shown.exists() and shown.read_text(encoding="utf-8") == card.of_artifact(manifest):  # a user's own stays
+            shown.write_text(card.of_artifact(measured), encoding="utf-8")
     return measured
 
 
@@ -125,8 +126,6 @@ def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) 
     if candidate.record:
         text = json.dumps(candidate.record, indent=1, allow_nan=False)
         (directory / RECORD).write_text(text + "\n", encoding="utf-8")
-    if "curve" in candidate.record:
-        (directory / card.PLOT).write_text(card.plot(candidate.record), encoding="utf-8")
     companions.write(job.checkpoint, directory)
 
 
@@ -144,7 +143,7 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
         quantization=_quantization(job, candidate, directory),
         files=artifact.hash_files(directory),
         parity=parity,
-        tool={"version": shim.__version__, "packages": _packages()},
+        tool={"version": shim.__version__, "packages": _packages(), "command": job.command},
         license=job.recipe.license,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

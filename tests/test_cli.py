@@ -109,7 +109,7 @@ def test_unverified_until_verify_seals_it(tiny: Path, tmp_path: Path, convert: C
     assert {language: min(each) for language, each in cosines.items()} == {
         language: round(worst, 7) for language, worst in sealed["parity"]["heads"]["dense"]["by_language"].items()
     }
-    card, measured = Path(made["path"], "README.md"), f"| dense | {sealed['parity']['heads']['dense']['worst']:.5f} |"
+    card, measured = Path(made["path"], "README.md"), f"| {sealed['parity']['heads']['dense']['worst']:.5f} |"
     assert measured in card.read_text()
     card.write_text("of my own")
     convert("verify", made["path"], "--source", tiny / "checkpoint")

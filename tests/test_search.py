@@ -5,7 +5,6 @@ import json
 import warnings
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -109,22 +108,6 @@ def test_an_artifact_that_passes_on_the_mean_says_so_and_must_be_asked_for(reque
 def test_what_contradicts_itself_is_refused(request_: Request, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         made(request_, **changes)
-
-
-def test_the_card_says_what_was_measured_and_shows_the_curve(request_: Request) -> None:
-    path, manifest = made(request_)
-    text = (path / "README.md").read_text()
-    front = text.split("---")[1]
-    assert "base_model" not in front, "a directory is no repository of the hub"
-    assert "license: mit" in front
-    assert f"| dense | {manifest.parity['heads']['dense']['worst']:.5f} |" in text
-    plot = ElementTree.parse(path / "quantization.svg").getroot()
-    record = json.loads((path / "quantization.json").read_text())
-    line = plot.find("{http://www.w3.org/2000/svg}polyline")
-    assert line is not None
-    assert len(line.attrib["points"].split()) == len(record["curve"])
-    (path / "README.md").write_text("of my own")
-    shim.load(path)
 
 
 def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

