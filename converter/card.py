@@ -20,20 +20,20 @@ def card(manifest: Manifest, plotted: bool) -> str:
     lines += ["---", "", f"# {manifest.name}", ""]
     source = f"`{repo}`" + (f" at `{manifest.source['revision']}`" if manifest.source["revision"] else "")
     lines += [f"{source} for {manifest.target}, {bits:.2f} bits per weight, {manifest.size / 1e6:.1f} MB.", ""]
-    if "heads" in parity:
+    if parity.heads:
         noun = "pairs" if manifest.task == "rerank" else "texts"
-        lines += [f"Cosine with the original in fp32 on {parity['texts']} {noun} (target {parity['target']:g} on the "]
-        lines[-1] += f"{parity['on']}; verdict: {parity['verdict']}):"
+        lines += [f"Cosine with the original in fp32 on {parity.texts} {noun} (target {parity.bar.cosine:g} on the "]
+        lines[-1] += f"{parity.bar.on}; verdict: {parity.verdict}):"
         lines += ["", "| Head | Worst | 1st percentile | Mean |", "|---|---|---|---|"]
         lines += [
-            f"| {head} | {figures['worst']:.5f} | {figures['p01']:.5f} | {figures['mean']:.5f} |"
-            for head, figures in parity["heads"].items()
+            f"| {head} | {figures.worst:.5f} | {figures.p01:.5f} | {figures.mean:.5f} |"
+            for head, figures in parity.heads.items()
         ]
-        lines += ["", *(f"- {note}" for note in parity["notes"])]
-        if witness := parity.get("witness"):
-            lines += [f"- The original, read by {witness['library']} {witness['version']} itself, gives the same tokens and, "]
-            lines[-1] += f"to {witness['worst']:.1e}, the same outputs as our reading of it, on {witness['texts']} texts."
-            lines += [f"- It was told, as its files do not say so: {', '.join(witness['given'])}."] * bool(witness["given"])
+        lines += ["", *(f"- {note}" for note in parity.notes or ())]
+        if witness := parity.witness:
+            lines += [f"- The original, read by {witness.library} {witness.version} itself, gives the same tokens and, "]
+            lines[-1] += f"to {witness.worst:.1e}, the same outputs as our reading of it, on {witness.texts} texts."
+            lines += [f"- It was told, as its files do not say so: {', '.join(witness.given)}."] * bool(witness.given)
     overrides = manifest.source.get("overrides", {})
     lines += ["", "On purpose otherwise than the original's files say:", ""] * bool(overrides)
     lines += [f"- {key}: {reason}" for key, reason in overrides.items()]

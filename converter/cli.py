@@ -1,7 +1,7 @@
 """The `convert` command; progress on stderr is progress.py's, errors and exit codes are shim/console.py's."""
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,7 @@ def report(manifest: Manifest, path: Path, as_json: bool) -> int:
 
 def facts(manifest: Manifest, path: Path) -> dict[str, Any]:
     """The manifest as JSON values, with the path and the size in bytes."""
-    return {"path": str(path), "size": manifest.size, **asdict(manifest)}
+    return {"path": str(path), "size": manifest.size, **manifest.as_json()}
 
 
 def main() -> None:

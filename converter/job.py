@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from converter import corpus
-from converter.bar import Bar
 from converter.proof.measure import check_queries
 from converter.quantize.grid import uniform
 from converter.recipe import Recipe
@@ -17,6 +16,7 @@ from converter.targets import DEFAULT_BITS, TARGETS, Target, load_target
 from shim import artifact
 from shim.architectures import architecture
 from shim.errors import UsageError
+from shim.parity import Bar
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits; with fewer, rounding to nearest does not suffice and calibration is the default

@@ -129,7 +129,7 @@ def _search(job: Job, calibration: "Calibration", judge: Judge, options: "Option
     last_round = any(choice.scheme is None for given in options.values() for choice in given)
     while (target := next_target(first, trials, bar.allowed, ATTEMPTS[job.effort])) is not None:
         found = allocate(options, target, bar.on)
-        plan, predicted, last = plan_of(found), getattr(found.point, bar.on), trials[-1] if trials else first
+        plan, predicted, last = plan_of(found), bar.figure(found.point), trials[-1] if trials else first
         reachable, again = predicted <= target, plan in [trial.plan for trial in trials]
         if not reachable and not last_round and last.passed is False and (again or predicted > HOPELESS * target):
             return Found(trials, Trial(plan, predicted, predicted * last.measured / last.predicted))

@@ -2,22 +2,20 @@
 
 import hashlib
 import json
-import math
 import os
 import typing
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 from shim.errors import IntegrityError, SourceError, UsageError
-from shim.spec import STEPS, ModelSpec, Module
+from shim.parity import PARITY_TARGET, Parity, Witness
+from shim.spec import STEPS, ModelSpec
 
 MANIFEST = "artifact.json"
 SCHEMA = 2
 UNWITNESSED = 1  # the schema of artifacts whose reference no upstream loader had confirmed; they have no keys of SINCE
-PARITY_TARGET = 0.999
 WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
-VERDICTS = ("pass", "fail", "unverified")
 TARGETS = ("mlx", "onnx")
 
 
@@ -38,19 +36,23 @@ class Manifest:
     model: ModelSpec
     quantization: dict[str, Any]
     files: dict[str, dict[str, Any]]
-    parity: dict[str, Any]
+    parity: Parity
     tool: dict[str, Any]
     license: str
     created: str
 
     @property
     def verdict(self) -> str:
-        return str(self.parity["verdict"])
+        return self.parity.verdict
 
     @property
     def size(self) -> int:
         """Bytes of all files listed."""
         return sum(int(entry["size"]) for entry in self.files.values())
+
+    def as_json(self) -> dict[str, Any]:
+        """The manifest as JSON values, as `write` writes it."""
+        return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})
 
 
 def read(directory: Path) -> Manifest:
@@ -64,14 +66,7 @@ def read(directory: Path) -> Manifest:
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
         raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")
-    model = raw["model"]
-    if raw["schema"] == SCHEMA:
-        steps = model.get("modules")
-        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-            raise IntegrityError(f"{path}: modules must be a list of objects, not {steps!r}")
-        model = {**model, "modules": [_strict(Module, step, path) for step in steps]}
-    absent = SINCE if raw["schema"] == UNWITNESSED else ()
-    manifest = _strict(Manifest, {**raw, "model": _strict(ModelSpec, model, path, absent)}, path)
+    manifest: Manifest = _object(Manifest, raw, str(path), SINCE if raw["schema"] == UNWITNESSED else ())
     _check_seal(manifest, path)
     return manifest
 
@@ -87,21 +82,45 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _strict(cls: Any, raw: dict[str, Any], path: Path, absent: tuple[str, ...] = ()) -> Any:
-    names = {f.name for f in fields(cls)} - set(absent)
-    for problem, keys in (("unknown", raw.keys() - names), ("missing", names - raw.keys())):
+def _object(cls: Any, raw: dict[str, Any], where: str, unknown: tuple[str, ...]) -> Any:
+    """The dataclass whose attributes are the keys. Only what is None by default may be missing.
+
+    unknown: attributes that no object of this file has. Raises IntegrityError, which begins with `where`.
+    """
+    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if name not in unknown}
+    needed = {field.name for field in fields(cls) if field.name in hints and field.default is not None}
+    for problem, keys in (("unknown", raw.keys() - hints.keys()), ("missing", needed - raw.keys())):
         if keys:
-            raise IntegrityError(f"{path}: key {', '.join(sorted(keys))} {problem}")
-    for name, hint in typing.get_type_hints(cls).items():
-        kind = typing.get_origin(hint) or hint
-        if name in names and (not isinstance(raw[name], kind) or (isinstance(raw[name], bool) and kind is not bool)):
-            raise IntegrityError(f"{path}: {name} must be {kind.__name__}, not {raw[name]!r}")
-    return cls(**raw)
+            raise IntegrityError(f"{where}: key {', '.join(sorted(keys))} {problem}")
+    return cls(**{name: _value(hints[name], value, name, where, unknown) for name, value in raw.items()})
+
+
+def _value(annotation: Any, raw: Any, name: str, where: str, unknown: tuple[str, ...]) -> Any:
+    """The JSON value of a key, of the type that its attribute has; see _object."""
+    of = typing.get_args(annotation)
+    hint = of[0] if type(None) in of else annotation  # X of `X | None`
+    kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is Any:
+        return raw
+    if kind is Literal:
+        if raw not in of:
+            raise IntegrityError(f"{where}: {name} {raw!r} unknown ({', '.join(of)})")
+        return raw
+    types: Any = (int, float) if kind is float else (dict if is_dataclass(kind) else kind,)
+    if not isinstance(raw, types) or (isinstance(raw, bool) and kind is not bool):
+        raise IntegrityError(f"{where}: {name} must be {'a list' if kind is list else types[-1].__name__}, not {raw!r}")
+    if is_dataclass(kind):
+        return _object(kind, raw, f"{where}: malformed {name}", unknown)
+    if kind is list:
+        return [_value(of[0], each, name, where, unknown) for each in raw]
+    if kind is dict:
+        return {key: _value(of[1], each, f"{key} of {name}", where, unknown) for key, each in raw.items()}
+    return raw
 
 
 def _check_seal(manifest: Manifest, path: Path) -> None:
     """A hand-edited verdict contradicts the figures beside it."""
-    parity = manifest.parity
+    parity, heads = manifest.parity, manifest.parity.heads or {}
     if manifest.target not in TARGETS:
         raise IntegrityError(f"{path}: target {manifest.target!r} unknown ({', '.join(TARGETS)})")
     if manifest.model.max_tokens < 1 or manifest.model.dimensions < 1:
@@ -109,21 +128,16 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
     for step in manifest.model.modules:
         if step.activation not in STEPS.get(step.type, ()) or (step.type == "dense") != (step.width > 0):
             raise IntegrityError(f"{path}: module {step} unknown ({', '.join(STEPS)})")
+    if parity.verdict != "unverified" and (not heads or parity.target is None):
+        raise IntegrityError(f"{path}: malformed parity: verdict {parity.verdict} without figures or target")
+    if parity.verdict == "pass" and not (parity.bar.passes(heads) and set(manifest.model.heads) <= set(heads)):
+        lowest = 1 - parity.bar.loss_of(heads)
+        raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
+    if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
+        _check_witness(parity.witness, path)
     try:
         str(manifest.source["repo"]), str(manifest.source["revision"]), manifest.source["files"].items()
         float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
-        if parity["verdict"] not in VERDICTS:
-            raise IntegrityError(f"{path}: verdict {parity['verdict']!r} unknown ({', '.join(VERDICTS)})")
-        on = parity.get("on", "worst")
-        if on not in ("worst", "mean"):
-            raise IntegrityError(f"{path}: parity on {on!r} unknown (worst, mean)")
-        if parity["verdict"] != "unverified":
-            worst = min(float(head[on]) for head in parity["heads"].values())
-            unmeasured = set(manifest.model.heads) - set(parity["heads"])
-            if parity["verdict"] == "pass" and (unmeasured or not worst >= float(parity["target"])):
-                raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({on} {worst:.6f})")
-            if parity["verdict"] == "pass" and manifest.schema != UNWITNESSED:
-                _check_witness(parity.get("witness"), path)
         for name, entry in manifest.files.items():
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise IntegrityError(f"{path}: file {name} lies outside the artifact")
@@ -132,12 +146,12 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
         raise IntegrityError(f"{path}: malformed ({type(error).__name__}: {error})") from None
 
 
-def _check_witness(witness: Any, path: Path) -> None:
+def _check_witness(witness: Witness | None, path: Path) -> None:
     """A pass needs an upstream library's word that the original was read as it reads it."""
-    if not isinstance(witness, dict) or not witness.get("library") or not witness.get("version"):
+    if not witness or not witness.library or not witness.version:
         raise IntegrityError(f"{path}: verdict pass without a witness; `convert verify` asks the upstream library")
-    if not float(witness["worst"]) <= float(witness["tolerance"]) <= WITNESS_TOLERANCE or int(witness["texts"]) < 1:
-        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {float(witness['worst']):.2g})")
+    if not witness.worst <= witness.tolerance <= WITNESS_TOLERANCE or witness.texts < 1:
+        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {witness.worst:.2g})")
 
 
 def write(directory: Path, manifest: Manifest) -> None:
@@ -145,7 +159,7 @@ def write(directory: Path, manifest: Manifest) -> None:
     temporary = directory / (MANIFEST + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(manifest), file, ensure_ascii=False, indent=1, allow_nan=False)
+            json.dump(manifest.as_json(), file, ensure_ascii=False, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(directory / MANIFEST)
@@ -197,9 +211,7 @@ def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
         raise IntegrityError(
             f"{manifest.name}: verdict is {manifest.verdict}, not pass; allow_unverified=True (--allow-unverified) loads it"
         )
-    target, wanted = float(manifest.parity["target"]), PARITY_TARGET if min_parity is None else min_parity
-    if manifest.parity.get("on") == "mean":  # what it promises of every text is its worst one's cosine, rounded down
-        target = math.floor(1e4 * min(float(head["worst"]) for head in manifest.parity["heads"].values())) / 1e4
+    target, wanted = manifest.parity.promised, PARITY_TARGET if min_parity is None else min_parity
     if not target >= wanted:
         raise IntegrityError(
             f"{manifest.name}: sealed at parity {target:g}, under {wanted:g}; "

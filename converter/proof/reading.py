@@ -11,6 +11,7 @@ from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
 from shim.artifact import SCHEMA, Manifest
 from shim.model import Model
+from shim.parity import Parity
 from shim.pooling import outputs
 from shim.prompts import prompt_of
 from shim.results import Output
@@ -76,7 +77,7 @@ def _manifest(checkpoint: Checkpoint) -> Manifest:
         model=checkpoint.spec,
         quantization=nothing,
         files=nothing,
-        parity={"verdict": "unverified"},
+        parity=Parity(verdict="unverified"),
         tool=nothing,
         license="",
         created="",

@@ -15,6 +15,7 @@ from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import WITNESS_TOLERANCE
 from shim.errors import UsageError
+from shim.parity import Witness
 from shim.text import Encoded, TextEncoder
 
 Read = Callable[[Checkpoint, Testimony], tuple[list[Encoded], Outputs]]  # our tokens and outputs of the probes: see reading.py
@@ -24,7 +25,7 @@ RULES = ("normalizer", "pre_tokenizer", "added_tokens", "vocabulary")
 SHOWN = 6  # token ids that an error shows
 
 
-def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> dict[str, Any]:
+def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> Witness:
     """What the manifest records of the witness: library, version, how far off its outputs are at most, on how many texts.
 
     Raises UsageError, naming the file that says something else, when token ids differ at all, or outputs by more than
@@ -44,15 +45,15 @@ def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> dict[str,
         if not values[row] <= WITNESS_TOLERANCE:
             probe = testimony.probes[testimony.measured[row]]
             raise _mismatch(testimony, f"the {head} output of {_short(probe.text)}, off by {values[row]:.2g}", OUTPUTS)
-    return {
-        "library": testimony.library,
-        "version": testimony.version,
-        "texts": len(testimony.measured),
-        "tokens_of": len(testimony.probes),
-        "worst": float(max(values.max() for values in errors.values())),
-        "tolerance": WITNESS_TOLERANCE,
-        "given": testimony.given,
-    }
+    return Witness(
+        library=testimony.library,
+        version=testimony.version,
+        texts=len(testimony.measured),
+        tokens_of=len(testimony.probes),
+        worst=float(max(values.max() for values in errors.values())),
+        tolerance=WITNESS_TOLERANCE,
+        given=testimony.given,
+    )
 
 
 def _check_view(checkpoint: Checkpoint, testimony: Testimony) -> None:
