@@ -1,9 +1,8 @@
 """The model card, README.md as the hub shows it, and its plot of size against parity."""
 
 from math import ceil, floor, log10
-from typing import Any
 
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Record
 
 WIDTH, HEIGHT, MARGIN = 640, 360, 56  # pixels of the plot
 FLOOR = 1e-6  # 1 - cosine below which a point lies on the lower edge
@@ -47,7 +46,7 @@ def card(manifest: Manifest, plotted: bool) -> str:
     return "\n".join(lines)
 
 
-def plot(record: dict[str, Any]) -> str:
+def plot(record: Record) -> str:
     """SVG of the predicted 1 - cosine, on a logarithmic axis, of the worst text and of the mean, against bits per weight."""
     curve, chosen = record["curve"], record["predicted"]
     sizes = [point["bits_per_weight"] for point in curve]

@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -15,7 +15,7 @@ from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
 from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Record
 from shim.console import run, show_json
 from shim.pooling import POOLINGS
 
@@ -177,7 +177,9 @@ def inspect(path: Path, as_json: bool) -> None:
     """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
-    record = artifact.read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
+    record = Record()
+    if pipeline.RECORD in manifest.files:
+        record = cast(Record, artifact.read_object(path / pipeline.RECORD))
     if as_json:
         show_json({**facts(manifest, path), "search": record})
         return

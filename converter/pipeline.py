@@ -8,7 +8,6 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,7 +23,7 @@ from converter.source.settle import SETTLED
 from converter.staging import empty, staged
 from converter.strategy import strategy
 from shim import artifact
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Quantization, Stored
 from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
 from shim.parity import Parity, Witness
 
@@ -91,11 +90,10 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
     check_queries(checkpoint, manifest.model, manifest.task, texts)
     witness = prepare(checkpoint, manifest.task, texts, progress)
     parity = measure(directory, manifest, checkpoint, texts, progress)
-    origin = {key: manifest.source[key] for key in ("repo", "revision")}
     measured = dataclasses.replace(
         manifest,
         schema=artifact.SCHEMA,
-        source={**described(checkpoint), **origin},
+        source={**described(checkpoint), "repo": manifest.source["repo"], "revision": manifest.source["revision"]},
         model=checkpoint.spec,
         parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest),
     )
@@ -146,10 +144,10 @@ def _seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
     return manifest
 
 
-def _quantization(job: Job, candidate: Candidate, directory: Path) -> dict[str, Any]:
+def _quantization(job: Job, candidate: Candidate, directory: Path) -> Quantization:
     weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
     count = sum(int(np.prod(tensor.shape)) for tensor in job.checkpoint.tensors.values())
-    plain = {name: dataclasses.asdict(scheme) for name, scheme in candidate.plan.items()}
+    plain = {name: Stored(bits=scheme.bits, group_size=scheme.group_size) for name, scheme in candidate.plan.items()}
     return {
         "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
         "tensors": candidate.integers.describe() if candidate.integers else plain,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Record
 from shim.parity import Spread, Witness
 
 # How the input of a layer is rounded where products are in integers.
@@ -70,7 +70,7 @@ def shortfall(manifest: Manifest) -> str:
     return f"{manifest.name} failed: {what}; kept, marked fail"
 
 
-def tensors(manifest: Manifest, record: dict[str, Any]) -> str:
+def tensors(manifest: Manifest, record: Record) -> str:
     """A table of the quantized tensors: name, bits, group size, and where the search recorded them, shares of size and error.
 
     record: what the artifact's `quantization.json` holds, which may be nothing.
@@ -90,7 +90,7 @@ def tensors(manifest: Manifest, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def curve(record: dict[str, Any], points: int = 12) -> str:
+def curve(record: Record, points: int = 12) -> str:
     """How parity grows with size as the search predicted it, a line a point; the chosen one has an arrow."""
     chosen, every = record["predicted"], record["curve"]
     shown = every[:: -(-len(every) // points)]

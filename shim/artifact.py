@@ -3,12 +3,12 @@
 import hashlib
 import json
 import os
-import typing
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import NotRequired, TypedDict
 
 from shim.errors import IntegrityError, SourceError, UsageError
+from shim.jsons import JsonObject, strictly
 from shim.parity import PARITY_TARGET, Parity, Witness
 from shim.spec import STEPS, ModelSpec
 
@@ -22,6 +22,69 @@ TARGETS = ("mlx", "onnx")
 SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case")
 
 
+class File(TypedDict):
+    """A file of an artifact, or of its original; size: bytes."""
+
+    sha256: str
+    size: int
+
+
+class Origin(TypedDict):
+    """Where an original is: a repository of the hub at a commit, `pkg:MODULE` at a version, or `dir:NAME`."""
+
+    repo: str
+    revision: str
+
+
+class Source(Origin):
+    """The original: its files; which of them says what; what the recipe says otherwise, and why."""
+
+    files: dict[str, File]
+    facts: NotRequired[dict[str, str]]
+    overrides: NotRequired[dict[str, str]]
+
+
+class Stored(TypedDict):
+    """How a module is stored; input: how what goes into it is rounded, where its product is in integers.
+
+    Where a search chose it, its Record also has the bytes, the mean 1 - cosine that they cost, and its share of all modules'.
+    """
+
+    bits: int
+    group_size: NotRequired[int]
+    input: NotRequired[str]
+    bytes: NotRequired[int]
+    cost: NotRequired[float]
+    share_of_error: NotRequired[float]
+
+
+class Record(TypedDict, total=False):
+    """`quantization.json`: how the modules were chosen; of a search also what it predicted, and all that it could choose.
+
+    predicted, points of the curve: bits per weight, and 1 - cosine of the `worst` text and of the `mean`.
+    """
+
+    method: str
+    parity_on: str
+    predicted: dict[str, float]
+    curve: list[dict[str, float]]
+    tensors: dict[str, Stored]
+
+
+class Quantization(TypedDict):
+    """tensors: what is not in full precision."""
+
+    bits_per_weight: float
+    tensors: dict[str, Stored]
+
+
+class Tool(TypedDict):
+    """What made the artifact."""
+
+    version: str
+    packages: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Manifest:
     """`artifact.json`, one attribute a key. Files of ours are read strictly: an unknown or missing key is an error."""
@@ -32,12 +95,12 @@ class Manifest:
     task: str
     target: str
     bits: int
-    source: dict[str, Any]
+    source: Source
     model: ModelSpec
-    quantization: dict[str, Any]
-    files: dict[str, dict[str, Any]]
+    quantization: Quantization
+    files: dict[str, File]
     parity: Parity
-    tool: dict[str, Any]
+    tool: Tool
     license: str
     created: str
 
@@ -48,9 +111,9 @@ class Manifest:
     @property
     def size(self) -> int:
         """Bytes of all files listed."""
-        return sum(int(entry["size"]) for entry in self.files.values())
+        return sum(entry["size"] for entry in self.files.values())
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """The manifest as JSON values, as `write` writes it."""
         return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})
 
@@ -66,12 +129,12 @@ def read(directory: Path) -> Manifest:
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
         raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")
-    manifest: Manifest = _object(Manifest, raw, str(path), SINCE if raw["schema"] == UNWITNESSED else ())
+    manifest: Manifest = strictly(Manifest, raw, str(path), SINCE if raw["schema"] == UNWITNESSED else ())
     _check_seal(manifest, path)
     return manifest
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """The JSON object in a file of an artifact. Raises IntegrityError when there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -80,42 +143,6 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise IntegrityError(f"{path}: not a JSON object")
     return value
-
-
-def _object(cls: Any, raw: dict[str, Any], where: str, unknown: tuple[str, ...]) -> Any:
-    """The dataclass whose attributes are the keys. Only what is None by default may be missing.
-
-    unknown: attributes that no object of this file has. Raises IntegrityError, which begins with `where`.
-    """
-    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if name not in unknown}
-    needed = {field.name for field in fields(cls) if field.name in hints and field.default is not None}
-    for problem, keys in (("unknown", raw.keys() - hints.keys()), ("missing", needed - raw.keys())):
-        if keys:
-            raise IntegrityError(f"{where}: key {', '.join(sorted(keys))} {problem}")
-    return cls(**{name: _value(hints[name], value, name, where, unknown) for name, value in raw.items()})
-
-
-def _value(annotation: Any, raw: Any, name: str, where: str, unknown: tuple[str, ...]) -> Any:
-    """The JSON value of a key, of the type that its attribute has; see _object."""
-    of = typing.get_args(annotation)
-    hint = of[0] if type(None) in of else annotation  # X of `X | None`
-    kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind is Any:
-        return raw
-    if kind is Literal:
-        if raw not in of:
-            raise IntegrityError(f"{where}: {name} {raw!r} unknown ({', '.join(of)})")
-        return raw
-    types: Any = (int, float) if kind is float else (dict if is_dataclass(kind) else kind,)
-    if not isinstance(raw, types) or (isinstance(raw, bool) and kind is not bool):
-        raise IntegrityError(f"{where}: {name} must be {'a list' if kind is list else types[-1].__name__}, not {raw!r}")
-    if is_dataclass(kind):
-        return _object(kind, raw, f"{where}: malformed {name}", unknown)
-    if kind is list:
-        return [_value(of[0], each, name, where, unknown) for each in raw]
-    if kind is dict:
-        return {key: _value(of[1], each, f"{key} of {name}", where, unknown) for key, each in raw.items()}
-    return raw
 
 
 def _check_seal(manifest: Manifest, path: Path) -> None:
@@ -135,15 +162,9 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
         raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
     if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
         _check_witness(parity.witness, path)
-    try:
-        str(manifest.source["repo"]), str(manifest.source["revision"]), manifest.source["files"].items()
-        float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
-        for name, entry in manifest.files.items():
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise IntegrityError(f"{path}: file {name} lies outside the artifact")
-            int(entry["size"]), str(entry["sha256"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise IntegrityError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+    for name in manifest.files:
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise IntegrityError(f"{path}: file {name} lies outside the artifact")
 
 
 def _check_witness(witness: Witness | None, path: Path) -> None:
@@ -173,7 +194,7 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
+def hash_files(directory: Path) -> dict[str, File]:
     """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {path.relative_to(directory).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}

@@ -1,7 +1,7 @@
 """Where a model's inputs are rounded: the linear layers that share an input, what comes before, and what goes in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from converter.int8.inputs import Activation, rounded
 from converter.int8.smoothing import Smoothing
 from converter.quantize.grid import Codes
 from converter.quantize.layerwise import LayerwiseOps, Replace
+from shim.artifact import Stored
 
 SAMPLE = 256  # tokens of an input that are kept
 
@@ -98,12 +99,14 @@ class Integers:
     inputs: dict[str, Input]
     tensors: dict[str, np.ndarray]
 
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, Stored]:
         """{module: bits, group size, and for a layer how its input is rounded}, for the manifest."""
-        return {
-            name: asdict(codes.scheme) | ({"input": self.inputs[name].activation.mode} if name in self.inputs else {})
-            for name, codes in self.codes.items()
-        }
+        found: dict[str, Stored] = {}
+        for name, codes in self.codes.items():
+            found[name] = {"bits": codes.scheme.bits, "group_size": codes.scheme.group_size}
+            if name in self.inputs:
+                found[name]["input"] = self.inputs[name].activation.mode
+        return found
 
 
 class RoundedOps(LayerwiseOps):

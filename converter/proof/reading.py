@@ -9,7 +9,7 @@ from converter.proof.outputs import Outputs
 from converter.proof.reference import Testimony
 from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
-from shim.artifact import SCHEMA, Manifest
+from shim.artifact import SCHEMA, Manifest, Quantization, Source, Tool
 from shim.model import Model
 from shim.parity import Parity
 from shim.pooling import outputs
@@ -65,7 +65,6 @@ def _encode(encoder: TextEncoder, checkpoint: Checkpoint, text: Any, prompt_name
 
 def _manifest(checkpoint: Checkpoint) -> Manifest:
     task = "rerank" if checkpoint.spec.heads == ["score"] else "embed"
-    nothing: dict[str, Any] = {}
     return Manifest(
         schema=SCHEMA,
         name="the reading",
@@ -73,12 +72,12 @@ def _manifest(checkpoint: Checkpoint) -> Manifest:
         task=task,
         target="",
         bits=32,
-        source=nothing,
+        source=Source(repo="", revision="", files={}),
         model=checkpoint.spec,
-        quantization=nothing,
-        files=nothing,
+        quantization=Quantization(bits_per_weight=32, tensors={}),
+        files={},
         parity=Parity(verdict="unverified"),
-        tool=nothing,
+        tool=Tool(version="", packages={}),
         license="",
         created="",
     )

@@ -33,7 +33,7 @@ def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> Witness:
     """
     _check_view(checkpoint, testimony)
     encoded, outputs = read(checkpoint, testimony)
-    segments = checkpoint.config.get("type_vocab_size", 1) > 1
+    segments = checkpoint.config.get("type_vocab_size", 1) != 1
     for probe, ours, (ids, types) in zip(testimony.probes, encoded, testimony.tokens, strict=True):
         if ours.ids != ids or (segments and ours.type_ids != types):
             behind = f" behind its prompt {probe.prompt_name!r}" if probe.prompt_name else ""
