@@ -184,7 +184,7 @@ class Calibration:
                 replaced(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
         return Quantized(store, ratios, {name: parts[: len(self.tokens)] for name, parts in given.items() if name in VECTORS})
 
-    def folder(self, *what: Any) -> str:
+    def folder(self, *what: object) -> str:
         """The part of the cache for what is made of this checkpoint on these texts for this job, as `what` says."""
         job = self.job
         versions = [cache.code(), torch.__version__]

@@ -17,6 +17,7 @@ from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
 from shim.artifact import Manifest, Record
 from shim.console import run, show_json
+from shim.jsons import JsonObject
 from shim.pooling import POOLINGS
 
 WIDTHS = "; ".join(
@@ -177,12 +178,11 @@ def inspect(path: Path, as_json: bool) -> None:
     """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
-    record = Record()
-    if pipeline.RECORD in manifest.files:
-        record = cast(Record, artifact.read_object(path / pipeline.RECORD))
+    found = artifact.read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
     if as_json:
-        show_json({**facts(manifest, path), "search": record})
+        show_json({**facts(manifest, path), "search": found})
         return
+    record = cast(Record, found)
     click.echo(show.summary(manifest, str(path)))
     if manifest.quantization["tensors"]:
         click.echo(show.tensors(manifest, record))
@@ -227,7 +227,7 @@ def report(manifest: Manifest, path: Path, as_json: bool) -> int:
     return 1
 
 
-def facts(manifest: Manifest, path: Path) -> dict[str, Any]:
+def facts(manifest: Manifest, path: Path) -> JsonObject:
     """The manifest as JSON values, with the path and the size in bytes."""
     return {"path": str(path), "size": manifest.size, **manifest.as_json()}
 

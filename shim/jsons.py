@@ -1,12 +1,13 @@
 """JSON values, as `json.loads` gives them, and as a dataclass or TypedDict says that they must be."""
 
 import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeAlias, is_typeddict
 
 from shim.errors import IntegrityError
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | int | float | bool | None"
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
 JsonObject: TypeAlias = dict[str, Json]
 
 
