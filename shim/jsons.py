@@ -45,7 +45,7 @@ def _value(annotation: Any, raw: Any, name: str, where: str, unknown: tuple[str,
     of = typing.get_args(annotation)
     hint = of[0] if type(None) in of else annotation  # X of `X | None`
     kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
-    if kind is Any:
+    if kind is object:
         return raw
     if kind is Literal:
         if raw not in of:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -55,7 +55,7 @@ class Witness:
     tokens_of: int
     worst: float
     tolerance: float
-    given: dict[str, Any]
+    given: dict[str, object]
 
 
 @dataclass(frozen=True, kw_only=True)

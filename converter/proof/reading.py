@@ -57,7 +57,7 @@ def read_probes(checkpoint: Checkpoint, testimony: Testimony) -> tuple[list[Enco
     return encoded, Outputs(together.dense, together.sparse, together.colbert)
 
 
-def _encode(encoder: TextEncoder, checkpoint: Checkpoint, text: Any, prompt_name: str | None) -> Encoded:
+def _encode(encoder: TextEncoder, checkpoint: Checkpoint, text: str | tuple[str, str], prompt_name: str | None) -> Encoded:
     if isinstance(text, str):
         return encoder.encode([text], prompt_of(checkpoint.spec, name=prompt_name))[0]
     return encoder.pairs(text[0], [text[1]], checkpoint.spec.prompts)[0]

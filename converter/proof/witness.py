@@ -5,7 +5,6 @@ the checkpoint itself, and both give their token ids and fp32 outputs for texts 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -126,6 +125,6 @@ def _difference(ours: list[int], theirs: list[int]) -> str:
     return f"ids {ours[place : place + SHOWN]} at {place}, there {theirs[place : place + SHOWN]}"
 
 
-def _short(text: Any) -> str:
+def _short(text: str | tuple[str, str]) -> str:
     shown = repr(text if isinstance(text, str) else text[0])
     return shown if len(shown) < 50 else shown[:46] + "…'"
