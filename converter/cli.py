@@ -47,7 +47,7 @@ class Size(click.ParamType):
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", str(value).strip().lower())
         size = float(found[1]) * (1024 if found[3] else 1000) ** "_kmg".index(found[2] or "_") if found else 0.0
         if not 1 <= size < 1e18:
