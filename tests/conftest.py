@@ -16,6 +16,7 @@ from hypothesis import settings
 from support import servers
 from support.checkpoints import write_bert, write_recipe
 from support.commands import run, run_process
+from support.hub import Hub
 from support.servers import Server, Started
 
 from converter import corpus, pipeline, recipe
@@ -194,6 +195,14 @@ def minilm_artifacts() -> dict[str, Path]:
             if not path.exists():
                 run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out)
     return made
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub over loopback, empty; the client in this process has its Xet off, as `hub.environment` has it in others."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with Hub(tmp_path / "hub") as running:
+        yield running
 
 
 @pytest.fixture
