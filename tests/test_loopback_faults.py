@@ -1,5 +1,6 @@
 """The hub over loopback, where the client is not served: rights, answers that refuse, connections that end early."""
 
+import concurrent.futures
 import os
 import subprocess
 import sys
@@ -93,11 +94,17 @@ def test_a_fault_is_answered_once(hub: Hub, api: HfApi, published: str, status: 
     assert api.model_info(REPO).sha == published
 
 
-def test_a_lost_answer_leaves_the_commit(hub: Hub, api: HfApi, published: str) -> None:
-    hub.faults.append(Fault("POST", "/commit/", lose_answer=True))
+@pytest.mark.parametrize(
+    ("fault", "last"),
+    [(Fault("POST", "/commit/", lose_answer=True), "mine"), (Fault("POST", "/commit/", cut_after=10**9), "Put by a test")],
+)
+def test_a_lost_answer_leaves_the_commit_and_a_lost_request_does_not(
+    hub: Hub, api: HfApi, published: str, fault: Fault, last: str
+) -> None:
+    hub.faults.append(fault)
     with pytest.raises(Exception, match="disconnected"):
-        api.create_commit(REPO, [CommitOperationAdd("a.txt", b"a")], commit_message="a")
-    assert api.list_repo_commits(REPO)[0].title == "a"
+        api.create_commit(REPO, [CommitOperationAdd("a.txt", b"a")], commit_message="mine")
+    assert api.list_repo_commits(REPO)[0].title == last
 
 
 def test_an_upload_that_is_cut_or_put_off_is_sent_again_and_no_other_is(hub: Hub, api: HfApi, folder: Path) -> None:
@@ -188,6 +195,18 @@ def test_a_process_takes_it_for_the_real_one_and_one_that_is_killed_leaves_nothi
     assert contents(done.stdout.strip()) == FILES
     with Hub(hub.store.folder) as again:
         assert HfApi(endpoint=again.url, token=READ).model_info(REPO).private
+
+
+def test_a_request_is_held_until_the_test_lets_it_go(hub: Hub, published: str) -> None:
+    hub.faults.append(fault := Fault("GET", "config.json", cut_after=1, hold=True))
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        asked = pool.submit(httpx.get, f"{hub.url}/{REPO}/resolve/main/config.json")
+        assert fault.reached.wait(60)
+        assert not concurrent.futures.wait([asked], 0.1).done
+        fault.release.set()
+        with pytest.raises(httpx.RemoteProtocolError):
+            asked.result()
+    assert hub.log[-1].sent == 1
 
 
 def test_a_mistake_in_the_hub_itself_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

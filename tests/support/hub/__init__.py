@@ -55,8 +55,7 @@ class Hub:
         for fault in self.faults:
             fault.release.set()
         for server in self.servers:
-            server.shutdown()
-            server.server_close()
+            server.stop()
         if self.errors and kind is None:
             raise AssertionError("the hub itself failed") from self.errors[0]
 
@@ -76,9 +75,9 @@ class Hub:
                 found.times -= 1
             return found
 
-    def requests(self, method: str, part: str) -> list[Request]:
-        """Those of `method` whose path or query has `part` in it."""
-        return [entry for entry in self.log if entry.method == method and part in f"{entry.path}?{entry.query}"]
+    def requests(self, method: str, text: str) -> list[Request]:
+        """Those of `method` whose path or query has `text` in it."""
+        return [entry for entry in self.log if entry.method == method and text in entry.target]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
