@@ -5,8 +5,8 @@
         subprocess.run(command, env=hub.environment(home, token=WRITE))
 
 It speaks what the client asks of the real one to publish and to load models: repositories, commits, pull requests, branches,
-tags, LFS, collections, the check of a card. It has no Xet, and `environment` switches the client's off: since version 2 the
-client sends to it without asking, wherever the package `hf_xet` is installed.
+tags, LFS, collections, the check of a card. It has no Xet, and `environment` switches the client's off: version 2.4 of the
+client uploads by it without asking the hub, wherever the package `hf_xet` is installed.
 """
 
 import os
