@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from support import servers
 from support.checkpoints import write_bert, write_recipe
 from support.commands import run, run_process
+from support.hub import WRITE, Hub
 from support.servers import Server, Started
 
 from converter import corpus, pipeline, recipe
@@ -24,6 +26,9 @@ from converter.recipe import Recipe
 from shim import artifact
 from shim.artifact import Manifest
 from shim.runtimes.mlx import _import_mlx
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 # The same examples in every run of CI: what a new one finds is found where it is looked for.
 settings.register_profile("ci", derandomize=True)
@@ -194,6 +199,23 @@ def minilm_artifacts() -> dict[str, Path]:
             if not path.exists():
                 run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out)
     return made
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub over loopback, empty; the client in this process has its Xet off, as `hub.environment` has it in others."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with Hub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def api(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "HfApi":
+    """The hub's client in this process, with an owner's token and a new cache."""
+    from huggingface_hub import HfApi  # it takes a while, and few tests need it
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return HfApi(endpoint=hub.url, token=WRITE)
 
 
 @pytest.fixture
