@@ -124,7 +124,7 @@ def test_the_card_says_what_was_measured_and_shows_the_curve(request_: Request) 
     front = text.split("---")[1]
     assert "base_model" not in front, "a directory is no repository of the hub"
     assert "license: mit" in front
-    assert f"| dense | {manifest.parity['heads']['dense']['worst']:.5f} |" in text
+    assert f"| dense | {manifest.parity.heads['dense'].worst:.5f} |" in text
     plot = ElementTree.parse(path / "quantization.svg").getroot()
     record = json.loads((path / "quantization.json").read_text())
     line = plot.find("{http://www.w3.org/2000/svg}polyline")
