@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from support import servers
 from support.checkpoints import write_bert, write_recipe
 from support.commands import run, run_process
-from support.hub import Hub
+from support.hub import WRITE, Hub
 from support.servers import Server, Started
 
 from converter import corpus, pipeline, recipe
@@ -25,6 +26,9 @@ from converter.recipe import Recipe
 from shim import artifact
 from shim.artifact import Manifest
 from shim.runtimes.mlx import _import_mlx
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 # The same examples in every run of CI: what a new one finds is found where it is looked for.
 settings.register_profile("ci", derandomize=True)
@@ -221,6 +225,15 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     with Hub(tmp_path / "hub") as running:
         yield running
+
+
+@pytest.fixture
+def api(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "HfApi":
+    """The hub's client in this process, with an owner's token and a new cache."""
+    from huggingface_hub import HfApi  # it takes a while, and few tests need it
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return HfApi(endpoint=hub.url, token=WRITE)
 
 
 @pytest.fixture

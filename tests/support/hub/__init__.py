@@ -5,8 +5,8 @@
         subprocess.run(command, env=hub.environment(home, token=WRITE))
 
 It speaks what the client asks of the real one to publish and to load models: repositories, commits, pull requests, branches,
-tags, LFS, collections, the check of a card. It has no Xet, and `environment` switches the client's off: since version 2 the
-client sends to it without asking, wherever the package `hf_xet` is installed.
+tags, LFS, collections, the check of a card. It has no Xet, and `environment` switches the client's off: version 2.4 of the
+client uploads by it without asking the hub, wherever the package `hf_xet` is installed.
 """
 
 import os
@@ -55,8 +55,7 @@ class Hub:
         for fault in self.faults:
             fault.release.set()
         for server in self.servers:
-            server.shutdown()
-            server.server_close()
+            server.stop()
         if self.errors and kind is None:
             raise AssertionError("the hub itself failed") from self.errors[0]
 
@@ -76,9 +75,9 @@ class Hub:
                 found.times -= 1
             return found
 
-    def requests(self, method: str, part: str) -> list[Request]:
-        """Those of `method` whose path or query has `part` in it."""
-        return [entry for entry in self.log if entry.method == method and part in f"{entry.path}?{entry.query}"]
+    def requests(self, method: str, text: str) -> list[Request]:
+        """Those of `method` whose path or query has `text` in it."""
+        return [entry for entry in self.log if entry.method == method and text in entry.target]
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:

@@ -23,14 +23,20 @@ class Request:
     received: int = 0
     sent: int = 0
 
+    @property
+    def target(self) -> str:
+        """What was asked for; a download from the storage has its file's name in the query."""
+        return f"{self.path}?{self.query}"
+
 
 @dataclass
 class Fault:
     """What goes wrong with `times` requests of `method` that have the expression `pattern` in `path?query`, unquoted.
 
     Either an answer of `status` with `headers`, or a connection that is cut: after `cut_after` bytes of the body (a request's
-    for PUT and POST, an answer's for GET), or, with `lose_answer`, when all is done but the answer. `reached` is set when it
-    happens; where `hold` is set, the request then waits for `release`, so that a test can end a process in a transfer's middle.
+    for PUT and POST, which is then not carried out; an answer's for GET) or its end, or, with `lose_answer`, when all is done
+    but the answer. `reached` is set when it happens; where `hold` is set, the request then waits for `release`, so that a test
+    can end a process in the middle of a transfer.
     """
 
     method: str
@@ -46,8 +52,7 @@ class Fault:
 
     def matches(self, request: Request) -> bool:
         """Whether the request is one of those that still have to go wrong."""
-        found = re.search(self.pattern, f"{request.path}?{request.query}")
-        return self.times > 0 and self.method == request.method and bool(found)
+        return self.times > 0 and self.method == request.method and bool(re.search(self.pattern, request.target))
 
     def happen(self) -> None:
         """Say so, and wait where that was asked for."""

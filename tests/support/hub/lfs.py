@@ -1,5 +1,6 @@
 """LFS: which contents a repository lacks, and the storage that takes and gives them at signed addresses."""
 
+import hashlib
 import hmac
 import os
 from urllib.parse import quote
@@ -84,9 +85,9 @@ def complete(call: Call, repo_id: str, sha256: str) -> Answer:
     store, whole = call.hub.store, call.hub.store.scratch()
     with whole.open("wb") as file:
         for part in call.json["parts"]:
-            path = store.object(f"{sha256}.{part['partNumber']}")
-            file.write(path.read_bytes())
-            path.unlink()
+            file.write(store.object(f"{sha256}.{part['partNumber']}").read_bytes())
+    if hashlib.sha256(whole.read_bytes()).hexdigest() != sha256:
+        raise Refusal(400, "BadDigest")
     store.keep(store.repo(repo_id), whole, sha256)
     return as_json({"success": True})
 

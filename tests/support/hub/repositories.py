@@ -1,7 +1,7 @@
 """Repositories and what they tell: their creation, their state at a revision, their files, branches and tags."""
 
 from support.hub.answers import REPO, REVISION, Answer, Call, Refusal, as_json, route
-from support.hub.cards import front_matter
+from support.hub.cards import front_matter, problems
 from support.hub.rights import readable, writable, writer
 from support.hub.store import Repo, pointer
 
@@ -42,12 +42,10 @@ def info(call: Call, repo_id: str, revision: str) -> Answer:
     answer = {"_id": sha[:24], "id": repo_id, "modelId": repo_id, "author": repo_id.split("/")[0], "sha": sha}
     answer |= {"private": repo["private"], "gated": False, "disabled": False, "downloads": 0, "likes": 0, "siblings": siblings}
     answer |= {"createdAt": repo["created"], "lastModified": commit["date"]}
-    card = {}
-    if "README.md" in commit["files"]:
-        card = front_matter(call.hub.store.content(commit["files"]["README.md"]).read_text()) or {}
-    tags = card.get("tags", [])
+    text = call.hub.store.content(commit["files"]["README.md"]).read_text() if "README.md" in commit["files"] else ""
+    card = (front_matter(text) or {}) if not problems(text)[0] else {}
     answer |= {key: card[key] for key in ("pipeline_tag", "library_name") if key in card}
-    return as_json(answer | {"tags": tags, "cardData": card} if card else answer | {"tags": tags})
+    return as_json(answer | {"tags": card.get("tags", []), "cardData": card})
 
 
 def blob(file: dict[str, object]) -> dict[str, object]:

@@ -1,8 +1,10 @@
 """The two servers' connections: the hub's, and its storage's, which knows no tokens."""
 
+import contextlib
 import hashlib
 import io
 import re
+import socket
 import socketserver
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -28,6 +30,25 @@ class Listener(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Connection)
         self.hub, self.name = hub, name
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
+        self.connections: set[socket.socket] = set()
+
+    def process_request(self, request: socket.socket, address: object) -> None:  # type: ignore[override]
+        """A client came."""
+        self.connections.add(request)
+        super().process_request(request, address)
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        """A client went."""
+        self.connections.discard(request)
+        super().shutdown_request(request)
+
+    def stop(self) -> None:
+        """No connection stays: a client in this process would go on with it when another server has the port."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.connections):
+            with contextlib.suppress(OSError):  # it went by itself
+                connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, *_: object) -> None:
         """A mistake in the hub itself is told at its end; a client may go away when it likes."""
@@ -72,8 +93,8 @@ class Connection(BaseHTTPRequestHandler):
         """The request's body."""
         left, digest = int(self.headers.get("Content-Length", 0)), hashlib.sha256()
         with call.upload.open("wb") if call.upload else io.BytesIO() as file:
-            while left:
-                piece = self.rfile.read(self.allowed(min(left, PIECE), self.entry.received, "PUT", "POST"))
+            while size := self.allowed(min(left, PIECE), self.entry.received, "PUT", "POST"):
+                piece = self.rfile.read(size)
                 if not piece:
                     raise Cut  # the client went away
                 self.entry.received += len(piece)
@@ -85,10 +106,10 @@ class Connection(BaseHTTPRequestHandler):
         call.sha256 = digest.hexdigest()
 
     def allowed(self, size: int, done: int, *methods: str) -> int:
-        """How many of the next `size` bytes of a body may pass, where `done` have; the connection is cut where none may."""
+        """How many of the next `size` bytes of a body may pass, where `done` have; 0 at its end. A cut happens here."""
         if not self.fault or self.fault.cut_after is None or self.command not in methods:
             return size
-        if done >= self.fault.cut_after:
+        if not size or done >= self.fault.cut_after:
             self.wfile.flush()
             self.fault.cut()
         return min(size, self.fault.cut_after - done)
@@ -106,7 +127,8 @@ class Connection(BaseHTTPRequestHandler):
                 return handler(call, **found)
         except Refusal as refusal:
             answer = as_json({"error": refusal.message, **refusal.more}, refusal.status)
-            answer.headers |= {"X-Error-Message": refusal.message, "X-Error-Code": refusal.code, **refusal.headers}
+            message = refusal.message.encode("ascii", "replace").decode()
+            answer.headers |= {"X-Error-Message": message, "X-Error-Code": refusal.code, **refusal.headers}
             return answer
 
     def account(self) -> Account | None:
@@ -141,8 +163,8 @@ class Connection(BaseHTTPRequestHandler):
             return
         with io.BytesIO(answer.body) if isinstance(answer.body, bytes) else answer.body.open("rb") as file:
             file.seek(start)
-            while start < end:
-                piece = file.read(self.allowed(min(end - start, PIECE), self.entry.sent, "GET"))
+            while size := self.allowed(min(end - start, PIECE), self.entry.sent, "GET"):
+                piece = file.read(size)
                 self.entry.sent += len(piece)
                 start += len(piece)
                 self.wfile.write(piece)

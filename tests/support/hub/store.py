@@ -95,15 +95,15 @@ class Store:
     def create(self, repo_id: str, private: bool) -> Repo:
         """A repository as the hub creates it: one commit, with .gitattributes."""
         repo = {"id": repo_id, "private": private, "created": now(), "refs": {}, "commits": {}, "lfs": [], "discussions": []}
-        self.commit(
-            repo, "refs/heads/main", {".gitattributes": self.regular(attributes(LFS_PATTERNS.split()))}, "initial commit"
-        )
+        first = {".gitattributes": self.regular(attributes(LFS_PATTERNS.split()))}
+        self.commit(repo, "refs/heads/main", first, "initial commit")
         return repo
 
     def regular(self, content: bytes) -> dict[str, Any]:
         """A file that git holds itself."""
         oid = git_oid(content)
-        self.object(oid).write_bytes(content)
+        if not self.object(oid).exists():  # it may be on its way to a client
+            self.object(oid).write_bytes(content)
         return {"oid": oid, "size": len(content), "sha256": None}
 
     def large(self, repo: Repo, sha256: str) -> dict[str, Any]:
@@ -123,9 +123,8 @@ class Store:
             if file["sha256"] and not self.tracked(files, path):  # the hub notes it there, as git needs it
                 before = self.content(files[".gitattributes"]).read_bytes() if ".gitattributes" in files else b""
                 files = {**files, ".gitattributes": self.regular(before + attributes([path.replace(" ", "[[:space:]]")]))}
-        parent = repo["refs"].get(ref)
-        commit = {"parent": parent, "files": files, "message": message, "description": description, "author": author}
-        commit["date"] = now()
+        commit = {"parent": repo["refs"].get(ref), "files": files, "date": now()}
+        commit |= {"message": message, "description": description, "author": author}
         sha = hashlib.sha1(json.dumps([commit, time.time_ns()]).encode()).hexdigest()
         repo["commits"][sha] = commit
         repo["refs"][ref] = sha

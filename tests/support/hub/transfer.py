@@ -37,7 +37,7 @@ def commit(call: Call, repo_id: str, revision: str) -> Answer:
     lines = [json.loads(line) for line in call.body.splitlines()]
     header = next(line["value"] for line in lines if line["key"] == "header")
     head = call.hub.store.find(repo, revision)
-    ref = revision if revision in repo["refs"] else f"refs/heads/{revision}"
+    ref = revision if revision.startswith(("refs/heads/", "refs/pr/")) else f"refs/heads/{revision}"
     if ref not in repo["refs"]:
         raise Refusal(404, f"Invalid rev id: {revision} is not a branch", "RevisionNotFound")
     if parent := header.get("parentCommit"):
