@@ -3,7 +3,7 @@
 The token is huggingface_hub's own (`HF_TOKEN`, else its login). No error that leaves this file has it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -43,10 +43,9 @@ class State:
 
 @dataclass(frozen=True)
 class Commit:
-    """What was done: the commit and its address, and those of a pull request."""
+    """What was done. pull_request: its address, where one was opened."""
 
     id: str
-    url: str
     pull_request: str | None
 
 
@@ -82,14 +81,14 @@ class Hub:
     def url(self) -> str:
         return f"{self.api.endpoint}/{self.id}"
 
-    def state(self, revision: str | None = None) -> State | None:
-        """What is there at a revision, at the branch if none is given; None where there is no repository."""
+    def state(self) -> State | None:
+        """What is there on the branch; None where there is no repository."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         with self._errors():
             missing = False
             try:
-                info = self.api.model_info(self.id, revision=revision or self.revision, files_metadata=True)
+                info = self.api.model_info(self.id, revision=self.revision, files_metadata=True)
             except RepositoryNotFoundError:
                 return None
             except RevisionNotFoundError:
@@ -112,7 +111,8 @@ class Hub:
         made = self.state()
         if made is None or made.missing:
             raise SourceError(f"{self.id}: {STATUS[404]}")
-        if made.commit != state.commit if state else any(not name.startswith(".") for name in made.files):
+        changed = made.commit != state.commit if state else any(not name.startswith(".") for name in made.files)
+        if changed:
             raise SourceError(f"{self.id}: {STATUS[409]}")
         return made
 
@@ -126,7 +126,7 @@ class Hub:
     def commit(
         self,
         folder: Path,
-        send: Iterable[str],
+        send: list[str],
         delete: list[str],
         message: tuple[str, str],
         parent: str,
@@ -155,7 +155,7 @@ class Hub:
                 parent_commit=parent,
                 **where,
             )
-            return Commit(done.oid, done.commit_url, done.pr_url)
+            return Commit(done.oid, done.pr_url)
 
     def collect(self, title: str, private: bool) -> str:
         """Put the repository into its organisation's collection of this title, which is made if need be; its address."""

@@ -21,7 +21,7 @@ from shim.artifact import MANIFEST, Manifest
 from shim.errors import UsageError
 
 CONFIG = "config.json"
-OWN = ("quantization.json", card.PLOT, "cosines.json")  # files that are about one precision
+OWN = ("quantization.json", "quantization.svg", "cosines.json")  # files that are about one precision
 ASSETS = "assets"
 JS = "transformers.js_config"
 
@@ -122,7 +122,9 @@ def _configured(
     names = {name for manifest in precisions.values() for name in manifest.files} | others.keys()
     data = sorted(name for name in names if name.startswith("onnx/") and name.endswith(DATA))
     external = {Path(name).name.removesuffix(DATA): 1 for name in data}  # each has one file of data
-    settings: dict[str, Any] = {k: v for k, v in configs[0].get(JS, {}).items() if k != "use_external_data_format"}
+    given = configs[0].get(JS)  # the original's, of whose files this one's are not
+    settings: dict[str, Any] = dict(given) if isinstance(given, dict) else {}
+    settings.pop("use_external_data_format", None)
     settings |= {"use_external_data_format": external} if external else {}
     config = stripped[0] | ({JS: settings} if settings else {})
     entry = artifacts[0].manifest.files[CONFIG]

@@ -34,15 +34,6 @@ class Repository:
         return self.id.split("/")[1]
 
     @property
-    def target(self) -> str:
-        return self.precisions[self.default].target
-
-    @property
-    def verified(self) -> bool:
-        """Whether every precision is sealed as a pass."""
-        return all(manifest.verdict == "pass" for manifest in self.precisions.values())
-
-    @property
     def listed(self) -> Files:
         """Every file that `artifact.json` lists."""
         return {name: entry for manifest in self.precisions.values() for name, entry in manifest.files.items()} | self.files
