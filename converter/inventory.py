@@ -53,8 +53,7 @@ def _available(source: recipe.Source) -> str:
 def _artifact(path: Path) -> dict[str, Any]:
     try:
         manifest = artifact.read(path)
-        parity = {head: figures["worst"] for head, figures in manifest.parity.get("heads", {}).items()}
-    except (IntegrityError, KeyError, TypeError, AttributeError):
+    except IntegrityError:
         return {"name": path.name, "path": str(path), "verdict": "broken", "size": 0}
     return {
         "name": manifest.name,
@@ -63,5 +62,5 @@ def _artifact(path: Path) -> dict[str, Any]:
         "size": manifest.size,
         "target": manifest.target,
         "bits": manifest.bits,
-        "parity": parity,
+        "parity": manifest.parity.worst,
     }

@@ -3,10 +3,8 @@
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from converter import corpus
-from converter.bar import Bar
 from converter.proof.measure import check_queries
 from converter.quantize.grid import uniform
 from converter.recipe import Recipe
@@ -17,6 +15,8 @@ from converter.targets import DEFAULT_BITS, TARGETS, Target, load_target
 from shim import artifact
 from shim.architectures import architecture
 from shim.errors import UsageError
+from shim.jsons import JsonObject
+from shim.parity import Bar
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits; with fewer, rounding to nearest does not suffice and calibration is the default
@@ -78,7 +78,7 @@ class Job:
         return architecture(self.recipe.architecture).FULL_PRECISION
 
     @property
-    def goal(self) -> dict[str, Any]:
+    def goal(self) -> JsonObject:
         """What the choice of bits depends on besides the texts, for keys of the cache."""
         return {"bits": self.bits, **asdict(self.bar), "strict": self.request.strict_bits, "size": self.request.max_size}
 

@@ -10,14 +10,14 @@ import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shim.errors import SourceError
 
 Result = TypeVar("Result")
 
 
-def apart(work: Callable[..., Result], *given: Any, progress: Callable[[int], None]) -> Result:
+def apart(work: Callable[..., Result], *given: object, progress: Callable[[int], None]) -> Result:
     """What `work(*given, report)` returns, where `report(done)` calls `progress` here.
 
     work: a function of a module; what it is given, returns or raises goes through pickle. Raises what it raises, and
@@ -60,7 +60,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _work(connection: Connection, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _work(connection: Connection, work: Callable[..., object], given: tuple[object, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer = ("done", work(*given, lambda done: connection.send(("progress", done))))

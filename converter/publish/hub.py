@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from shim.errors import SealportError, SourceError, UsageError
 
@@ -140,11 +139,12 @@ class Hub:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        where: dict[str, Any] = {"repo_id": self.id, "revision": self.revision, "create_pr": create_pr}
         with self._errors():
             adds = {name: CommitOperationAdd(name, folder.absolute() / name) for name in send}
             for count, (name, add) in enumerate(adds.items(), 1):
-                self.api.preupload_lfs_files(additions=[add], free_memory=False, **where)
+                self.api.preupload_lfs_files(
+                    additions=[add], free_memory=False, repo_id=self.id, revision=self.revision, create_pr=create_pr
+                )
                 if getattr(add, "_should_ignore", False):  # the client would leave it out without a word
                     raise SourceError(f"{self.id}: its .gitignore keeps {name} out; nothing was committed")
                 progress("send", count, len(adds))
@@ -153,7 +153,9 @@ class Hub:
                 commit_message=message[0],
                 commit_description=message[1],
                 parent_commit=parent,
-                **where,
+                repo_id=self.id,
+                revision=self.revision,
+                create_pr=create_pr,
             )
             return Commit(done.oid, done.pr_url)
 
