@@ -128,9 +128,9 @@ def read(directory: Path) -> Manifest:
     return parse(read_object(path), path)
 
 
-def parse(raw: JsonObject, path: Path) -> Manifest:
-    """The manifest that a JSON object is; `path` names its file in errors. Raises IntegrityError, see `read`."""
-    if not isinstance(raw.get("model"), dict):
+def parse(raw: object, path: Path) -> Manifest:
+    """The manifest that a JSON value is; `path` names its file in errors. Raises IntegrityError, see `read`."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
         raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")

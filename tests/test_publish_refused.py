@@ -25,7 +25,8 @@ def test_precisions_of_another_original_are_not_mixed_nor_lost(
     hub.put(REPO, hub_files)
     shutil.copytree(precisions(8), tmp_path / "newer")
     manifest = artifact.read(tmp_path / "newer")
-    artifact.write(tmp_path / "newer", dataclasses.replace(manifest, source={**manifest.source, "files": {"new": {}}}))
+    files = {"new": {"sha256": "0" * 64, "size": 1}}
+    artifact.write(tmp_path / "newer", dataclasses.replace(manifest, source={**manifest.source, "files": files}))
     refused = one_line(publish(tmp_path / "newer", check=2))
     assert "acme/tiny-onnx has 16bit, which differs from tiny-onnx-8bit in the original" in refused
     assert refused.endswith("give its artifact too, or --replace\n")

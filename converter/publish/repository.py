@@ -8,7 +8,7 @@ from typing import TypedDict
 from shim import artifact
 from shim.artifact import MANIFEST, File, Manifest
 from shim.errors import IntegrityError
-from shim.jsons import JsonObject, strictly
+from shim.jsons import strictly
 
 SCHEMA = 3
 SIGNATURE = "artifact.json.sig"
@@ -22,7 +22,7 @@ class Listing(TypedDict):
     schema: int
     name: str
     default: str
-    precisions: dict[str, JsonObject]
+    precisions: dict[str, object]
     files: Files
 
 
