@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import NotRequired, TypedDict
@@ -124,8 +125,12 @@ def read(directory: Path) -> Manifest:
     if not path.exists():
         what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
         raise IntegrityError(f"{directory} {what}")
-    raw = read_object(path)
-    if not isinstance(raw.get("model"), dict):
+    return parse(read_object(path), path)
+
+
+def parse(raw: object, path: Path) -> Manifest:
+    """The manifest that a JSON value is; `path` names its file in errors. Raises IntegrityError, see `read`."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
         raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")
@@ -162,7 +167,12 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
         raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
     if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
         _check_witness(parity.witness, path)
-    for name in manifest.files:
+    check_names(manifest.files, path)
+
+
+def check_names(files: Iterable[str], path: Path) -> None:
+    """Raise IntegrityError for the name of a file that leads out of the artifact."""
+    for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise IntegrityError(f"{path}: file {name} lies outside the artifact")
 
