@@ -25,6 +25,7 @@ Opener = Callable[[Path], Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
 TEXT = 'a JSON string or {"text": "…"}'
+LOADING = ("device", "allow_unverified", "min_parity", "precision")
 RANKING = '{"query": "…", "documents": ["…", …]}'
 
 
@@ -32,11 +33,12 @@ def loading(command: Callable[..., Result]) -> Callable[..., Result]:
     """The options of every command that loads an artifact; it gets an `opener`, which loads one as they say."""
 
     @functools.wraps(command)
-    def with_opener(device: str, allow_unverified: bool, min_parity: float | None, **given: object) -> Result:
-        opener = partial(load, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
+    def with_opener(**given: Any) -> Result:
+        opener = partial(load, **{name: given.pop(name) for name in LOADING})
         return command(opener=opener, **given)
 
     for option in (
+        click.option("--precision", help="Which one of a repository that has several, such as 8bit."),
         click.option("--min-parity", type=click.FloatRange(0, 1), help="Accept an artifact sealed at this lower parity."),
         click.option("--allow-unverified", is_flag=True, help="Load an artifact without checking verdict and hashes."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu (MLX) or cuda (ONNX)."),

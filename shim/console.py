@@ -14,6 +14,7 @@ from shim.errors import SealportError
 from shim.jsons import Json
 
 UNREADABLE, INTERRUPTED = 3, 130
+MAX_LINE = 2000  # characters of an error: it may quote a file of another's making
 interrupted = threading.Event()  # some libraries turn an interrupt into an error of their own
 
 
@@ -38,9 +39,9 @@ def run(command: click.Command, name: str) -> NoReturn:
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path.removesuffix(' model')} --help)" if context is not None else ""
-            _fail(name, error.format_message().replace("\n", " ") + hint, error.exit_code)
+            _fail(name, error.format_message() + hint, error.exit_code)
         if isinstance(error, SealportError):
-            _fail(name, str(error).replace("\n", " "), error.exit_code)
+            _fail(name, str(error), error.exit_code)
         if isinstance(error, OSError) and error.filename:
             _fail(name, f"{error.filename}: {error.strerror}", UNREADABLE)
         raise
@@ -57,6 +58,8 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _fail(name: str, message: str, code: int) -> NoReturn:
+    shown = (letter if letter.isprintable() else repr(letter)[1:-1] for letter in message.replace("\n", " ")[:MAX_LINE])
+    message = "".join(shown)  # no control sequence, nothing that a terminal cannot encode
     click.echo(f"{name}: {message}", err=True)
     if "--json" in sys.argv:
         show_json({"error": message, "exit_code": code})

@@ -26,15 +26,18 @@ def load(
     device: str = "auto",
     allow_unverified: bool = False,
     min_parity: float | None = None,
+    precision: str | None = None,
 ) -> "Model":
     """Load a sealed artifact: manifest, hashes and verdict are checked first.
 
     runtime: `auto` takes the one that the artifact was made for. device: `auto`, `cpu`, `gpu` (mlx) or `cuda` (onnx).
     min_parity: accept an artifact that was sealed at this lower target. allow_unverified: skip verdict and hashes.
-    Raises IntegrityError for an artifact that is not whole or not sealed, UsageError for a runtime or device it cannot have.
+    precision: of a published repository that has several, such as `8bit`.
+    Raises IntegrityError for an artifact that is not whole or not sealed, UsageError for a runtime, device or precision it
+    cannot have.
     """
     directory = Path(path)
-    manifest = artifact.read(directory)
+    manifest = artifact.read(directory, precision)
     if not allow_unverified:
         artifact.check_verdict(manifest, min_parity)
         artifact.check_files(directory, manifest)
@@ -44,7 +47,7 @@ def load(
         raise UsageError(f"{manifest.name} was made for {manifest.target}; runtime {runtime} cannot load it")
     opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
     spec = manifest.model
-    return Model(manifest, TextEncoder(directory, spec.max_tokens, spec.lower_case), opener(directory, spec, device))
+    return Model(manifest, TextEncoder(directory, spec.max_tokens, spec.lower_case), opener(directory, manifest, device))
 
 
 class Model:

@@ -38,7 +38,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 _import_mlx()  # before a test does: on Linux it is then 30 times as fast, for the whole process
-pytest_plugins = ["support.publishing"]  # fixtures
+pytest_plugins = ["support.publishing", "support.published"]  # fixtures
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 # The weights of another model in another layout, or behind another prompt: the target and the bits of each.
