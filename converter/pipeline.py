@@ -16,10 +16,12 @@ import shim
 from converter import card, companions, corpus
 from converter.bar import Bar
 from converter.candidate import Candidate, Judged
+from converter.evaluation.compare import compare
+from converter.evaluation.sets import gather
 from converter.job import Job, Request, resolve
 from converter.proof.measure import Progress, check_queries, measure, prepare
 from converter.recipe import Recipe, Source
-from converter.source.checkpoint import described
+from converter.source.checkpoint import Checkpoint, described
 from converter.source.open import open_source
 from converter.source.settle import SETTLED
 from converter.staging import empty, staged
@@ -30,6 +32,7 @@ from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
 
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 RECORD = "quantization.json"
+EVALUATION = "evaluation"  # the key of parity under which `evaluate` records what it found
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -70,6 +73,52 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
     """
     manifest = artifact.read(directory)
     artifact.check_files(directory, manifest)
+    checkpoint = _original(manifest, source)
+    if corpus_file is None:
+        _check_writable(directory)
+    bar = Bar(float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst"))
+    path = corpus_file or corpus.VERIFICATION
+    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
+    check_queries(checkpoint, manifest.model, manifest.task, texts)
+    witness = prepare(checkpoint, manifest.task, texts, progress)
+    parity = measure(directory, manifest, checkpoint, texts, bar, witness, progress)
+    parity |= {key: manifest.parity[key] for key in (EVALUATION,) if key in manifest.parity}  # its files are the same
+    origin = {key: manifest.source[key] for key in ("repo", "revision")}
+    measured = dataclasses.replace(
+        manifest,
+        schema=artifact.SCHEMA,
+        source={**described(checkpoint), **origin},
+        model=checkpoint.spec,
+        parity={**parity, "corpus_sha256": digest},
+    )
+    if corpus_file is None:
+        _seal_again(directory, manifest, measured)
+    return measured
+
+
+def evaluate(
+    directory: Path, source: str | None, pairs: tuple[Path, ...], folders: tuple[Path, ...], nano: bool, progress: Progress
+) -> tuple[Manifest, list[dict[str, Any]]]:
+    """The artifact's figures on data sets beside its original's, sealed into it; those of the same sets before are replaced.
+
+    pairs, folders, nano: see `evaluation.sets.gather`. Raises IntegrityError as `verify` does.
+    """
+    manifest = artifact.read(directory)
+    artifact.check_files(directory, manifest)
+    if manifest.schema == artifact.UNWITNESSED:
+        raise UsageError(f"{manifest.name} is of an older version; `convert verify` brings it up to date first")
+    _check_writable(directory)
+    sets = gather(manifest.task, pairs, folders, nano)
+    found = compare(directory, manifest, _original(manifest, source), sets, progress)
+    names = {record["set"] for record in found}
+    kept = [record for record in manifest.parity.get(EVALUATION, []) if record["set"] not in names]
+    evaluated = dataclasses.replace(manifest, parity={**manifest.parity, EVALUATION: kept + found})
+    _seal_again(directory, manifest, evaluated)
+    return evaluated, found
+
+
+def _original(manifest: Manifest, source: str | None) -> Checkpoint:
+    """The original that the artifact was converted from. Raises IntegrityError where `source` is another one."""
     try:
         checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
     except UsageError as error:
@@ -83,28 +132,25 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
         raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
     if checkpoint.spec.modules != manifest.model.modules:
         raise IntegrityError(f"{manifest.name}: converted with other modules than its original has; convert it again")
-    if corpus_file is None and not os.access(directory, os.W_OK):
+    return checkpoint
+
+
+def _check_writable(directory: Path) -> None:
+    if not os.access(directory, os.W_OK):
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
-    bar = Bar(float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst"))
-    path = corpus_file or corpus.VERIFICATION
-    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
-    check_queries(checkpoint, manifest.model, manifest.task, texts)
-    witness = prepare(checkpoint, manifest.task, texts, progress)
-    parity = measure(directory, manifest, checkpoint, texts, bar, witness, progress)
-    origin = {key: manifest.source[key] for key in ("repo", "revision")}
-    measured = dataclasses.replace(
-        manifest,
-        schema=artifact.SCHEMA,
-        source={**described(checkpoint), **origin},
-        model=checkpoint.spec,
-        parity={**parity, "corpus_sha256": digest},
-    )
-    if corpus_file is None:
-        artifact.write(directory, measured)
-        shown, plotted = directory / "README.md", card.PLOT in manifest.files
-        if shown.exists() and shown.read_text(encoding="utf-8") == card.card(manifest, plotted):  # a user's own stays
-            shown.write_text(card.card(measured, plotted), encoding="utf-8")
-    return measured
+
+
+def _seal_again(directory: Path, before: Manifest, after: Manifest) -> None:
+    """Write the manifest, and the model card where it is ours; a user's own stays.
+
+    Raises IntegrityError where the artifact is not the one any more that was measured.
+    """
+    if artifact.read(directory) != before:
+        raise IntegrityError(f"{directory} was changed meanwhile; nothing was recorded")
+    artifact.write(directory, after)
+    shown, plotted = directory / "README.md", card.PLOT in before.files
+    if shown.exists() and shown.read_text(encoding="utf-8") == card.card(before, plotted):
+        shown.write_text(card.card(after, plotted), encoding="utf-8")
 
 
 def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:

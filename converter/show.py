@@ -47,6 +47,8 @@ def summary(manifest: Manifest, path: str) -> str:
         if witness := parity.get("witness"):
             lines.append(f"  witness  {witness_line(witness)}")
         lines += [f"  note     {note}" for note in parity.get("notes", [])]
+    if "evaluation" in manifest.parity:
+        lines += evaluation(manifest.parity["evaluation"])
     lines += [f"  override {key}: {reason}" for key, reason in manifest.source.get("overrides", {}).items()]
     return "\n".join(lines)
 
@@ -58,6 +60,19 @@ def witness_line(witness: dict[str, Any]) -> str:
         f"{witness['library']} {witness['version']} reads the original in the same way: off by {witness['worst']:.1e} at most "
         f"on {witness['texts']} texts, tokens of {witness['tokens_of']} the same" + (f"; it was given {given}" if given else "")
     )
+
+
+def evaluation(records: list[dict[str, Any]]) -> list[str]:
+    """A table of figures in points of 100: the original's, the artifact's, their difference and its interval."""
+    width = max(len(record["set"]) for record in records)
+    lines = [f"  {'set':{width}}  {'metric':10}  original  artifact  difference  95 % interval         n"]
+    for record in records:
+        original, artifact, difference, low, high = (
+            100 * record[key] for key in ("original", "artifact", "difference", "low", "high")
+        )
+        figures = f"{original:8.2f}  {artifact:8.2f}  {difference:+10.2f}  {low:+.2f} to {high:+.2f}"
+        lines.append(f"  {record['set']:{width}}  {record['metric']:10}  {figures}  {record['n']:6}")
+    return lines
 
 
 def shortfall(manifest: Manifest) -> str:
