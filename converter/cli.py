@@ -192,7 +192,10 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.option("--architectures", is_flag=True, help="Show the architectures and modules that can be converted instead.")
 @json_option
 def list_all(out: Path, architectures: bool, as_json: bool) -> None:
-    """Show the recipes, which originals are here already, and the local artifacts."""
+    """Show of each recipe where its original is, what of it is here for MLX and ONNX, and the command for the next step.
+
+    Then the artifacts, and what the hub's cache holds; verdicts are those in the manifests: `convert inspect` checks hashes.
+    """
     if architectures:
         if as_json:
             show_json(supported())

@@ -123,15 +123,42 @@ def curve(record: dict[str, Any], points: int = 12) -> str:
 
 
 def listing(found: dict[str, Any]) -> str:
-    """The recipes, then the artifacts, a line each."""
-    lines = ["recipes"]
-    lines += [f"  {entry['name']:32} {entry['repo']:42} {entry['available']}" for entry in found["recipes"]]
-    lines.append("artifacts")
-    lines += [
-        f"  {entry['name']:40} {entry['verdict']:10} {entry['size'] / 1e6:8.1f} MB  {entry['path']}"
-        for entry in found["artifacts"]
+    """A row for each recipe, then the artifacts, then what the hub's cache holds, a line each."""
+    rows = [["recipe", "original", "mlx", "onnx", "next"]]
+    for entry in found["recipes"]:
+        here = f"{entry['available']} {_megabytes(entry['size'])}" if entry["size"] else "-"
+        rows.append([entry["name"], here, *(_ports(found, entry["name"], target) for target in ("mlx", "onnx")), entry["next"]])
+    artifacts = [[entry["name"], entry["verdict"], _megabytes(entry["size"]), entry["path"]] for entry in found["artifacts"]]
+    cached = [
+        [f"{port['repo']}@{port['revision'][:7]}", port["name"], port["verdict"] or "no proof", _megabytes(port["size"])]
+        for port in found["cached"]
     ]
-    return "\n".join(lines + (["  none"] if not found["artifacts"] else []))
+    lines = [*columns(rows), "", "artifacts", *(columns(artifacts) or ["  none"])]
+    return "\n".join(lines + (["", "hub cache", *columns(cached)] if cached else []))
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _ports(found: dict[str, Any], recipe: str, target: str) -> str:
+    """What there is of a recipe for a target: bits, and what is to be said of them."""
+    made = [entry for entry in found["artifacts"] if (entry.get("recipe"), entry.get("target")) == (recipe, target)]
+    cached = [port for port in found["cached"] if (port["recipe"], port["target"]) == (recipe, target)]
+    labels = [_label(f"{entry['bits']}bit", entry["verdict"]) for entry in made]
+    labels += [_label(f"{port['bits']}bit hub", port["verdict"]) for port in cached if port["verdict"]]
+    labels += ["others'"] * any(port["verdict"] is None for port in cached)
+    return ", ".join(dict.fromkeys(labels)) or "-"
+
+
+def _label(what: str, verdict: str) -> str:
+    return what if verdict == "pass" else f"{what} {verdict}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _cosines(label: str, figures: dict[str, Any]) -> str:

@@ -139,9 +139,11 @@ def nanobeir(task: str) -> list[Retrieval]:
 
     Raises SourceError where they cannot be had.
     """
+    import huggingface_hub
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderNanoBEIREvaluator
     from sentence_transformers.sentence_transformer.evaluation import NanoBEIREvaluator
 
+    huggingface_hub.logging.set_verbosity_error()  # of each try, a line
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # a bar of their own
             if task == "rerank":
@@ -149,9 +151,7 @@ def nanobeir(task: str) -> list[Retrieval]:
             return [_of_evaluator(one) for one in NanoBEIREvaluator().evaluators]
     except Exception as error:  # datasets raises its own, the hub client's, and OSError
         reason = str(error.__cause__ or error).strip().split("\n")[0]
-        raise SourceError(
-            f"NanoBEIR cannot be fetched from the hub ({reason}); it needs sealport[eval]; --retrieval DIR takes a local copy"
-        ) from None
+        raise SourceError(f"NanoBEIR cannot be fetched from the hub ({reason}); --retrieval DIR takes a local copy") from None
 
 
 def _of_evaluator(given: Any) -> Retrieval:
