@@ -10,7 +10,8 @@ import click
 import shim
 from converter import pipeline, show
 from converter.commands.evaluate import evaluate
-from converter.commands.options import corpus_option, json_option, path_argument, source_option
+from converter.commands.everything import convert_all
+from converter.commands.options import corpus_option, json_option, out_option, path_argument, source_option
 from converter.inventory import inventory, supported
 from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
@@ -36,7 +37,7 @@ class ConvertGroup(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "MODEL --to mlx|onnx [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "recipe|verify|eval|inspect|list [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "all|recipe|verify|eval|inspect|list [OPTIONS]")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.commands["model"].format_options(ctx, formatter)
@@ -182,13 +183,7 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @main_group.command("list")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("artifacts"),
-    metavar="DIR",
-    help="Folder of artifacts (default ./artifacts).",
-)
+@out_option
 @click.option("--architectures", is_flag=True, help="Show the architectures and modules that can be converted instead.")
 @json_option
 def list_all(out: Path, architectures: bool, as_json: bool) -> None:
@@ -210,6 +205,7 @@ def list_all(out: Path, architectures: bool, as_json: bool) -> None:
 
 
 main_group.add_command(evaluate)
+main_group.add_command(convert_all)
 
 
 def report(manifest: Manifest, path: Path, as_json: bool) -> int:

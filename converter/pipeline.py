@@ -18,7 +18,7 @@ from converter.bar import Bar
 from converter.candidate import Candidate, Judged
 from converter.evaluation.compare import compare
 from converter.evaluation.sets import gather
-from converter.job import Job, Request, resolve
+from converter.job import Job, Request, resolve, settings
 from converter.proof.measure import Progress, check_queries, measure, prepare
 from converter.recipe import Recipe, Source
 from converter.source.checkpoint import Checkpoint, described
@@ -184,7 +184,7 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
         quantization=_quantization(job, candidate, directory),
         files=artifact.hash_files(directory),
         parity=parity,
-        tool={"version": shim.__version__, "packages": _packages()},
+        tool={"version": shim.__version__, "packages": _packages(), "settings": settings(job.request)},
         license=job.recipe.license,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from converter.matrix import Entry
 from shim.artifact import Manifest
 
 # How the input of a layer is rounded where products are in integers.
@@ -135,6 +136,19 @@ def listing(found: dict[str, Any]) -> str:
     ]
     lines = [*columns(rows), "", "artifacts", *(columns(artifacts) or ["  none"])]
     return "\n".join(lines + (["", "hub cache", *columns(cached)] if cached else []))
+
+
+def matrix(entries: list[Entry]) -> list[str]:
+    """A row for each conversion: how it ended, and the artifact's figures or what was wrong."""
+    rows = [["artifact", "state", "verdict", "worst", "bits/weight", "size", ""]]
+    for entry in entries:
+        figures = [""] * 4
+        if manifest := entry.manifest:
+            worst = [head["worst"] for head in manifest.parity.get("heads", {}).values()]
+            bits = f"{manifest.quantization['bits_per_weight']:.2f}"
+            figures = [manifest.verdict, f"{min(worst):.5f}" if worst else "", bits, _megabytes(manifest.size)]
+        rows.append([entry.name, entry.state, *figures, entry.error])
+    return columns(rows)
 
 
 def columns(rows: list[list[str]]) -> list[str]:
