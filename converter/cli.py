@@ -16,6 +16,7 @@ from converter.inventory import inventory, supported
 from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
+from converter.publish.command import publish
 from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
 from shim.artifact import Manifest
@@ -37,7 +38,7 @@ class ConvertGroup(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "MODEL --to mlx|onnx [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "all|recipe|verify|eval|inspect|list [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "all|recipe|verify|eval|inspect|list|publish [OPTIONS]")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.commands["model"].format_options(ctx, formatter)
@@ -141,6 +142,9 @@ def convert_model(
     with StageProgress(quiet=as_json) as progress:
         path, manifest = pipeline.convert(request, progress)
     return report(manifest, path, as_json)
+
+
+main_group.add_command(publish)
 
 
 @main_group.command("recipe")

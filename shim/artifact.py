@@ -59,7 +59,11 @@ def read(directory: Path) -> Manifest:
     if not path.exists():
         what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
         raise IntegrityError(f"{directory} {what}")
-    raw = read_object(path)
+    return parse(read_object(path), path)
+
+
+def parse(raw: dict[str, Any], path: Path) -> Manifest:
+    """The manifest that a JSON object is; `path` names its file in errors. Raises IntegrityError, see `read`."""
     if not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
@@ -124,12 +128,20 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
                 raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({on} {worst:.6f})")
             if parity["verdict"] == "pass" and manifest.schema != UNWITNESSED:
                 _check_witness(parity.get("witness"), path)
-        for name, entry in manifest.files.items():
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise IntegrityError(f"{path}: file {name} lies outside the artifact")
-            int(entry["size"]), str(entry["sha256"])
+        check_names(manifest.files, path)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+
+
+def check_names(files: dict[str, dict[str, Any]], path: Path) -> None:
+    """Raise IntegrityError where a file that is listed has no size and hash, or a name that leads out of the artifact."""
+    for name, entry in files.items():
+        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+            raise IntegrityError(f"{path}: file {name} lies outside the artifact")
+        try:
+            int(entry["size"]), str(entry["sha256"])
+        except (KeyError, TypeError, ValueError):
+            raise IntegrityError(f"{path}: file {name} has no size and sha256") from None
 
 
 def _check_witness(witness: Any, path: Path) -> None:

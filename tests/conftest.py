@@ -50,7 +50,7 @@ SIBLINGS = {
     "qwen3-reranker-8b": ("onnx", 8),
 }
 # Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
-FIXTURES = {"tiny_artifact", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
+FIXTURES = {"tiny_artifact", "precisions", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
 FUNCTIONS = {"made", "standin", "standin_recipe", "convert", "converted", "quantize", "prepare", "witnessed", "refused"}
 FUNCTIONS |= {"apart", "run_process", "stop"}
 FEW = (
@@ -177,6 +177,24 @@ def tiny_artifact(tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPa
     arguments = ("--to", "onnx", "--bits", 32, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out)
     run("converter", tiny / "tiny.toml", *arguments)
     return out / "tiny-onnx-32bit"
+
+
+@pytest.fixture(scope="session")
+def precisions(tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The small BERT sealed at other bits: `precisions(8)`, or with the weights beside its graph, `precisions(8, "data")`."""
+
+    @functools.cache
+    def make(bits: int, kind: str = "onnx") -> Path:
+        out = tmp_path_factory.mktemp(f"{kind}-{bits}")
+        arguments = ("--bits", bits, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out, "--effort", "fast")
+        with pytest.MonkeyPatch.context() as patch:
+            if kind == "data":
+                patch.setattr("converter.targets.onnx.EXTERNAL_ABOVE", 0)
+            target = "mlx" if kind == "mlx" else "onnx"
+            run("converter", tiny / "tiny.toml", "--to", target, *arguments, *(("--parity", 0.5) if bits < 8 else ()))
+        return out / f"tiny-{target}-{bits}bit"
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,11 @@ class Store:
         patterns = [line.split(" ")[0].replace("[[:space:]]", " ") for line in lines if "filter=lfs" in line]
         return any(fnmatch.fnmatchcase(name, pattern) for name in (path, path.rsplit("/", 1)[-1]) for pattern in patterns)
 
+    def ignored(self, files: Files, path: str) -> bool:
+        """Whether a line of .gitignore among `files` is a pattern of `path`'s name."""
+        lines = self.content(files[".gitignore"]).read_text().splitlines() if ".gitignore" in files else []
+        return any(fnmatch.fnmatchcase(path.rsplit("/", 1)[-1], line) for line in lines)
+
     def in_lfs(self, files: Files, path: str, size: int, sample: bytes) -> bool:
         """Whether the hub keeps a file in LFS, as it decides from its first bytes and its size in bytes."""
         return self.tracked(files, path) or size > REGULAR or b"\0" in sample

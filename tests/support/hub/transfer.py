@@ -12,13 +12,14 @@ from support.hub.store import Files, Repo
 
 @route("POST", rf"/api/models/{REPO}/preupload/{REVISION}")
 def preupload(call: Call, repo_id: str, revision: str) -> Answer:
-    """For each file, whether it goes to LFS, and the hash of what lies there: the client leaves out what is equal."""
+    """For each file, whether it goes to LFS, or .gitignore keeps it out, and the hash of what lies there already."""
     repo = writable(call, repo_id, proposal=call.flag("create_pr") or revision.startswith("refs/pr/"))
     files, store = repo["commits"][call.hub.store.find(repo, revision)]["files"], call.hub.store
     answer = []
     for sent in call.json["files"]:
         large = store.in_lfs(files, sent["path"], sent["size"], base64.b64decode(sent["sample"]))
-        mode = {"path": sent["path"], "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
+        mode = {"path": sent["path"], "uploadMode": "lfs" if large else "regular"}
+        mode["shouldIgnore"] = store.ignored(files, sent["path"])
         if old := files.get(sent["path"]):
             mode["oid"] = old["sha256"] or old["oid"]
         answer.append(mode)
