@@ -9,8 +9,8 @@ import click
 
 import shim
 from converter import pipeline, show
+from converter.commands.convert_all import convert_all
 from converter.commands.evaluate import evaluate
-from converter.commands.everything import convert_all
 from converter.commands.options import corpus_option, json_option, out_option, path_argument, source_option
 from converter.inventory import inventory, supported
 from converter.job import EFFORTS, Request

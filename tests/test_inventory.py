@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.commands import one_object, run_process
+from support.hub import environment
 
 from converter import inventory, recipe
 
@@ -41,12 +42,11 @@ def published(artifact: Path, recipe: str) -> tuple[dict[str, Any], dict[str, by
 
 
 def listed(tmp_path: Path, *more: object) -> dict[str, Any]:
-    return one_object(run_process("converter", "list", "--out", tmp_path / "out", "--json", *more, env=environment(tmp_path)))
+    return one_object(run_process("converter", "list", "--out", tmp_path / "out", "--json", *more, env=offline(tmp_path)))
 
 
-def environment(tmp_path: Path) -> dict[str, str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGINGFACE_"))}
-    return kept | {"HF_HOME": str(tmp_path / "hf"), "HF_HUB_OFFLINE": "1", "SEALPORT_CACHE": str(tmp_path / "cache")}
+def offline(tmp_path: Path) -> dict[str, str]:
+    return environment(tmp_path, HF_HUB_OFFLINE="1", SEALPORT_CACHE=str(tmp_path / "cache"))
 
 
 def of(found: dict[str, Any], name: str) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def test_what_the_hubs_cache_holds_is_listed(tiny_artifact: Path, tmp_path: Path
     assert ports["ours/m3", "onnx"]["revision"] == COMMIT
     assert of(found, "bge-m3")["missing"] == ["mlx"], "ours is sound; that of others has no proof"
     assert of(found, small)["missing"] == ["mlx", "onnx"]
-    shown = run_process("converter", "list", "--out", tmp_path / "out", env=environment(tmp_path)).stdout
+    shown = run_process("converter", "list", "--out", tmp_path / "out", env=offline(tmp_path)).stdout
     rows = {line.split()[0]: line for line in shown.splitlines() if line.strip()}
     assert "32bit hub, 32bit hub partial" in rows["bge-m3"]
     assert rows["bge-m3"].endswith(f"convert bge-m3 --to mlx --out {tmp_path / 'out'}")

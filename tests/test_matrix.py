@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from support.checkpoints import write_bert
 from support.commands import one_line, one_object
+from support.hub import WRITE, Fault, Hub, environment
 
 from converter import matrix, pipeline
 
@@ -178,13 +179,13 @@ def working(checkpoint: Path, corpus_file: Path, tmp_path: Path) -> tuple[subpro
     """A matrix of two whose first conversion is at work, and its folder."""
     out = tmp_path / "out"
     line = ["all", checkpoint, "--to", "onnx", "--bits", "32,16", "--corpus", corpus_file, "--out", out]
-    environment = {**os.environ, "SEALPORT_CACHE": str(tmp_path / "cache")}
+    own = {**os.environ, "SEALPORT_CACHE": str(tmp_path / "cache")}
     started = subprocess.Popen(
         [sys.executable, "-m", "converter", *map(str, line)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=own,
         start_new_session=True,
     )
     while started.poll() is None and not list(out.glob(".small-onnx-32bit.partial-*")):
@@ -226,3 +227,55 @@ def test_a_conversion_that_is_killed_stops_nothing(working: tuple[subprocess.Pop
     assert rows[1][:3] == ["small-onnx-16bit", "converted", "pass"]
     assert started.returncode == 3
     assert nobody_left(started.pid)
+
+
+def test_what_passes_is_published_at_the_end(
+    hub: Hub, made: Path, checkpoint: Path, corpus_file: Path, tmp_path: Path, convert: Convert
+) -> None:
+    """ONNX precisions share a repository, an artifact below parity stays here; the same again changes nothing."""
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    rewrite(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="fail"))
+    command_ = (*command(checkpoint, corpus_file, out), "--org", "acme", "--json")
+    line = [sys.executable, "-m", "converter", *map(str, command_)]
+    for state in ("published", "unchanged"):
+        done = subprocess.run(line, capture_output=True, text=True, env=hub.environment(tmp_path, token=WRITE), check=False)
+        assert done.returncode == 1, done.stderr
+        assert [(each["artifacts"], each["state"]) for each in json.loads(done.stdout)["published"]] == [
+            (["small-mlx-8bit"], state),
+            (["small-onnx-32bit"], state),
+        ]
+    assert hub.store.repo("acme/small-mlx-8bit") is not None
+    assert hub.store.repo("acme/small-onnx") is not None
+    hub.faults.append(Fault("POST", "acme/small-onnx/commit", 500, times=99))
+    rewrite(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="pass"))
+    done = subprocess.run(line, capture_output=True, text=True, env=hub.environment(tmp_path, token=WRITE), check=False)
+    assert done.returncode == 3
+    mlx, onnx = json.loads(done.stdout)["published"]
+    assert (mlx["state"], onnx["state"], onnx["exit_code"]) == ("unchanged", "failed", 3)
+    assert onnx["artifacts"] == ["small-onnx-8bit", "small-onnx-32bit"]
+    assert WRITE not in done.stdout + done.stderr
+
+
+def test_without_a_token_nothing_is_converted(hub: Hub, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
+    line = [sys.executable, "-m", "converter", *map(str, command(checkpoint, corpus_file, tmp_path / "out")), "--org", "acme"]
+    done = subprocess.run(line, capture_output=True, text=True, env=hub.environment(tmp_path), check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no token for the hub" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_repository_that_cannot_be_had_stops_nothing(made: Path, checkpoint: Path, corpus_file: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "out"))
+    first, *rest = command(checkpoint, corpus_file, out)
+    line = [sys.executable, "-m", "converter", *map(str, (first, "nobody/gone", *rest, "--json"))]
+    offline = environment(tmp_path, HF_HUB_OFFLINE="1")
+    done = subprocess.run(line, capture_output=True, text=True, env=offline, check=False)
+    found = json.loads(done.stdout)
+    assert done.returncode == found["exit_code"] == 3
+    assert [(entry["name"], entry["state"]) for entry in found["artifacts"]] == [
+        ("gone", "failed"),
+        ("small-mlx-8bit", "kept"),
+        ("small-onnx-8bit", "kept"),
+        ("small-onnx-32bit", "kept"),
+    ]
+    assert found["artifacts"][0]["error"].startswith("nobody/gone@main: cannot be fetched from the hub (")

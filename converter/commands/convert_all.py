@@ -1,5 +1,6 @@
 """`convert all`: a matrix of models, targets and bits."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from converter.job import EFFORTS, Request, destination
 from converter.matrix import Entry
 from converter.model_argument import resolve
 from converter.progress import StageProgress
+from converter.publish import upload
+from converter.publish.hub import Hub, repository_id
 from converter.targets import DEFAULT_BITS, TARGETS
-from shim.console import INTERRUPTED, show_json
-from shim.errors import SourceError, UsageError
+from shim.console import INTERRUPTED, interrupted, show_json
+from shim.errors import SealportError, SourceError, UsageError
 
 
 @click.command("all")
@@ -25,10 +28,11 @@ from shim.errors import SourceError, UsageError
 @click.option("--effort", type=click.Choice(EFFORTS), help="As for one model.")
 @click.option("--strict-bits", is_flag=True, help="As for one model.")
 @corpus_option
+@click.option("--org", metavar="ORG", help="Publish what passes to this organisation at the end, as `convert publish` does.")
 @click.option("--force", is_flag=True, help="Replace artifacts that were made otherwise or are broken; the same ones are kept.")
 @click.option("--accept-license", is_flag=True, help="Convert models whose license forbids commercial use.")
 @json_option
-def convert_all(models: tuple[str, ...], to: str, bits: str | None, as_json: bool, **asked: Any) -> int:
+def convert_all(models: tuple[str, ...], to: str, bits: str | None, org: str | None, as_json: bool, **asked: Any) -> int:
     """Convert each model for each runtime at each of the bits, and end with one table.
 
     Without a MODEL these are all recipes. What is there already, whole and of the same original, recipe, settings and version,
@@ -37,6 +41,8 @@ def convert_all(models: tuple[str, ...], to: str, bits: str | None, as_json: boo
     if asked["corpus"] is None:
         asked["corpus"] = corpus.VERIFICATION
     corpus.read(asked["corpus"])
+    if org:
+        Hub(repository_id(org, "any"), "main", bars=False)  # refuses a wrong name and a missing token, before what takes hours
     entries: list[Entry] = []
     requests = _requests(models or tuple(recipe.names()), _pairs(to, bits), asked, entries)
 
@@ -45,21 +51,60 @@ def convert_all(models: tuple[str, ...], to: str, bits: str | None, as_json: boo
             click.echo(f"{destination(requests[number]).name} ({number + 1} of {len(requests)})", err=True)
         return StageProgress(quiet=as_json)
 
+    published: list[Published] = []
     unreachable, code = len(entries), 0
     try:
         for entry in matrix.run(requests, starting):
             entries.append(entry)
+        for artifacts in _repositories(entries) if org else ():
+            with StageProgress(quiet=as_json) as progress:
+                published.append(_publish(artifacts, str(org), progress))
     except KeyboardInterrupt:
         click.echo("convert: interrupted", err=True)
         left = [destination(request) for request in requests[len(entries) - unreachable :]]
         entries += [Entry(path.name, path, "not started" if place else "interrupted") for place, path in enumerate(left)]
         code = INTERRUPTED
-    code = max([code, *(entry.exit_code for entry in entries)])
+    code = max([code, *(entry.exit_code for entry in entries), *(each.exit_code for each in published)])
     if as_json:
-        show_json({"artifacts": [entry.as_json() for entry in entries], "exit_code": code})
+        shown = {"published": [asdict(each) for each in published]} if org else {}
+        show_json({"artifacts": [entry.as_json() for entry in entries], **shown, "exit_code": code})
     else:
-        click.echo("\n".join(show.matrix(entries)))
+        lines = show.matrix(entries)
+        rows = [[", ".join(each.artifacts), each.state, each.url or each.error] for each in published]
+        click.echo("\n".join([*lines, *([""] if rows else []), *show.columns(rows)]))
     return code
+
+
+@dataclass(frozen=True)
+class Published:
+    """Artifacts that share a repository. state: `published`, `unchanged` or `failed`; url: of the repository."""
+
+    artifacts: list[str]
+    state: str
+    url: str = ""
+    error: str = ""
+    exit_code: int = 0
+
+
+def _repositories(entries: list[Entry]) -> list[list[Path]]:
+    """The artifacts that passed, those of one repository together: of ONNX all of a recipe, of MLX each."""
+    found: dict[str, list[Path]] = {}
+    for entry in entries:
+        if entry.manifest and entry.manifest.verdict == "pass":
+            key = entry.manifest.recipe if entry.manifest.target == "onnx" else entry.name
+            found.setdefault(key, []).append(entry.path)
+    return list(found.values())
+
+
+def _publish(artifacts: list[Path], org: str, progress: StageProgress) -> Published:
+    names = [path.name for path in artifacts]
+    try:
+        outcome = upload.publish(upload.Request(artifacts, org), progress)
+    except SealportError as error:
+        if interrupted.is_set():  # some libraries turn it into an error of their own
+            raise KeyboardInterrupt from None
+        return Published(names, "failed", error=str(error).replace("\n", " "), exit_code=error.exit_code)
+    return Published(names, "published" if outcome.commit else "unchanged", outcome.url)
 
 
 def _pairs(to: str, bits: str | None) -> list[tuple[str, int]]:
