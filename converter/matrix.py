@@ -93,8 +93,10 @@ def kept(request: Request) -> Manifest:
     path = destination(request)
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
+    if "settings" not in manifest.tool:
+        raise UsageError(f"{path} does not say how it was made, as it is of an older version; --force replaces it")
     wanted: dict[str, Any] = {"version": shim.__version__, **settings(request)}
-    there: dict[str, Any] = {"version": manifest.tool["version"], **manifest.tool.get("settings", {})}
+    there: dict[str, Any] = {"version": manifest.tool["version"], **manifest.tool["settings"]}
     others = [key for key, value in wanted.items() if there.get(key) != value]
     if not others and not _same_origin(request, manifest):
         others = ["original"]

@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, made, standin
-from support.checkpoints import write_bert, write_recipe
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
+from support.checkpoints import minilm, write_bert, write_recipe
 from support.commands import one_line, one_object, run_process
-from support.tasks import DOCUMENTS, PAIRS, QUERIES, write_pairs, write_retrieval
+from support.tasks import DOCUMENTS, PAIRS, QUERIES, write_pairs, write_retrieval, write_xquad
 
 import shim
 from converter import pipeline
@@ -39,12 +41,6 @@ def test_the_originals_figures_are_those_of_its_own_library(
     prompted: tuple[Path, Path], tmp_path: Path, convert: Convert
 ) -> None:
     """sentence-transformers' evaluators, with its own model and the recipe's prompts; what is shown is sealed."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.sentence_transformer.evaluation import (
-        EmbeddingSimilarityEvaluator,
-        InformationRetrievalEvaluator,
-    )
-
     path = Path(shutil.copytree(prompted[0], tmp_path / "artifact"))
     pairs, folder = write_pairs(tmp_path / "sts.jsonl"), write_retrieval(tmp_path / "ferries")
     command = ("eval", path, "--source", prompted[1], "--pairs", pairs, "--retrieval", folder)
@@ -169,18 +165,27 @@ def test_a_reranker_orders_the_candidates_as_its_own_library_does(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_sts_is_what_bench_computes(minilm_artifacts: dict[str, Path], shared: Path, tmp_path: Path, convert: Convert) -> None:
-    """Every fifth pair of STS-B's dev split, with the trained model."""
+def test_of_the_trained_model_figures_are_those_of_bench_and_of_its_own_library(
+    minilm_artifacts: dict[str, Path], shared: Path, tmp_path: Path, convert: Convert
+) -> None:
+    """Every fifth pair of STS-B's dev split, and questions on XQuAD's paragraphs."""
     lines = (shared / "data/stsb/stsb-en-dev.csv").read_text(encoding="utf-8").splitlines(keepends=True)[::5]
-    pairs = tmp_path / "stsb.csv"
+    pairs, folder = tmp_path / "stsb.csv", write_xquad(shared, tmp_path / "xquad")
     pairs.write_text("".join(lines), encoding="utf-8")
     path = Path(shutil.copytree(minilm_artifacts["onnx-8"], tmp_path / "artifact"))
-    [record] = one_object(convert("eval", path, "--pairs", pairs, "--json"))["evaluation"]
-    exam = runpy.run_path(str(ROOT / "scripts/bench-bits"))["Exam"](pairs)
-    assert 100 * record["original"] == pytest.approx(exam.spearman(exam.reference), abs=1e-3)
-
-    assert 100 * record["difference"] == pytest.approx(
-        exam.judge(shim.load(path).embed(exam.texts).dense)["spearman"], abs=1e-3
-    )
-    assert record["low"] <= record["difference"] <= record["high"]
-    assert abs(record["difference"]) < 0.005
+    found = one_object(convert("eval", path, "--pairs", pairs, "--retrieval", folder, "--json"))["evaluation"]
+    records = {record["metric"]: record for record in found}
+    assert list(records) == ["spearman", "ndcg@10", "recall@10", "recall@100"]
+    for record in found:
+        assert record["low"] <= record["difference"] <= record["high"]
+        assert abs(record["difference"]) < 0.005
+    sts, exam = records["spearman"], runpy.run_path(str(ROOT / "scripts/bench-bits"))["Exam"](pairs)
+    assert 100 * sts["original"] == pytest.approx(exam.spearman(exam.reference), abs=1e-3)
+    judged = exam.judge(shim.load(path).embed(exam.texts).dense)["spearman"]
+    assert 100 * sts["difference"] == pytest.approx(judged, abs=1e-3)
+    data = read_retrieval(folder)
+    relevant = {query: set(documents) for query, documents in data.relevant.items()}
+    evaluator = InformationRetrievalEvaluator(data.queries, data.documents, relevant)
+    upstream = evaluator(SentenceTransformer(str(minilm()), device="cpu"))
+    assert records["ndcg@10"]["original"] == pytest.approx(upstream["cosine_ndcg@10"], abs=1e-6)
+    assert 0.9 < records["ndcg@10"]["original"] < records["recall@10"]["original"] < 1

@@ -119,9 +119,11 @@ def test_an_artifact_below_parity_is_kept_as_that_and_one_without_a_verdict_is_n
     out = Path(shutil.copytree(made, tmp_path / "out"))
     rewrite(out / "small-mlx-8bit", lambda manifest: manifest["parity"].update(verdict="fail"))
     rewrite(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="unverified"))
+    rewrite(out / "small-onnx-32bit", lambda manifest: manifest["tool"].pop("settings"))
     found = one_object(convert(*command(checkpoint, corpus_file, out), "--json", check=2))
-    assert states(found) == {"mlx-8bit": ("kept", 1), "onnx-8bit": ("failed", 2), "onnx-32bit": ("kept", 0)}
+    assert states(found) == {"mlx-8bit": ("kept", 1), "onnx-8bit": ("failed", 2), "onnx-32bit": ("failed", 2)}
     assert "was not verified; `convert verify" in found["artifacts"][1]["error"]
+    assert "does not say how it was made" in found["artifacts"][2]["error"]
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -39,3 +39,20 @@ def write_retrieval(folder: Path) -> Path:
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
     (folder / "qrels/test.tsv").write_text(QRELS, encoding="utf-8")
     return folder
+
+
+def write_xquad(shared: Path, folder: Path) -> Path:
+    """XQuAD's English part in BEIR's layout: its paragraphs, under their articles' titles, and two questions on each."""
+    (folder / "qrels").mkdir(parents=True)
+    corpus, queries, qrels = [], [], ["query-id\tcorpus-id\tscore"]
+    for article in json.loads((shared / "data/xquad/xquad.en.json").read_text(encoding="utf-8"))["data"]:
+        for number, paragraph in enumerate(article["paragraphs"]):
+            id = f"{article['title']}-{number}"
+            corpus.append({"_id": id, "title": article["title"], "text": paragraph["context"]})
+            for question in paragraph["qas"][:2]:
+                queries.append({"_id": question["id"], "text": question["question"]})
+                qrels.append(f"{question['id']}\t{id}\t1")
+    for name, entries in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    (folder / "qrels/test.tsv").write_text("\n".join(qrels) + "\n", encoding="utf-8")
+    return folder
