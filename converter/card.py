@@ -1,9 +1,8 @@
 """The model card, README.md as the hub shows it, and its plot of size against parity."""
 
 from math import ceil, floor, log10
-from typing import Any
 
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Record
 
 WIDTH, HEIGHT, MARGIN = 640, 360, 56  # pixels of the plot
 FLOOR = 1e-6  # 1 - cosine below which a point lies on the lower edge
@@ -20,20 +19,20 @@ def card(manifest: Manifest, plotted: bool) -> str:
     lines += ["---", "", f"# {manifest.name}", ""]
     source = f"`{repo}`" + (f" at `{manifest.source['revision']}`" if manifest.source["revision"] else "")
     lines += [f"{source} for {manifest.target}, {bits:.2f} bits per weight, {manifest.size / 1e6:.1f} MB.", ""]
-    if "heads" in parity:
+    if parity.heads:
         noun = "pairs" if manifest.task == "rerank" else "texts"
-        lines += [f"Cosine with the original in fp32 on {parity['texts']} {noun} (target {parity['target']:g} on the "]
-        lines[-1] += f"{parity['on']}; verdict: {parity['verdict']}):"
+        lines += [f"Cosine with the original in fp32 on {parity.texts} {noun} (target {parity.bar.cosine:g} on the "]
+        lines[-1] += f"{parity.bar.on}; verdict: {parity.verdict}):"
         lines += ["", "| Head | Worst | 1st percentile | Mean |", "|---|---|---|---|"]
         lines += [
-            f"| {head} | {figures['worst']:.5f} | {figures['p01']:.5f} | {figures['mean']:.5f} |"
-            for head, figures in parity["heads"].items()
+            f"| {head} | {figures.worst:.5f} | {figures.p01:.5f} | {figures.mean:.5f} |"
+            for head, figures in parity.heads.items()
         ]
-        lines += ["", *(f"- {note}" for note in parity["notes"])]
-        if witness := parity.get("witness"):
-            lines += [f"- The original, read by {witness['library']} {witness['version']} itself, gives the same tokens and, "]
-            lines[-1] += f"to {witness['worst']:.1e}, the same outputs as our reading of it, on {witness['texts']} texts."
-            lines += [f"- It was told, as its files do not say so: {', '.join(witness['given'])}."] * bool(witness["given"])
+        lines += ["", *(f"- {note}" for note in parity.notes or ())]
+        if witness := parity.witness:
+            lines += [f"- The original, read by {witness.library} {witness.version} itself, gives the same tokens and, "]
+            lines[-1] += f"to {witness.worst:.1e}, the same outputs as our reading of it, on {witness.texts} texts."
+            lines += [f"- It was told, as its files do not say so: {', '.join(witness.given)}."] * bool(witness.given)
     overrides = manifest.source.get("overrides", {})
     lines += ["", "On purpose otherwise than the original's files say:", ""] * bool(overrides)
     lines += [f"- {key}: {reason}" for key, reason in overrides.items()]
@@ -47,7 +46,7 @@ def card(manifest: Manifest, plotted: bool) -> str:
     return "\n".join(lines)
 
 
-def plot(record: dict[str, Any]) -> str:
+def plot(record: Record) -> str:
     """SVG of the predicted 1 - cosine, on a logarithmic axis, of the worst text and of the mean, against bits per weight."""
     curve, chosen = record["curve"], record["predicted"]
     sizes = [point["bits_per_weight"] for point in curve]

@@ -1,9 +1,9 @@
 """The `convert` command; progress on stderr is progress.py's, errors and exit codes are shim/console.py's."""
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -19,8 +19,9 @@ from converter.progress import StageProgress
 from converter.publish.command import publish
 from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Record
 from shim.console import run, show_json
+from shim.jsons import JsonObject
 from shim.pooling import POOLINGS
 
 WIDTHS = "; ".join(
@@ -50,7 +51,7 @@ class Size(click.ParamType):
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", str(value).strip().lower())
         size = float(found[1]) * (1024 if found[3] else 1000) ** "_kmg".index(found[2] or "_") if found else 0.0
         if not 1 <= size < 1e18:
@@ -175,10 +176,11 @@ def inspect(path: Path, as_json: bool) -> None:
     """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
-    record = artifact.read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
+    found = artifact.read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
     if as_json:
-        show_json({**facts(manifest, path), "search": record})
+        show_json({**facts(manifest, path), "search": found})
         return
+    record = cast(Record, found)
     click.echo(show.summary(manifest, str(path)))
     if manifest.quantization["tensors"]:
         click.echo(show.tensors(manifest, record))
@@ -224,9 +226,9 @@ def report(manifest: Manifest, path: Path, as_json: bool) -> int:
     return 1
 
 
-def facts(manifest: Manifest, path: Path) -> dict[str, Any]:
+def facts(manifest: Manifest, path: Path) -> JsonObject:
     """The manifest as JSON values, with the path and the size in bytes."""
-    return {"path": str(path), "size": manifest.size, **asdict(manifest)}
+    return {"path": str(path), "size": manifest.size, **manifest.as_json()}
 
 
 def main() -> None:

@@ -3,13 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from converter import cache
 from converter.recipe import Source
 from converter.source.checkpoint import PICKLE, SAFETENSORS, read_json
 from shim import artifact
 from shim.errors import SealportError
+from shim.jsons import JsonObject, table
 
 WEIGHTS = (".safetensors", ".onnx", "_data")
 
@@ -77,26 +77,27 @@ def _whole(folder: Path) -> bool:
                 return True
             if (index := place / f"{name}.index.json").is_file():
                 try:
-                    return all((place / shard).is_file() for shard in read_json(index)["weight_map"].values())
-                except (SealportError, KeyError, AttributeError):
+                    shards = table(read_json(index), "weight_map").values()
+                except (SealportError, TypeError):
                     return False
+                return all((place / str(shard)).is_file() for shard in shards)
     return False
 
 
 def _ours(folder: Path, repo: str, revision: str) -> Iterator[Port]:
     """Our published repository, of which each precision is a port; those of which no weights are here are left out."""
-    where = {"path": str(folder), "repo": repo, "revision": revision}
+    path = str(folder)
     try:
         raw = artifact.read_object(folder / artifact.MANIFEST)
-        for manifest in raw["precisions"].values() if "precisions" in raw else [raw]:
-            listed = {name: int(entry["size"]) for name, entry in manifest["files"].items()}
+        for each in table(raw, "precisions").values() if "precisions" in raw else [raw]:
+            manifest = artifact.parse(each, folder / artifact.MANIFEST)
+            listed = {name: entry["size"] for name, entry in manifest.files.items()}
             here = {name: (folder / name).stat().st_size for name in listed if (folder / name).is_file()}
             if any(name.endswith(WEIGHTS) for name in here):
-                verdict = str(manifest["parity"]["verdict"]) if here == listed else "partial"
-                about = {key: str(manifest[key]) for key in ("name", "recipe", "target")}
-                yield Port(**about, bits=int(manifest["bits"]), verdict=verdict, size=sum(here.values()), **where)
-    except (SealportError, KeyError, TypeError, ValueError, AttributeError):
-        yield Port(name=repo, recipe="", target="", bits=None, verdict="broken", size=0, **where)
+                verdict, about = manifest.verdict if here == listed else "partial", (manifest.recipe, manifest.target)
+                yield Port(manifest.name, path, *about, manifest.bits, verdict, sum(here.values()), repo, revision)
+    except (SealportError, TypeError):
+        yield Port(repo, path, "", "", None, "broken", 0, repo, revision)
 
 
 def _others(folder: Path, repo: str, revision: str, originals: Mapping[str, str]) -> Iterator[Port]:
@@ -107,7 +108,8 @@ def _others(folder: Path, repo: str, revision: str, originals: Mapping[str, str]
     recipe = next((originals[str(base).lower()] for base in named if str(base).lower() in originals), None)
     if recipe is None:
         return
-    mlx = card.get("library_name") == "mlx" or "mlx" in (card.get("tags") or [])
+    tags = card.get("tags")
+    mlx = card.get("library_name") == "mlx" or (isinstance(tags, list) and "mlx" in tags)
     for target, patterns in (("mlx", ("*.safetensors",) * mlx), ("onnx", ("*.onnx", "*.onnx_data"))):
         sizes = [path.stat().st_size for pattern in patterns for path in folder.rglob(pattern) if path.is_file()]
         if sizes:
@@ -115,7 +117,7 @@ def _others(folder: Path, repo: str, revision: str, originals: Mapping[str, str]
             yield Port(repo, str(folder), recipe, target, bits, None, sum(sizes), repo, revision)
 
 
-def _card(folder: Path) -> dict[str, Any]:
+def _card(folder: Path) -> JsonObject:
     import huggingface_hub
 
     try:
@@ -126,6 +128,7 @@ def _card(folder: Path) -> dict[str, Any]:
 
 def _mlx_bits(folder: Path) -> int | None:
     try:
-        return int(read_json(folder / "config.json")["quantization"]["bits"])
-    except (SealportError, KeyError, TypeError, ValueError):
+        bits = table(read_json(folder / "config.json"), "quantization").get("bits")
+    except (SealportError, TypeError):
         return None
+    return bits if isinstance(bits, int) else None

@@ -92,8 +92,7 @@ def _next(name: str, made: list[dict[str, Any]], cached: list[Port], missing: li
 def _artifact(path: Path) -> dict[str, Any]:
     try:
         manifest = artifact.read(path)
-        parity = {head: figures["worst"] for head, figures in manifest.parity.get("heads", {}).items()}
-    except (IntegrityError, KeyError, TypeError, AttributeError):
+    except IntegrityError:
         return {"name": path.name, "path": str(path), "verdict": "broken", "size": 0}
     return {
         "name": manifest.name,
@@ -103,5 +102,5 @@ def _artifact(path: Path) -> dict[str, Any]:
         "size": manifest.size,
         "target": manifest.target,
         "bits": manifest.bits,
-        "parity": parity,
+        "parity": manifest.parity.worst,
     }

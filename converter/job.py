@@ -5,10 +5,8 @@ import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from converter import corpus
-from converter.bar import Bar
 from converter.proof.measure import check_queries
 from converter.quantize.grid import uniform
 from converter.recipe import Recipe
@@ -18,7 +16,10 @@ from converter.staging import check_destination
 from converter.targets import DEFAULT_BITS, TARGETS, Target, load_target
 from shim import artifact
 from shim.architectures import architecture
+from shim.artifact import Settings
 from shim.errors import UsageError
+from shim.jsons import JsonObject
+from shim.parity import Bar
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits; with fewer, rounding to nearest does not suffice and calibration is the default
@@ -80,7 +81,7 @@ class Job:
         return architecture(self.recipe.architecture).FULL_PRECISION
 
     @property
-    def goal(self) -> dict[str, Any]:
+    def goal(self) -> JsonObject:
         """What the choice of bits depends on besides the texts, for keys of the cache."""
         return {"bits": self.bits, **asdict(self.bar), "strict": self.request.strict_bits, "size": self.request.max_size}
 
@@ -113,22 +114,22 @@ def destination(request: Request) -> Path:
     return request.out / f"{request.recipe.name}-{request.target}-{_bits(request)}bit"
 
 
-def settings(request: Request) -> dict[str, Any]:
-    """What an artifact depends on besides its original, target and bits; a manifest with the same ones is of the same request.
-
-    recipe: digest of the recipe as it is written, before the original's files were read.
-    """
+def settings(request: Request) -> Settings:
+    """What the artifact depends on besides its original, target and bits: the same again would make the same."""
     stated = asdict(request.recipe) | {"stated": sorted(request.recipe.stated)}
-    return {
-        "recipe": hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest(),
-        "effort": _effort(request, _bits(request)),
-        "parity": request.recipe.parity.cosine if request.parity is None else request.parity,
-        "parity_on": request.parity_on,
-        "strict_bits": request.strict_bits,
-        "max_size": request.max_size,
-        "calibration": artifact.hash_file(request.calibration) if request.calibration else None,
-        "corpus": artifact.hash_file(request.corpus),
-    }
+    found = Settings(
+        recipe=hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest(),
+        effort=_effort(request, _bits(request)),
+        parity=request.recipe.parity.cosine if request.parity is None else request.parity,
+        parity_on=request.parity_on,
+        strict_bits=request.strict_bits,
+        corpus=artifact.hash_file(request.corpus),
+    )
+    if request.calibration:
+        found["calibration"] = artifact.hash_file(request.calibration)
+    if request.max_size:
+        found["max_size"] = request.max_size
+    return found
 
 
 def _bits(request: Request) -> int:

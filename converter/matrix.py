@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import shim
 from converter import pipeline
@@ -19,6 +18,7 @@ from shim import artifact
 from shim.artifact import Manifest
 from shim.console import INTERRUPTED, interrupted, prepare
 from shim.errors import IntegrityError, SealportError, UsageError
+from shim.jsons import JsonObject
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -37,14 +37,13 @@ class Entry:
     error: str = ""
     exit_code: int = 0
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> JsonObject:
         """Name, path, state, exit code; of an artifact its verdict and figures, else the error."""
-        found: dict[str, Any] = {"name": self.name, "path": str(self.path), "state": self.state, "exit_code": self.exit_code}
+        found: JsonObject = {"name": self.name, "path": str(self.path), "state": self.state, "exit_code": self.exit_code}
         if self.manifest is None:
             return found | {"error": self.error} if self.error else found
-        parity = {head: figures["worst"] for head, figures in self.manifest.parity.get("heads", {}).items()}
-        about = {"verdict": self.manifest.verdict, "parity": parity, "size": self.manifest.size}
-        return found | about | {"bits_per_weight": self.manifest.quantization["bits_per_weight"]}
+        found |= {"verdict": self.manifest.verdict, "parity": {**self.manifest.parity.worst}, "size": self.manifest.size}
+        return found | {"bits_per_weight": self.manifest.quantization["bits_per_weight"]}
 
 
 def run(requests: list[Request], starting: Callable[[int], AbstractContextManager[Progress]]) -> Iterator[Entry]:
@@ -78,9 +77,11 @@ def _carried_out(request: Request, path: Path, progress: Progress) -> Entry:
         except (UsageError, IntegrityError):
             if not request.force:
                 raise
-    _, manifest = apart(
-        _convert, request, progress=lambda stage: progress(*stage), name="the conversion's process", parent=True
-    )
+
+    def told(stage: tuple[str, int, int]) -> None:
+        progress(*stage)
+
+    _, manifest = apart(_convert, request, progress=told, name="the conversion's process", parent=True)
     return _entry("converted", path, manifest)
 
 
@@ -95,26 +96,25 @@ def kept(request: Request) -> Manifest:
     artifact.check_files(path, manifest)
     if "settings" not in manifest.tool:
         raise UsageError(f"{path} does not say how it was made, as it is of an older version; --force replaces it")
-    wanted: dict[str, Any] = {"version": shim.__version__, **settings(request)}
-    there: dict[str, Any] = {"version": manifest.tool["version"], **manifest.tool["settings"]}
-    others = [key for key, value in wanted.items() if there.get(key) != value]
-    if not others and not _same_origin(request, manifest):
-        others = ["original"]
-    if manifest.verdict == "unverified" and not others:
+    wanted: dict[str, object] = {"version": shim.__version__, **settings(request)}
+    there: dict[str, object] = {"version": manifest.tool["version"], **manifest.tool["settings"]}
+    others = [key for key in {**wanted, **there} if there.get(key) != wanted.get(key)]
+    if others or not _same_origin(request, manifest):
+        what = others[0].replace("_", " ") if others else "original"
+        raise UsageError(f"{path} was made with another {what}; --force replaces it")
+    if manifest.verdict == "unverified":
         raise UsageError(f"{path} was not verified; `convert verify {path}` does, or --force converts again")
-    if others:
-        raise UsageError(f"{path} was made with another {others[0].replace('_', ' ')}; --force replaces it")
     return manifest
 
 
 def _same_origin(request: Request, manifest: Manifest) -> bool:
     """A package's version and a commit of the hub say it by themselves; otherwise the files do."""
-    source, origin = request.recipe.source, {key: manifest.source[key] for key in ("repo", "revision")}
+    source, origin = request.recipe.source, (manifest.source["repo"], manifest.source["revision"])
     if request.source is None and installed(source.package):
-        return origin == package(source.package)[1]
+        return origin == tuple(package(source.package)[1].values())
     if request.source is None and COMMIT.fullmatch(source.revision):
-        return origin == {"repo": source.repo, "revision": source.revision}
-    return bool(open_source(request.recipe, request.source).files == manifest.source["files"])
+        return origin == (source.repo, source.revision)
+    return open_source(request.recipe, request.source).files == manifest.source["files"]
 
 
 def _entry(state: str, path: Path, manifest: Manifest) -> Entry:

@@ -8,13 +8,11 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import shim
 from converter import card, companions, corpus
-from converter.bar import Bar
 from converter.candidate import Candidate, Judged
 from converter.evaluation.compare import compare
 from converter.evaluation.sets import gather
@@ -27,12 +25,12 @@ from converter.source.settle import SETTLED
 from converter.staging import empty, staged
 from converter.strategy import strategy
 from shim import artifact
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Quantization, Stored
 from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
+from shim.parity import Evaluation, Parity, Witness
 
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 RECORD = "quantization.json"
-EVALUATION = "evaluation"  # the key of parity under which `evaluate` records what it found
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -42,7 +40,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     """
     job = resolve(request)
     find = strategy(job, progress)
-    witness: dict[str, Any] = {}
+    witness: Witness | None = None
     if request.verified:
         with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
             witness = prepare(job.checkpoint, job.recipe.task, job.verification, progress)
@@ -52,14 +50,15 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             """Make the directory this candidate's artifact, and measure it."""
             empty(directory)
             _write(job, candidate, directory, progress)
-            parity: dict[str, Any] = {"verdict": "unverified", "target": job.bar.cosine, "on": job.bar.on}
-            manifest = _seal(job, candidate, directory, parity)
+            manifest = _seal(job, candidate, directory)
             if request.verified:
-                parity = measure(directory, manifest, job.checkpoint, job.verification, job.bar, witness, progress)
-                manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": job.corpus_sha256})
+                parity = measure(directory, manifest, job.checkpoint, job.verification, progress)
+                parity = dataclasses.replace(parity, witness=witness, corpus_sha256=job.corpus_sha256)
+                manifest = dataclasses.replace(manifest, parity=parity)
                 artifact.write(directory, manifest)
             (directory / "README.md").write_text(card.card(manifest, card.PLOT in manifest.files), encoding="utf-8")
-            return Judged(manifest.verdict == "pass", job.bar.loss_of(parity["heads"])) if request.verified else None
+            heads = manifest.parity.heads
+            return Judged(manifest.verdict == "pass", job.bar.loss_of(heads)) if heads else None
 
         find(judge)
         manifest = artifact.read(directory)
@@ -76,20 +75,18 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
     checkpoint = _original(manifest, source)
     if corpus_file is None:
         _check_writable(directory)
-    bar = Bar(float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst"))
     path = corpus_file or corpus.VERIFICATION
     texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
     check_queries(checkpoint, manifest.model, manifest.task, texts)
     witness = prepare(checkpoint, manifest.task, texts, progress)
-    parity = measure(directory, manifest, checkpoint, texts, bar, witness, progress)
-    parity |= {key: manifest.parity[key] for key in (EVALUATION,) if key in manifest.parity}  # its files are the same
-    origin = {key: manifest.source[key] for key in ("repo", "revision")}
+    parity = measure(directory, manifest, checkpoint, texts, progress)
+    kept = manifest.parity.evaluation  # the files are those that it was measured on
     measured = dataclasses.replace(
         manifest,
         schema=artifact.SCHEMA,
-        source={**described(checkpoint), **origin},
+        source={**described(checkpoint), "repo": manifest.source["repo"], "revision": manifest.source["revision"]},
         model=checkpoint.spec,
-        parity={**parity, "corpus_sha256": digest},
+        parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest, evaluation=kept),
     )
     if corpus_file is None:
         _seal_again(directory, manifest, measured)
@@ -98,7 +95,7 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
 
 def evaluate(
     directory: Path, source: str | None, pairs: tuple[Path, ...], folders: tuple[Path, ...], nano: bool, progress: Progress
-) -> tuple[Manifest, list[dict[str, Any]]]:
+) -> tuple[Manifest, list[Evaluation]]:
     """The artifact's figures on data sets beside its original's, sealed into it; those of the same sets before are replaced.
 
     pairs, folders, nano: see `evaluation.sets.gather`. Raises IntegrityError as `verify` does.
@@ -110,9 +107,9 @@ def evaluate(
     _check_writable(directory)
     sets = gather(manifest.task, pairs, folders, nano)
     found = compare(directory, manifest, _original(manifest, source), sets, progress)
-    names = {record["set"] for record in found}
-    kept = [record for record in manifest.parity.get(EVALUATION, []) if record["set"] not in names]
-    evaluated = dataclasses.replace(manifest, parity={**manifest.parity, EVALUATION: kept + found})
+    names = {each.set for each in found}
+    kept = [each for each in manifest.parity.evaluation or () if each.set not in names]
+    evaluated = dataclasses.replace(manifest, parity=dataclasses.replace(manifest.parity, evaluation=kept + found))
     _seal_again(directory, manifest, evaluated)
     return evaluated, found
 
@@ -170,8 +167,8 @@ def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) 
     companions.write(job.checkpoint, directory)
 
 
-def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any]) -> Manifest:
-    """The manifest of what is in the directory, written there."""
+def _seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
+    """The manifest of what is in the directory, not yet measured, written there."""
     manifest = Manifest(
         schema=artifact.SCHEMA,
         name=job.name,
@@ -183,7 +180,7 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
         model=job.recipe.model,
         quantization=_quantization(job, candidate, directory),
         files=artifact.hash_files(directory),
-        parity=parity,
+        parity=Parity(verdict="unverified", target=job.bar.cosine, on=job.bar.on),
         tool={"version": shim.__version__, "packages": _packages(), "settings": settings(job.request)},
         license=job.recipe.license,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -192,10 +189,10 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
     return manifest
 
 
-def _quantization(job: Job, candidate: Candidate, directory: Path) -> dict[str, Any]:
+def _quantization(job: Job, candidate: Candidate, directory: Path) -> Quantization:
     weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
     count = sum(int(np.prod(tensor.shape)) for tensor in job.checkpoint.tensors.values())
-    plain = {name: dataclasses.asdict(scheme) for name, scheme in candidate.plan.items()}
+    plain = {name: Stored(bits=scheme.bits, group_size=scheme.group_size) for name, scheme in candidate.plan.items()}
     return {
         "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
         "tensors": candidate.integers.describe() if candidate.integers else plain,

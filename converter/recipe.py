@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from shim.architectures import architecture
-from shim.artifact import PARITY_TARGET
 from shim.errors import UsageError
+from shim.parity import PARITY_TARGET
 from shim.pooling import POOLINGS
 from shim.prompts import DEFAULT, PAIR, PAIR_SLOTS, PROMPTS, SLOT, TEMPLATE
 from shim.spec import SIMILARITIES, STEPS, ModelSpec, Module

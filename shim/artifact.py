@@ -2,26 +2,105 @@
 
 import hashlib
 import json
-import math
 import os
-import typing
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from shim.errors import IntegrityError, SourceError, UsageError
-from shim.spec import STEPS, ModelSpec, Module
+from shim.jsons import JsonObject, strictly
+from shim.parity import PARITY_TARGET, Parity, Witness
+from shim.spec import STEPS, ModelSpec
 
 MANIFEST = "artifact.json"
 SCHEMA = 2
 UNWITNESSED = 1  # the schema of artifacts whose reference no upstream loader had confirmed; they have no keys of SINCE
-PARITY_TARGET = 0.999
 WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
-VERDICTS = ("pass", "fail", "unverified")
 TARGETS = ("mlx", "onnx")
 
 
 SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case")
+
+
+class File(TypedDict):
+    """A file of an artifact, or of its original; size: bytes."""
+
+    sha256: str
+    size: int
+
+
+class Origin(TypedDict):
+    """Where an original is: a repository of the hub at a commit, `pkg:MODULE` at a version, or `dir:NAME`."""
+
+    repo: str
+    revision: str
+
+
+class Source(Origin):
+    """The original: its files; which of them says what; what the recipe says otherwise, and why."""
+
+    files: dict[str, File]
+    facts: NotRequired[dict[str, str]]
+    overrides: NotRequired[dict[str, str]]
+
+
+class Stored(TypedDict):
+    """How a module is stored; input: how what goes into it is rounded, where its product is in integers.
+
+    Where a search chose it, its Record also has the bytes, the mean 1 - cosine that they cost, and its share of all modules'.
+    """
+
+    bits: int
+    group_size: NotRequired[int]
+    input: NotRequired[str]
+    bytes: NotRequired[int]
+    cost: NotRequired[float]
+    share_of_error: NotRequired[float]
+
+
+class Record(TypedDict, total=False):
+    """`quantization.json`: how the modules were chosen; of a search also what it predicted, and all that it could choose.
+
+    predicted, points of the curve: bits per weight, and 1 - cosine of the `worst` text and of the `mean`.
+    """
+
+    method: str
+    parity_on: str
+    predicted: dict[str, float]
+    curve: list[dict[str, float]]
+    tensors: dict[str, Stored]
+
+
+class Quantization(TypedDict):
+    """tensors: what is not in full precision."""
+
+    bits_per_weight: float
+    tensors: dict[str, Stored]
+
+
+class Settings(TypedDict):
+    """What was asked of the tool, beside original, target and bits.
+
+    recipe: digest of the recipe as it is written. parity, parity_on: see Bar. corpus, calibration: SHA-256 of a file of texts.
+    """
+
+    recipe: str
+    effort: str
+    parity: float
+    parity_on: str
+    strict_bits: bool
+    corpus: str
+    calibration: NotRequired[str]
+    max_size: NotRequired[int]
+
+
+class Tool(TypedDict):
+    """What made the artifact."""
+
+    version: str
+    packages: dict[str, str]
+    settings: NotRequired[Settings]
 
 
 @dataclass(frozen=True)
@@ -34,23 +113,27 @@ class Manifest:
     task: str
     target: str
     bits: int
-    source: dict[str, Any]
+    source: Source
     model: ModelSpec
-    quantization: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    parity: dict[str, Any]
-    tool: dict[str, Any]
+    quantization: Quantization
+    files: dict[str, File]
+    parity: Parity
+    tool: Tool
     license: str
     created: str
 
     @property
     def verdict(self) -> str:
-        return str(self.parity["verdict"])
+        return self.parity.verdict
 
     @property
     def size(self) -> int:
         """Bytes of all files listed."""
-        return sum(int(entry["size"]) for entry in self.files.values())
+        return sum(entry["size"] for entry in self.files.values())
+
+    def as_json(self) -> JsonObject:
+        """The manifest as JSON values, as `write` writes it."""
+        return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})
 
 
 def read(directory: Path) -> Manifest:
@@ -62,25 +145,18 @@ def read(directory: Path) -> Manifest:
     return parse(read_object(path), path)
 
 
-def parse(raw: dict[str, Any], path: Path) -> Manifest:
-    """The manifest that a JSON object is; `path` names its file in errors. Raises IntegrityError, see `read`."""
-    if not isinstance(raw.get("model"), dict):
+def parse(raw: object, path: Path) -> Manifest:
+    """The manifest that a JSON value is; `path` names its file in errors. Raises IntegrityError, see `read`."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
         raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")
-    model = raw["model"]
-    if raw["schema"] == SCHEMA:
-        steps = model.get("modules")
-        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-            raise IntegrityError(f"{path}: modules must be a list of objects, not {steps!r}")
-        model = {**model, "modules": [_strict(Module, step, path) for step in steps]}
-    absent = SINCE if raw["schema"] == UNWITNESSED else ()
-    manifest = _strict(Manifest, {**raw, "model": _strict(ModelSpec, model, path, absent)}, path)
+    manifest: Manifest = strictly(Manifest, raw, str(path), SINCE if raw["schema"] == UNWITNESSED else ())
     _check_seal(manifest, path)
     return manifest
 
 
-def read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> JsonObject:
     """The JSON object in a file of an artifact. Raises IntegrityError when there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -91,21 +167,9 @@ def read_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def _strict(cls: Any, raw: dict[str, Any], path: Path, absent: tuple[str, ...] = ()) -> Any:
-    names = {f.name for f in fields(cls)} - set(absent)
-    for problem, keys in (("unknown", raw.keys() - names), ("missing", names - raw.keys())):
-        if keys:
-            raise IntegrityError(f"{path}: key {', '.join(sorted(keys))} {problem}")
-    for name, hint in typing.get_type_hints(cls).items():
-        kind = typing.get_origin(hint) or hint
-        if name in names and (not isinstance(raw[name], kind) or (isinstance(raw[name], bool) and kind is not bool)):
-            raise IntegrityError(f"{path}: {name} must be {kind.__name__}, not {raw[name]!r}")
-    return cls(**raw)
-
-
 def _check_seal(manifest: Manifest, path: Path) -> None:
     """A hand-edited verdict contradicts the figures beside it."""
-    parity = manifest.parity
+    parity, heads = manifest.parity, manifest.parity.heads or {}
     if manifest.target not in TARGETS:
         raise IntegrityError(f"{path}: target {manifest.target!r} unknown ({', '.join(TARGETS)})")
     if manifest.model.max_tokens < 1 or manifest.model.dimensions < 1:
@@ -113,43 +177,29 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
     for step in manifest.model.modules:
         if step.activation not in STEPS.get(step.type, ()) or (step.type == "dense") != (step.width > 0):
             raise IntegrityError(f"{path}: module {step} unknown ({', '.join(STEPS)})")
-    try:
-        str(manifest.source["repo"]), str(manifest.source["revision"]), manifest.source["files"].items()
-        float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
-        if parity["verdict"] not in VERDICTS:
-            raise IntegrityError(f"{path}: verdict {parity['verdict']!r} unknown ({', '.join(VERDICTS)})")
-        on = parity.get("on", "worst")
-        if on not in ("worst", "mean"):
-            raise IntegrityError(f"{path}: parity on {on!r} unknown (worst, mean)")
-        if parity["verdict"] != "unverified":
-            worst = min(float(head[on]) for head in parity["heads"].values())
-            unmeasured = set(manifest.model.heads) - set(parity["heads"])
-            if parity["verdict"] == "pass" and (unmeasured or not worst >= float(parity["target"])):
-                raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({on} {worst:.6f})")
-            if parity["verdict"] == "pass" and manifest.schema != UNWITNESSED:
-                _check_witness(parity.get("witness"), path)
-        check_names(manifest.files, path)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise IntegrityError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+    if parity.verdict != "unverified" and (not heads or parity.target is None):
+        raise IntegrityError(f"{path}: malformed parity: verdict {parity.verdict} without figures or target")
+    if parity.verdict == "pass" and not (parity.bar.passes(heads) and set(manifest.model.heads) <= set(heads)):
+        lowest = 1 - parity.bar.loss_of(heads)
+        raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
+    if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
+        _check_witness(parity.witness, path)
+    check_names(manifest.files, path)
 
 
-def check_names(files: dict[str, dict[str, Any]], path: Path) -> None:
-    """Raise IntegrityError where a file that is listed has no size and hash, or a name that leads out of the artifact."""
-    for name, entry in files.items():
+def check_names(files: Iterable[str], path: Path) -> None:
+    """Raise IntegrityError for the name of a file that leads out of the artifact."""
+    for name in files:
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise IntegrityError(f"{path}: file {name} lies outside the artifact")
-        try:
-            int(entry["size"]), str(entry["sha256"])
-        except (KeyError, TypeError, ValueError):
-            raise IntegrityError(f"{path}: file {name} has no size and sha256") from None
 
 
-def _check_witness(witness: Any, path: Path) -> None:
+def _check_witness(witness: Witness | None, path: Path) -> None:
     """A pass needs an upstream library's word that the original was read as it reads it."""
-    if not isinstance(witness, dict) or not witness.get("library") or not witness.get("version"):
+    if not witness or not witness.library or not witness.version:
         raise IntegrityError(f"{path}: verdict pass without a witness; `convert verify` asks the upstream library")
-    if not float(witness["worst"]) <= float(witness["tolerance"]) <= WITNESS_TOLERANCE or int(witness["texts"]) < 1:
-        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {float(witness['worst']):.2g})")
+    if not witness.worst <= witness.tolerance <= WITNESS_TOLERANCE or witness.texts < 1:
+        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {witness.worst:.2g})")
 
 
 def write(directory: Path, manifest: Manifest) -> None:
@@ -157,7 +207,7 @@ def write(directory: Path, manifest: Manifest) -> None:
     temporary = directory / (MANIFEST + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(manifest), file, ensure_ascii=False, indent=1, allow_nan=False)
+            json.dump(manifest.as_json(), file, ensure_ascii=False, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(directory / MANIFEST)
@@ -171,7 +221,7 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
+def hash_files(directory: Path) -> dict[str, File]:
     """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {path.relative_to(directory).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}
@@ -209,9 +259,7 @@ def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
         raise IntegrityError(
             f"{manifest.name}: verdict is {manifest.verdict}, not pass; allow_unverified=True (--allow-unverified) loads it"
         )
-    target, wanted = float(manifest.parity["target"]), PARITY_TARGET if min_parity is None else min_parity
-    if manifest.parity.get("on") == "mean":  # what it promises of every text is its worst one's cosine, rounded down
-        target = math.floor(1e4 * min(float(head["worst"]) for head in manifest.parity["heads"].values())) / 1e4
+    target, wanted = manifest.parity.promised, PARITY_TARGET if min_parity is None else min_parity
     if not target >= wanted:
         raise IntegrityError(
             f"{manifest.name}: sealed at parity {target:g}, under {wanted:g}; "

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -16,9 +16,11 @@ from shim.batches import BATCH_TOKENS
 from shim.checks import check_text
 from shim.console import run
 from shim.errors import UsageError
+from shim.jsons import Json, JsonObject
 from shim.model import Model, load
 from shim.results import Embeddings
 
+Result = TypeVar("Result")
 Opener = Callable[[Path], Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -26,11 +28,11 @@ TEXT = 'a JSON string or {"text": "…"}'
 RANKING = '{"query": "…", "documents": ["…", …]}'
 
 
-def loading(command: Callable[..., Any]) -> Callable[..., Any]:
+def loading(command: Callable[..., Result]) -> Callable[..., Result]:
     """The options of every command that loads an artifact; it gets an `opener`, which loads one as they say."""
 
     @functools.wraps(command)
-    def with_opener(device: str, allow_unverified: bool, min_parity: float | None, **given: Any) -> Any:
+    def with_opener(device: str, allow_unverified: bool, min_parity: float | None, **given: object) -> Result:
         opener = partial(load, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
         return command(opener=opener, **given)
 
@@ -124,7 +126,7 @@ def embed(path: Path, opener: Opener, heads: str, **asked: Any) -> None:
 
 def _show(out: Embeddings) -> None:
     for row, vector in enumerate(out.dense):
-        shown: dict[str, Any] = {"embedding": vector.tolist(), "tokens": out.tokens[row], "truncated": out.truncated[row]}
+        shown: JsonObject = {"embedding": vector.tolist(), "tokens": out.tokens[row], "truncated": out.truncated[row]}
         if out.sparse is not None:
             shown["sparse"] = {"indices": list(out.sparse[row]), "values": list(out.sparse[row].values())}
         if out.colbert is not None:
@@ -157,7 +159,7 @@ def rerank(path: Path, opener: Opener, instruction: str | None, top_n: int | Non
         raise UsageError("stdin holds no lines; give one JSON object a line")
 
 
-def _lines(shape: str) -> Iterator[tuple[int, Any]]:
+def _lines(shape: str) -> Iterator[tuple[int, Json]]:
     """The number and the JSON value of each line on stdin that is not blank; `shape` is what it should be."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         if line.strip():

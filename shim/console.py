@@ -6,11 +6,12 @@ import signal
 import sys
 import threading
 import warnings
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from shim.errors import SealportError
+from shim.jsons import Json
 
 UNREADABLE, INTERRUPTED = 3, 130
 interrupted = threading.Event()  # some libraries turn an interrupt into an error of their own
@@ -50,7 +51,7 @@ def prepare(name: str) -> None:
     warnings.simplefilter("once", UserWarning)  # others, as of a file that an interrupt left open, tell users nothing
 
 
-def show_json(value: Any) -> None:
+def show_json(value: Json) -> None:
     """Print one JSON object on stdout. NaN is a ValueError, never null."""
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 

@@ -4,7 +4,6 @@ import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from shim.artifact import Manifest
 from shim.batches import batches
 from shim.checks import check_text, check_texts
 from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.jsons import JsonObject
 from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
 from shim.prompts import prompt_of
 from shim.results import Embeddings, Output, Ranked
@@ -128,7 +128,7 @@ class Model:
         return PROJECTED if self.manifest.model.normalized else OUTPUTS["dense"]
 
     def _output(self, item: Encoded, row: int, arrays: dict[str, np.ndarray], heads: Sequence[str]) -> Output:
-        values: dict[str, Any] = {}
+        values: dict[str, np.ndarray] = {}
         broken = None
         for head in dict.fromkeys(heads):
             value = arrays[self._named(head)][row]
@@ -139,9 +139,8 @@ class Model:
             if not np.isfinite(value).all():
                 broken = head
             values[head] = value[1:] if head == "colbert" else value
-        if "sparse" in values:
-            values["sparse"] = lexical(item.ids, values["sparse"], self._unused)
-        return Output(len(item.ids), item.truncated, values, broken)
+        sparse = lexical(item.ids, values["sparse"], self._unused) if "sparse" in values else {}
+        return Output(len(item.ids), item.truncated, values, broken, sparse)
 
     def compute_all(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
         """The outputs of all, in order, batch by batch. Raises NotFiniteError for NaN or infinity in one."""
@@ -173,7 +172,7 @@ class Model:
             dense = cut(dense, width)
         return Embeddings(
             dense,
-            [output.values["sparse"] for output in outputs] if "sparse" in heads else None,
+            [output.sparse for output in outputs] if "sparse" in heads else None,
             [output.values["colbert"] for output in outputs] if "colbert" in heads else None,
             [output.tokens for output in outputs],
             [output.truncated for output in outputs],
@@ -191,7 +190,7 @@ class Model:
         facts = [(float(scores[row]), float(logits[row]), outputs[row].tokens, outputs[row].truncated) for row in order]
         return [Ranked(row, *fact) for row, fact in zip(order, facts, strict=True)]
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> JsonObject:
         """What a client may want to know of the model, as JSON values."""
         embeds = self.task == "embed"
         return {
@@ -208,8 +207,8 @@ class Model:
             "target": self.manifest.target,
             "bits": self.manifest.bits,
             "verdict": self.manifest.verdict,
-            "texts": self.manifest.parity.get("texts", 0),
-            "parity": {name: head["worst"] for name, head in self.manifest.parity.get("heads", {}).items()},
+            "texts": self.manifest.parity.texts or 0,
+            "parity": self.manifest.parity.worst,
             "license": self.manifest.license,
             "runtime": self.runtime.name,
             "device": self.runtime.device,

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, normalizers
 from shim.artifact import read_object
 from shim.checks import check_text
 from shim.errors import IntegrityError, UsageError
+from shim.jsons import array
 from shim.prompts import DEFAULT, PAIR, SLOT
 
 
@@ -72,7 +73,7 @@ class TextEncoder:
             raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be a whole number, not {pad_id!r}")
         self.pad_id = pad_id
         # transformers' classifiers over causal models score at the last token that is not the padding id, even a text's own.
-        names = [str(name) for name in config.get("architectures") or ()]
+        names = [str(name) for name in array(config, "architectures")]
         causal = config.get("model_type") == "qwen3" and config.get("pad_token_id") is not None
         self.unscored = pad_id if causal and any(name.endswith("ForSequenceClassification") for name in names) else None
 
@@ -148,7 +149,7 @@ class TextEncoder:
         """Ids that mean nothing in a sparse vector: those of the cls, eos, pad and unk tokens of `tokenizer_config.json`."""
         config = read_object(self.directory / "tokenizer_config.json")
         tokens = [config.get(f"{name}_token") for name in ("cls", "eos", "pad", "unk")]
-        ids = [self.tokenizer.token_to_id(t["content"] if isinstance(t, dict) else t) for t in tokens if t is not None]
+        ids = [self.tokenizer.token_to_id(str(t["content"] if isinstance(t, dict) else t)) for t in tokens if t is not None]
         return frozenset(id for id in ids if id is not None)
 
     def batch(self, encoded: Sequence[Encoded]) -> Tokens:

@@ -38,6 +38,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 _import_mlx()  # before a test does: on Linux it is then 30 times as fast, for the whole process
+pytest_plugins = ["support.publishing"]  # fixtures
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 # The weights of another model in another layout, or behind another prompt: the target and the bits of each.
@@ -177,24 +178,6 @@ def tiny_artifact(tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPa
     arguments = ("--to", "onnx", "--bits", 32, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out)
     run("converter", tiny / "tiny.toml", *arguments)
     return out / "tiny-onnx-32bit"
-
-
-@pytest.fixture(scope="session")
-def precisions(tiny: Path, corpus_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """The small BERT sealed at other bits: `precisions(8)`, or with the weights beside its graph, `precisions(8, "data")`."""
-
-    @functools.cache
-    def make(bits: int, kind: str = "onnx") -> Path:
-        out = tmp_path_factory.mktemp(f"{kind}-{bits}")
-        arguments = ("--bits", bits, "--source", tiny / "checkpoint", "--corpus", corpus_file, "--out", out, "--effort", "fast")
-        with pytest.MonkeyPatch.context() as patch:
-            if kind == "data":
-                patch.setattr("converter.targets.onnx.EXTERNAL_ABOVE", 0)
-            target = "mlx" if kind == "mlx" else "onnx"
-            run("converter", tiny / "tiny.toml", "--to", target, *arguments, *(("--parity", 0.5) if bits < 8 else ()))
-        return out / f"tiny-{target}-{bits}bit"
-
-    return make
 
 
 @pytest.fixture(scope="session")

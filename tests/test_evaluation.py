@@ -1,5 +1,6 @@
 """`convert eval`: both models' figures against what the upstream libraries compute, what is sealed, and what is refused."""
 
+import dataclasses
 import json
 import os
 import runpy
@@ -81,10 +82,10 @@ def test_figures_stay_until_their_set_is_measured_again(
     for pairs in (one, other, one):
         convert(*command, pairs)
     after = artifact.read(path)
-    assert [(record["set"], record["n"]) for record in after.parity["evaluation"]] == [("other", 5), ("one", 6)]
-    assert {**after.parity, "evaluation": None} == {**before.parity, "evaluation": None}
+    assert [(record.set, record.n) for record in after.parity.evaluation or ()] == [("other", 5), ("one", 6)]
+    assert dataclasses.replace(after.parity, evaluation=None) == before.parity
     convert("verify", path, "--source", tiny / "checkpoint")
-    assert artifact.read(path).parity["evaluation"] == after.parity["evaluation"]
+    assert artifact.read(path).parity.evaluation == after.parity.evaluation
     assert "spearman" in convert("inspect", path).stdout
 
 

@@ -118,7 +118,7 @@ def test_a_stream_beyond_float16_survives_in_a_float16_graph(tmp_path: Path, mon
     request = pipeline.Request(standin_recipe(EMBEDDING), "mlx", 16, str(directory), tmp_path / "out")
     path, manifest = pipeline.convert(request, lambda *_: None)
     assert manifest.verdict == "pass", "on a CPU in float32, and a few texts in float16"
-    assert manifest.parity["packed_kernels"]["kernels"] == "quantized"
+    assert manifest.parity.packed_kernels.kernels == "quantized"
     # onnxruntime's CPU kernels compute float16 graphs in float32; MLX's do not.
     model = Model(manifest, TextEncoder(path, 32768), open_runtime(path, manifest.model, "cpu", kernels="quantized"))
     assert (model.embed(TEXTS[:4]).dense * upstream.vectors(directory, TEXTS[:4], "last")).sum(axis=1).min() > 0.999

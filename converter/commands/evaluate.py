@@ -1,5 +1,6 @@
 """`convert eval`: what parity means to a user."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -42,6 +43,8 @@ def evaluate(
         manifest, found = pipeline.evaluate(path, source, pairs, folders, nano, progress)
     if as_json:
         bootstrap = {"resamples": figures.RESAMPLES, "seed": figures.SEED, "level": figures.LEVEL}
-        show_json({"path": str(path), "name": manifest.name, "evaluation": found, "bootstrap": bootstrap})
+        show_json(
+            {"path": str(path), "name": manifest.name, "evaluation": [asdict(each) for each in found], "bootstrap": bootstrap}
+        )
     else:
         click.echo("\n".join([f"{manifest.name}: {manifest.verdict}", *show.evaluation(found)]))

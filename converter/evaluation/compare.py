@@ -1,18 +1,16 @@
 """Both models asked for the same: the original by its own library in fp32, the artifact through the shim."""
 
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 import shim
 from converter.evaluation import figures
-from converter.evaluation.figures import Answers, Record
+from converter.evaluation.figures import Answers, Output
 from converter.evaluation.sets import Pairs, Retrieval
 from converter.proof import reference
 from converter.proof.measure import Progress
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import Manifest
+from shim.parity import Evaluation
 from shim.prompts import prompt_of
 from shim.text import TextEncoder
 
@@ -22,7 +20,7 @@ Input = tuple[str, str]  # (task, text), of a reranker (query, document)
 
 def compare(
     directory: Path, manifest: Manifest, checkpoint: Checkpoint, sets: list[Pairs | Retrieval], progress: Progress
-) -> list[Record]:
+) -> list[Evaluation]:
     """The figures of both on each set, in the order of the sets.
 
     Every text goes behind the model's own prompt for its part, the same on both sides. Raises UsageError for a query that
@@ -44,7 +42,7 @@ def compare(
     assert rows is not None
     original = Answers(dict(zip(inputs, rows, strict=True)), manifest.model.similarity)
     artifact = Answers(found, manifest.model.similarity)
-    records: list[Record] = []
+    records: list[Evaluation] = []
     for data in sets:
         if isinstance(data, Pairs):
             records += figures.similarity(data, original, artifact)
@@ -69,8 +67,8 @@ def _pairs(data: Pairs | Retrieval) -> list[Input]:
     ]
 
 
-def _vectors(model: shim.Model, inputs: list[Input], progress: Progress) -> dict[Input, np.ndarray]:
-    found: dict[Input, np.ndarray] = {}
+def _vectors(model: shim.Model, inputs: list[Input], progress: Progress) -> dict[Input, Output]:
+    found: dict[Input, Output] = {}
     for task in sorted({task for task, _ in inputs}):
         own = sorted((text for other, text in inputs if other == task), key=len)  # those of a length together: less padding
         for start in range(0, len(own), TOGETHER):
@@ -80,11 +78,11 @@ def _vectors(model: shim.Model, inputs: list[Input], progress: Progress) -> dict
     return found
 
 
-def _scores(model: shim.Model, inputs: list[Input], progress: Progress) -> dict[Input, Any]:
+def _scores(model: shim.Model, inputs: list[Input], progress: Progress) -> dict[Input, Output]:
     documents: dict[str, list[str]] = {}
     for query, document in inputs:
         documents.setdefault(query, []).append(document)
-    found: dict[Input, Any] = {}
+    found: dict[Input, Output] = {}
     for query, own in documents.items():
         found.update({(query, own[ranked.index]): ranked.logit for ranked in model.rerank(query, own)})
         progress("verify", len(found), len(inputs))

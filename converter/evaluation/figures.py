@@ -13,6 +13,7 @@ import numpy as np
 
 from converter.evaluation.sets import Pairs, Retrieval
 from shim.errors import UsageError
+from shim.parity import Evaluation
 
 RESAMPLES = 2000
 SEED = 0
@@ -25,7 +26,7 @@ SIMILARITY, QUERY, DOCUMENT = (
 CUT = 10  # of nDCG, MRR and recall; recall at DEEP, too, where there are more documents
 DEEP = 100
 
-Record = dict[str, Any]  # set, metric, original, artifact, difference, low, high: from -1 to 1; n: pairs or queries
+Output = np.ndarray | float  # a vector, or a reranker's logit
 
 
 class Answers:
@@ -34,7 +35,7 @@ class Answers:
     outputs: of (task, text) the vector, of a reranker's (query, document) the logit. similarity: how vectors are compared.
     """
 
-    def __init__(self, outputs: Mapping[tuple[str, str], Any], similarity: str = "cosine"):
+    def __init__(self, outputs: Mapping[tuple[str, str], Output], similarity: str = "cosine"):
         from sentence_transformers.util import SimilarityFunction
 
         self.outputs, self.similarity_fn_name = outputs, similarity
@@ -42,22 +43,22 @@ class Answers:
         self.pairwise = SimilarityFunction.to_similarity_pairwise_fn(similarity)
         self.model_card_data = self  # where evaluators leave what they found
 
-    def set_evaluation_metrics(self, *_: Any) -> None:
+    def set_evaluation_metrics(self, *_: object) -> None:
         """Nothing: there is no model card here."""
 
-    def encode(self, texts: Sequence[str], **_: Any) -> np.ndarray:
+    def encode(self, texts: Sequence[str], **_: object) -> np.ndarray:
         """(n, d) float32, behind the prompt for similarity."""
         return self._stack(SIMILARITY, texts)
 
-    def encode_query(self, texts: Sequence[str], **_: Any) -> np.ndarray:
+    def encode_query(self, texts: Sequence[str], **_: object) -> np.ndarray:
         """(n, d) float32, behind the prompt of queries."""
         return self._stack(QUERY, texts)
 
-    def encode_document(self, texts: Sequence[str], **_: Any) -> np.ndarray:
+    def encode_document(self, texts: Sequence[str], **_: object) -> np.ndarray:
         """(n, d) float32, behind the prompt of documents."""
         return self._stack(DOCUMENT, texts)
 
-    def predict(self, pairs: Sequence[Sequence[str]], **_: Any) -> np.ndarray:
+    def predict(self, pairs: Sequence[Sequence[str]], **_: object) -> np.ndarray:
         """(n,) float64 logits of queries with documents."""
         return np.array([self.outputs[query, document] for query, document in pairs], np.float64)
 
@@ -65,7 +66,7 @@ class Answers:
         return np.stack([self.outputs[task, text] for text in texts])
 
 
-def similarity(data: Pairs, original: Answers, artifact: Answers) -> list[Record]:
+def similarity(data: Pairs, original: Answers, artifact: Answers) -> list[Evaluation]:
     """Spearman's correlation of the model's own similarity with the pairs' scores. Raises UsageError where it has none."""
     from scipy.stats import rankdata
     from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator
@@ -85,16 +86,16 @@ def similarity(data: Pairs, original: Answers, artifact: Answers) -> list[Record
             ours, theirs = (np.corrcoef(rankdata(gold[rows]), rankdata(side[rows]))[0, 1] for side in found)
         return float(theirs - ours)
 
-    return [_record(data.name, "spearman", whole[0], whole[1], len(gold), difference)]
+    return [_evaluation(data.name, "spearman", whole[0], whole[1], len(gold), difference)]
 
 
-def retrieval(data: Retrieval, original: Answers, artifact: Answers) -> list[Record]:
+def retrieval(data: Retrieval, original: Answers, artifact: Answers) -> list[Evaluation]:
     """nDCG@10 and recall@10, and recall@100 where there are more documents, of all documents ordered for each query."""
     sides = [_retrieved(data, side) for side in (original, artifact)]
     return [_by_query(data.name, metric, *(side[metric] for side in sides)) for metric in sides[0]]
 
 
-def reranking(data: Retrieval, original: Answers, artifact: Answers) -> list[Record]:
+def reranking(data: Retrieval, original: Answers, artifact: Answers) -> list[Evaluation]:
     """nDCG@10 and MRR@10 of the relevant documents and the candidates ordered for each query."""
     from sentence_transformers.cross_encoder.evaluation import CrossEncoderRerankingEvaluator
 
@@ -144,18 +145,26 @@ def _retrieved(data: Retrieval, side: Answers) -> dict[str, list[float]]:
     return {f"{metric}@{cut}": [float(one[f"{metric}@k"][cut]) for one in each] for metric, cut in wanted}
 
 
-def _by_query(name: str, metric: str, original: Sequence[float], artifact: Sequence[float]) -> Record:
+def _by_query(name: str, metric: str, original: Sequence[float], artifact: Sequence[float]) -> Evaluation:
     change = np.array(artifact) - np.array(original)
     means = float(np.mean(original)), float(np.mean(artifact))
-    return _record(name, metric, *means, len(change), lambda rows: float(change[rows].mean()))
+    return _evaluation(name, metric, *means, len(change), lambda rows: float(change[rows].mean()))
 
 
-def _record(
+def _evaluation(
     name: str, metric: str, original: float, artifact: float, n: int, difference: Callable[[np.ndarray], float]
-) -> Record:
+) -> Evaluation:
     """difference: artifact less original, on the pairs or queries of these numbers."""
     draws = np.random.default_rng(SEED)
     found = [difference(draws.integers(n, size=n)) for _ in range(RESAMPLES)]
     low, high = np.nanquantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    values = {"original": original, "artifact": artifact, "difference": artifact - original, "low": low, "high": high}
-    return {"set": name, "metric": metric, **{key: float(value) for key, value in values.items()}, "n": n}
+    return Evaluation(
+        set=name,
+        metric=metric,
+        original=float(original),
+        artifact=float(artifact),
+        difference=float(artifact - original),
+        low=float(low),
+        high=float(high),
+        n=n,
+    )

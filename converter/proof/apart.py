@@ -10,17 +10,18 @@ import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shim.errors import SourceError
 
 Result = TypeVar("Result")
+Told = TypeVar("Told")
 
 
 def apart(
     work: Callable[..., Result],
-    *given: Any,
-    progress: Callable[[Any], None],
+    *given: object,
+    progress: Callable[[Told], None],
     name: str = "the upstream library's process",
     parent: bool = False,
 ) -> Result:
@@ -67,7 +68,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _work(connection: Connection, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _work(connection: Connection, work: Callable[..., object], given: tuple[object, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer = ("done", work(*given, lambda done: connection.send(("progress", done))))

@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
@@ -38,8 +37,8 @@ class Testimony:
     outputs: Outputs
     library: str
     version: str
-    given: dict[str, Any]
-    view: dict[str, Any]
+    given: dict[str, object]
+    view: dict[str, object]
 
 
 @dataclass(frozen=True)

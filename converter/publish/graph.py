@@ -2,11 +2,14 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shim.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, TensorProto
 
 ARTIFACT = "onnx/model.onnx"  # the graph of an artifact, and of the most exact precision of a repository
 DATA = "_data"  # what the name of a file of external data adds to its graph's
@@ -45,7 +48,7 @@ def weights(graph: Path, names: list[str]) -> dict[str, np.ndarray]:
     return {name: to_array(found[name], str(graph.parent)) for name in names}
 
 
-def _tensors(graph: Any) -> Iterator[Any]:
+def _tensors(graph: "GraphProto") -> Iterator["TensorProto"]:
     """Every weight of a GraphProto, those in the bodies of loops, too."""
     yield from graph.initializer
     for node in graph.node:

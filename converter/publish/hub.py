@@ -3,11 +3,10 @@
 The token is huggingface_hub's own (`HF_TOKEN`, else its login). No error that leaves this file has it.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from shim.errors import SealportError, SourceError, UsageError
 
@@ -43,10 +42,9 @@ class State:
 
 @dataclass(frozen=True)
 class Commit:
-    """What was done: the commit and its address, and those of a pull request."""
+    """What was done. pull_request: its address, where one was opened."""
 
     id: str
-    url: str
     pull_request: str | None
 
 
@@ -82,14 +80,14 @@ class Hub:
     def url(self) -> str:
         return f"{self.api.endpoint}/{self.id}"
 
-    def state(self, revision: str | None = None) -> State | None:
-        """What is there at a revision, at the branch if none is given; None where there is no repository."""
+    def state(self) -> State | None:
+        """What is there on the branch; None where there is no repository."""
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
         with self._errors():
             missing = False
             try:
-                info = self.api.model_info(self.id, revision=revision or self.revision, files_metadata=True)
+                info = self.api.model_info(self.id, revision=self.revision, files_metadata=True)
             except RepositoryNotFoundError:
                 return None
             except RevisionNotFoundError:
@@ -112,7 +110,8 @@ class Hub:
         made = self.state()
         if made is None or made.missing:
             raise SourceError(f"{self.id}: {STATUS[404]}")
-        if made.commit != state.commit if state else any(not name.startswith(".") for name in made.files):
+        changed = made.commit != state.commit if state else any(not name.startswith(".") for name in made.files)
+        if changed:
             raise SourceError(f"{self.id}: {STATUS[409]}")
         return made
 
@@ -126,7 +125,7 @@ class Hub:
     def commit(
         self,
         folder: Path,
-        send: Iterable[str],
+        send: list[str],
         delete: list[str],
         message: tuple[str, str],
         parent: str,
@@ -140,11 +139,12 @@ class Hub:
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
-        where: dict[str, Any] = {"repo_id": self.id, "revision": self.revision, "create_pr": create_pr}
         with self._errors():
             adds = {name: CommitOperationAdd(name, folder.absolute() / name) for name in send}
             for count, (name, add) in enumerate(adds.items(), 1):
-                self.api.preupload_lfs_files(additions=[add], free_memory=False, **where)
+                self.api.preupload_lfs_files(
+                    additions=[add], free_memory=False, repo_id=self.id, revision=self.revision, create_pr=create_pr
+                )
                 if getattr(add, "_should_ignore", False):  # the client would leave it out without a word
                     raise SourceError(f"{self.id}: its .gitignore keeps {name} out; nothing was committed")
                 progress("send", count, len(adds))
@@ -153,9 +153,11 @@ class Hub:
                 commit_message=message[0],
                 commit_description=message[1],
                 parent_commit=parent,
-                **where,
+                repo_id=self.id,
+                revision=self.revision,
+                create_pr=create_pr,
             )
-            return Commit(done.oid, done.commit_url, done.pr_url)
+            return Commit(done.oid, done.pr_url)
 
     def collect(self, title: str, private: bool) -> str:
         """Put the repository into its organisation's collection of this title, which is made if need be; its address."""

@@ -9,7 +9,6 @@ import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from converter import card
 from converter.publish import graph, heads
@@ -17,11 +16,12 @@ from converter.publish.graph import ARTIFACT, DATA, GRAPHS
 from converter.publish.repository import CARD, Files, Repository
 from converter.publish.sealed import Sealed
 from shim import artifact
-from shim.artifact import MANIFEST, Manifest
+from shim.artifact import MANIFEST, File, Manifest
 from shim.errors import UsageError
+from shim.jsons import JsonObject
 
 CONFIG = "config.json"
-OWN = ("quantization.json", card.PLOT, "cosines.json")  # files that are about one precision
+OWN = ("quantization.json", "quantization.svg", "cosines.json")  # files that are about one precision
 ASSETS = "assets"
 JS = "transformers.js_config"
 
@@ -122,7 +122,9 @@ def _configured(
     names = {name for manifest in precisions.values() for name in manifest.files} | others.keys()
     data = sorted(name for name in names if name.startswith("onnx/") and name.endswith(DATA))
     external = {Path(name).name.removesuffix(DATA): 1 for name in data}  # each has one file of data
-    settings: dict[str, Any] = {k: v for k, v in configs[0].get(JS, {}).items() if k != "use_external_data_format"}
+    given = configs[0].get(JS)  # the original's, of whose files this one's are not
+    settings: JsonObject = dict(given) if isinstance(given, dict) else {}
+    settings.pop("use_external_data_format", None)
     settings |= {"use_external_data_format": external} if external else {}
     config = stripped[0] | ({JS: settings} if settings else {})
     entry = artifacts[0].manifest.files[CONFIG]
@@ -140,7 +142,7 @@ def _card(repository: Repository) -> str:
     return card.card(repository.precisions[repository.default], plotted=False)
 
 
-def _write(content: bytes, path: Path) -> dict[str, Any]:
+def _write(content: bytes, path: Path) -> File:
     """Write a file of its own, not into another's that it is linked to; its hash and size."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
@@ -148,7 +150,7 @@ def _write(content: bytes, path: Path) -> dict[str, Any]:
     return _entry(path)
 
 
-def _entry(path: Path) -> dict[str, Any]:
+def _entry(path: Path) -> File:
     return {"sha256": artifact.hash_file(path), "size": path.stat().st_size}
 
 

@@ -14,9 +14,9 @@ from shim.artifact import MANIFEST, Manifest
 
 @dataclass(frozen=True)
 class Plan:
-    """send: SHA-256 by path, of what the repository has not, or has otherwise. delete: paths."""
+    """send: paths of what the repository has not, or has otherwise. delete: paths."""
 
-    send: dict[str, str]
+    send: list[str]
     delete: list[str]
 
     @property
@@ -31,8 +31,8 @@ def plan(folder: Path, repository: Repository, before: Repository | None, state:
     the old one. Everything else stays: dotfiles such as `.gitattributes`, and whatever others put beside it.
     """
     hashes = local(folder, repository)
-    send = {name: sha256 for name, sha256 in hashes.items() if not same(folder / name, sha256, state.files.get(name))}
-    gone = set(before.listed if before else ()) - repository.listed.keys()
+    send = [name for name, sha256 in hashes.items() if not same(folder / name, sha256, state.files.get(name))]
+    gone = {name for name in (before.listed if before else ()) if name not in repository.listed and not name.startswith(".")}
     gone |= {SIGNATURE} if MANIFEST in send else set()
     return Plan(send, sorted(gone & state.files.keys() - hashes.keys()))
 

@@ -1,18 +1,29 @@
 """A published repository as its `artifact.json` of schema 3 says it: a manifest for each precision, and all other files."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from shim import artifact
-from shim.artifact import MANIFEST, Manifest
+from shim.artifact import MANIFEST, File, Manifest
 from shim.errors import IntegrityError
+from shim.jsons import strictly
 
 SCHEMA = 3
 SIGNATURE = "artifact.json.sig"
 CARD = "README.md"
-Files = dict[str, dict[str, Any]]  # path in the repository -> {"sha256", "size"}
+Files = dict[str, File]  # by path in the repository
+
+
+class Listing(TypedDict):
+    """`artifact.json`; precisions: see Manifest."""
+
+    schema: int
+    name: str
+    default: str
+    precisions: dict[str, object]
+    files: Files
 
 
 @dataclass(frozen=True)
@@ -34,15 +45,6 @@ class Repository:
         return self.id.split("/")[1]
 
     @property
-    def target(self) -> str:
-        return self.precisions[self.default].target
-
-    @property
-    def verified(self) -> bool:
-        """Whether every precision is sealed as a pass."""
-        return all(manifest.verdict == "pass" for manifest in self.precisions.values())
-
-    @property
     def listed(self) -> Files:
         """Every file that `artifact.json` lists."""
         return {name: entry for manifest in self.precisions.values() for name, entry in manifest.files.items()} | self.files
@@ -53,7 +55,7 @@ class Repository:
             "schema": SCHEMA,
             "name": self.name,
             "default": self.default,
-            "precisions": {key: asdict(manifest) for key, manifest in self.precisions.items()},
+            "precisions": {key: manifest.as_json() for key, manifest in self.precisions.items()},
             "files": self.files,
         }
         (directory / MANIFEST).write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
@@ -62,14 +64,11 @@ class Repository:
 def read(path: Path, id: str) -> Repository:
     """The repository that an `artifact.json` describes. Raises IntegrityError where it is not one of schema 3."""
     raw = artifact.read_object(path)
-    precisions, files, default = (raw.get(key) for key in ("precisions", "files", "default"))
-    if raw.get("schema") != SCHEMA or not isinstance(precisions, dict) or not isinstance(files, dict):
+    if raw.get("schema") != SCHEMA:
         raise IntegrityError(f"{path}: not the manifest of a published repository")
-    if (
-        not isinstance(default, str)
-        or default not in precisions
-        or not all(isinstance(manifest, dict) for manifest in precisions.values())
-    ):
-        raise IntegrityError(f"{path}: malformed (default {default!r}, precisions {', '.join(map(repr, precisions))})")
-    artifact.check_names(files, path)
-    return Repository(id, default, {key: artifact.parse(manifest, path) for key, manifest in precisions.items()}, files)
+    listing: Listing = strictly(Listing, raw, str(path), ())
+    if listing["default"] not in listing["precisions"]:
+        raise IntegrityError(f"{path}: default {listing['default']!r} is none of {', '.join(listing['precisions'])}")
+    artifact.check_names(listing["files"], path)
+    precisions = {key: artifact.parse(manifest, path) for key, manifest in listing["precisions"].items()}
+    return Repository(id, listing["default"], precisions, listing["files"])

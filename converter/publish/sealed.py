@@ -11,7 +11,7 @@ from shim.errors import IntegrityError, UsageError
 
 @dataclass(frozen=True)
 class Sealed:
-    """An artifact whose files are those of its manifest."""
+    """An artifact and its manifest."""
 
     path: Path
     manifest: Manifest
@@ -21,11 +21,11 @@ class Sealed:
         return f"{self.manifest.bits}bit"
 
 
-def check(paths: list[Path], allow_unverified: bool = False) -> list[Sealed]:
-    """The artifacts, the most exact first. Every file is hashed.
+def gather(paths: list[Path], allow_unverified: bool = False) -> list[Sealed]:
+    """The artifacts by their manifests, the most exact first.
 
-    Raises IntegrityError for one that is not whole, or that is not sealed as a pass unless `allow_unverified`; UsageError for
-    artifacts that cannot share a repository.
+    Raises IntegrityError for one that is not sealed as a pass unless `allow_unverified`; UsageError for artifacts that cannot
+    share a repository.
     """
     found = sorted((_sealed(path, allow_unverified) for path in paths), key=lambda each: -each.manifest.bits)
     first = found[0].manifest
@@ -37,6 +37,12 @@ def check(paths: list[Path], allow_unverified: bool = False) -> list[Sealed]:
     if len({each.precision for each in found}) < len(found):
         raise UsageError(f"two artifacts of the same precision ({', '.join(each.precision for each in found)})")
     return found
+
+
+def check(artifacts: list[Sealed]) -> None:
+    """Hash every file. Raises IntegrityError for an artifact that is not what its manifest says."""
+    for each in artifacts:
+        artifact.check_files(each.path, each.manifest)
 
 
 def keep(published: Repository, artifacts: list[Sealed]) -> dict[str, Manifest]:
@@ -63,7 +69,6 @@ def _sealed(path: Path, allow_unverified: bool) -> Sealed:
         raise IntegrityError(f"{path}: sealed by an older version; `convert verify` seals it anew")
     if manifest.verdict != "pass" and not allow_unverified:
         raise IntegrityError(f"{path}: verdict is {manifest.verdict}, not pass; --allow-unverified publishes it, marked so")
-    artifact.check_files(path, manifest)
     return Sealed(path, manifest)
 
 

@@ -11,7 +11,7 @@ from converter.publish.hub import Hub, Progress, State, repository_id
 from converter.publish.layout import CONFIG, Kept, build
 from converter.publish.plan import local, message, plan
 from converter.publish.repository import CARD, Repository
-from converter.publish.sealed import Sealed, check, keep
+from converter.publish.sealed import Sealed, check, gather, keep
 from shim.artifact import MANIFEST, hash_file
 from shim.errors import IntegrityError, UsageError
 
@@ -63,6 +63,7 @@ def dry_run(request: Request, out: Path | None) -> tuple[Path, Outcome]:
     directory = out or Path(id.split("/")[1])
     if directory.exists():
         raise UsageError(f"{directory} exists; --out DIR takes another folder")
+    check(artifacts)
     with staging.staged(directory, force=False) as folder:
         made = build(artifacts, folder, id)
         sizes = {name: (folder / name).stat().st_size for name in local(folder, made)}
@@ -78,6 +79,7 @@ def publish(request: Request, progress: Progress, bars: bool = False) -> Outcome
     """
     artifacts, id = _artifacts(request)
     hub = Hub(id, request.revision or "main", bars)
+    check(artifacts)
     state = hub.state()
     if state and request.private and not state.private:
         raise UsageError(f"{id} is there and public; --private is for a repository that is made")
@@ -100,10 +102,10 @@ def publish(request: Request, progress: Progress, bars: bool = False) -> Outcome
 
 
 def _artifacts(request: Request) -> tuple[list[Sealed], str]:
-    """The artifacts, checked, and ORG/NAME."""
+    """The artifacts, whose files are still to be checked, and ORG/NAME."""
     if request.revision is not None and (not BRANCH.fullmatch(request.revision) or ".." in request.revision):
         raise UsageError(f"--revision {request.revision!r} is not a branch's name")
-    artifacts = check(request.artifacts, request.allow_unverified)
+    artifacts = gather(request.artifacts, request.allow_unverified)
     first = artifacts[0].manifest
     default = f"{first.recipe}-onnx" if first.target == "onnx" else first.name
     return artifacts, repository_id(request.org, request.name or default)
@@ -131,6 +133,7 @@ def _kept(hub: Hub, state: State | None, before: Repository | None, artifacts: l
     if not precisions:
         return None
     listed = {name: entry for manifest in precisions.values() for name, entry in manifest.files.items()}
+    listed |= {name: entry for name, entry in before.files.items() if name.startswith("onnx/")}
     own = [name for name in listed if name.startswith(("onnx/", "assets/"))]
     if absent := [name for name in (*own, CONFIG) if name not in state.files]:
         raise IntegrityError(f"{hub.id}: {absent[0]} is missing there; give its artifact too, or --replace")

@@ -7,13 +7,16 @@ import math
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from shim.errors import SourceError
+
+if TYPE_CHECKING:
+    import torch
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
 OTHERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")  # what a file may hold beside weights
@@ -108,10 +111,10 @@ def _from_pickle(tensor: Tensor) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _legacy(path: Path) -> dict[str, Any]:
+def _legacy(path: Path) -> "dict[str, torch.Tensor]":
     import torch
 
-    tables: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    tables: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return tables
 
 

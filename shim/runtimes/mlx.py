@@ -6,18 +6,24 @@ import platform
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shim.architectures import architecture
 from shim.artifact import read_object
 from shim.errors import IntegrityError, UsageError
+from shim.jsons import JsonObject, table
 from shim.pooling import head_tensors, outputs
-from shim.runtimes.mlx_ops import MlxOps
+from shim.runtimes.mlx_ops import MlxOps, Packed
 from shim.spec import ModelSpec
 from shim.text import Tokens
+
+if TYPE_CHECKING:
+    from mlx.core import array as Array
 
 DEVICES = ("auto", "cpu", "gpu")
 
@@ -45,7 +51,7 @@ def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto", kernels
     return MlxRuntime(mx, directory, spec, kernels, "gpu" if on_gpu else "cpu")
 
 
-def _import_mlx() -> Any:
+def _import_mlx() -> ModuleType:
     """Import mlx.core; on Linux load OpenBLAS first where it is installed, as the wheel's own BLAS is 30 times slower."""
     if sys.platform == "linux" and "mlx.core" not in sys.modules:
         library = ctypes.util.find_library("openblas")
@@ -64,12 +70,12 @@ class MlxRuntime:
 
     name = "mlx"
 
-    def __init__(self, mx: Any, directory: Path, spec: ModelSpec, kernels: str, device: str):
+    def __init__(self, mx: ModuleType, directory: Path, spec: ModelSpec, kernels: str, device: str):
         self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
         raw = read_object(directory / "config.json")
         self.module = architecture(spec.architecture)
         self.config = self.module.Config.read(raw)
-        self.weights: dict[str, Any] = {}
+        self.weights: dict[str, Array] = {}
         try:
             for path in sorted(directory.glob("*.safetensors")):
                 self.weights |= mx.load(str(path))
@@ -119,14 +125,14 @@ class MlxRuntime:
         self.mx.eval(arrays)
         return {name: np.array(array) for name, array in zip(names, arrays, strict=True)}
 
-    def packed(self, name: str) -> tuple[Any, dict[str, int]] | None:
-        """(weight, scales, biases) and their bits and group size when the module `name` is quantized, else None."""
+    def packed(self, name: str) -> Packed | None:
+        """The module `name`, where it is quantized."""
         settings = self.quantization.get(name)
         if settings is None:
             return None
         return tuple(self.weights[f"{name}.{part}"] for part in ("weight", "scales", "biases")), settings
 
-    def _dense(self, name: str) -> Any:
+    def _dense(self, name: str) -> "Array":
         packed = self.packed(name)
         return self.weights[f"{name}.weight"] if packed is None else self.mx.dequantize(*packed[0], **packed[1])
 
@@ -135,12 +141,12 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _quantization(raw: dict[str, Any], weights: dict[str, Any]) -> dict[str, dict[str, int]]:
+def _quantization(raw: JsonObject, names: Iterable[str]) -> dict[str, dict[str, int]]:
     """{module: {"bits", "group_size"}} for every module with scales: the defaults of `config.json`, or its own entry there."""
-    settings = raw.get("quantization", {})
-    names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
-    chosen = {name: settings.get(name, settings) for name in names}
+    modules = [name.removesuffix(".scales") for name in names if name.endswith(".scales")]
     try:
+        settings = table(raw, "quantization")
+        chosen: dict[str, Any] = {name: settings.get(name, settings) for name in modules}
         return {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"config.json: quantization is malformed ({type(error).__name__}: {error})") from None

@@ -1,0 +1,64 @@
+"""JSON values, as `json.loads` gives them, and as a dataclass or TypedDict says that they must be."""
+
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, Literal, TypeAlias, is_typeddict
+
+from shim.errors import IntegrityError
+
+Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
+JsonObject: TypeAlias = dict[str, Json]
+
+
+def table(raw: JsonObject, key: str) -> JsonObject:
+    """The object at `key`, an empty one where there is nothing. Raises TypeError for another value."""
+    value = raw.get(key) or {}
+    if not isinstance(value, dict):
+        raise TypeError(f"{key} is not an object")
+    return value
+
+
+def array(raw: JsonObject, key: str) -> list[Json]:
+    """The list at `key`, an empty one where there is nothing. Raises TypeError for another value."""
+    value = raw.get(key) or []
+    if not isinstance(value, list):
+        raise TypeError(f"{key} is not a list")
+    return value
+
+
+def strictly(cls: Any, raw: JsonObject, where: str, unknown: tuple[str, ...]) -> Any:
+    """The dataclass or TypedDict of these keys; of a dataclass, only what is None by default may be missing.
+
+    unknown: keys that no object of this file has. Raises IntegrityError, which begins with `where`.
+    """
+    hints = {name: hint for name, hint in typing.get_type_hints(cls).items() if name not in unknown}
+    needed = cls.__required_keys__ if is_typeddict(cls) else {each.name for each in fields(cls) if each.default is not None}
+    for problem, keys in (("unknown", raw.keys() - hints.keys()), ("missing", needed - set(unknown) - raw.keys())):
+        if keys:
+            raise IntegrityError(f"{where}: key {', '.join(sorted(keys))} {problem}")
+    return cls(**{name: _value(hints[name], value, name, where, unknown) for name, value in raw.items()})
+
+
+def _value(annotation: Any, raw: Any, name: str, where: str, unknown: tuple[str, ...]) -> Any:
+    """The JSON value of a key, of the type that its attribute has; see strictly."""
+    of = typing.get_args(annotation)
+    hint = of[0] if type(None) in of else annotation  # X of `X | None`
+    kind, of = typing.get_origin(hint) or hint, typing.get_args(hint)
+    if kind is object:
+        return raw
+    if kind is Literal:
+        if raw not in of:
+            raise IntegrityError(f"{where}: {name} {raw!r} unknown ({', '.join(of)})")
+        return raw
+    nested = is_dataclass(kind) or is_typeddict(kind)
+    types: Any = (int, float) if kind is float else (dict if nested else kind,)
+    if not isinstance(raw, types) or (isinstance(raw, bool) and kind is not bool):
+        raise IntegrityError(f"{where}: {name} must be {'a list' if kind is list else types[-1].__name__}, not {raw!r}")
+    if nested:
+        return strictly(kind, raw, f"{where}: malformed {name}", unknown)
+    if kind is list:
+        return [_value(of[0], each, name, where, unknown) for each in raw]
+    if kind is dict:
+        return {key: _value(of[1], each, f"{key} of {name}", where, unknown) for key, each in raw.items()}
+    return raw
