@@ -204,7 +204,6 @@ def nobody_left(group: int) -> bool:
     return True
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_ctrl_c_ends_it_in_one_line_and_the_table(working: tuple[subprocess.Popen[str], Path]) -> None:
     started, out = working
     os.killpg(started.pid, signal.SIGINT)  # as a terminal sends it
@@ -217,7 +216,13 @@ def test_ctrl_c_ends_it_in_one_line_and_the_table(working: tuple[subprocess.Pope
     assert list(out.iterdir()) == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_command_that_is_killed_leaves_nobody_at_work(working: tuple[subprocess.Popen[str], Path]) -> None:
+    started, _ = working
+    started.kill()
+    started.communicate(timeout=60)
+    assert nobody_left(started.pid)
+
+
 def test_a_conversion_that_is_killed_stops_nothing(working: tuple[subprocess.Popen[str], Path]) -> None:
     """As the system does it when memory runs out. What it leaves goes with the next run of the same."""
     started, out = working
