@@ -18,11 +18,8 @@ from shim.parity import Evaluation
 RESAMPLES = 2000
 SEED = 0
 LEVEL = 0.95
-SIMILARITY, QUERY, DOCUMENT = (
-    "text-matching",
-    "retrieval.query",
-    "retrieval.passage",
-)  # the tasks of shim.prompts that are asked
+# The tasks of shim.prompts behind whose prompts texts are asked.
+SIMILARITY, QUERY, DOCUMENT = "text-matching", "retrieval.query", "retrieval.passage"
 CUT = 10  # of nDCG, MRR and recall; recall at DEEP, too, where there are more documents
 DEEP = 100
 
