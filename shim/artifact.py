@@ -1,6 +1,5 @@
 """The manifest `artifact.json`: what an artifact is, which files belong to it, and the measured verdict that seals it."""
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import NotRequired, TypedDict
 from shim import repository
 from shim.errors import IntegrityError, SourceError, UsageError
 from shim.jsons import JsonObject, read_manifest, strictly
-from shim.listing import MANIFEST, SIGNATURE, File, check_listing
+from shim.listing import MANIFEST, SIGNATURE, File, check_file, check_listing, hash_file
 from shim.parity import PARITY_TARGET, Parity, Witness
 from shim.spec import STEPS, ModelSpec
 
@@ -72,11 +71,28 @@ class Quantization(TypedDict):
     tensors: dict[str, Stored]
 
 
+class Settings(TypedDict):
+    """What was asked of the tool, beside original, target and bits.
+
+    recipe: digest of the recipe as it is written. parity, parity_on: see Bar. corpus, calibration: SHA-256 of a file of texts.
+    """
+
+    recipe: str
+    effort: str
+    parity: float
+    parity_on: str
+    strict_bits: bool
+    corpus: str
+    calibration: NotRequired[str]
+    max_size: NotRequired[int]
+
+
 class Tool(TypedDict):
     """What made the artifact."""
 
     version: str
     packages: dict[str, str]
+    settings: NotRequired[Settings]
 
 
 @dataclass(frozen=True)
@@ -184,12 +200,6 @@ def write(directory: Path, manifest: Manifest) -> None:
         raise SourceError(f"{temporary}: cannot be written ({error.strerror})") from None
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def hash_files(directory: Path) -> dict[str, File]:
     """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest and its signature."""
     paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in (MANIFEST, SIGNATURE))
@@ -215,19 +225,7 @@ def check_files(directory: Path, manifest: Manifest) -> None:
             raise IntegrityError(f"{directory}: {name} is not listed in the manifest; remove it")
     for name, entry in listed.items():
         if name in there or name in manifest.files:
-            _check_file(directory, name, entry)
-
-
-def _check_file(directory: Path, name: str, entry: File) -> None:
-    path = directory / name
-    if not path.is_file():
-        raise IntegrityError(f"{directory}: {name} is missing; convert or download the artifact again")
-    try:
-        same = path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]
-    except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from None
-    if not same:
-        raise IntegrityError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
+            check_file(directory, name, entry)
 
 
 def check_verdict(manifest: Manifest, min_parity: float | None) -> None:

@@ -20,10 +20,7 @@ interrupted = threading.Event()  # some libraries turn an interrupt into an erro
 
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command and exit: errors as one line on stderr, and as an object on stdout where `--json` was given."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
-    warnings.simplefilter("once", UserWarning)  # others, as of a file that an interrupt left open, tell users nothing
+    prepare(name)
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -45,6 +42,14 @@ def run(command: click.Command, name: str) -> NoReturn:
         if isinstance(error, OSError) and error.filename:
             _fail(name, f"{error.filename}: {error.strerror}", UNREADABLE)
         raise
+
+
+def prepare(name: str) -> None:
+    """Make this process a command's: a signal ends it as Ctrl-C does, a warning is one line."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
+    warnings.simplefilter("once", UserWarning)  # others, as of a file that an interrupt left open, tell users nothing
 
 
 def show_json(value: Json) -> None:

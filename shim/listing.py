@@ -1,5 +1,6 @@
-"""Which files a manifest may list: names that lie inside the artifact on every system, each with its size and hash."""
+"""Which files a manifest may list: names that lie inside the artifact on every system, each of a size and a hash."""
 
+import hashlib
 import re
 import unicodedata
 from pathlib import Path, PurePosixPath
@@ -42,6 +43,25 @@ def check_listing(files: object, path: Path) -> dict[str, File]:
             if str(folder) in taken:
                 raise IntegrityError(f"{path}: file {taken[str(folder)]!r} is the folder of {name!r}, too")
     return files
+
+
+def check_file(directory: Path, name: str, entry: File) -> None:
+    """Raise IntegrityError unless a file that is listed is there, and of the size and the hash that are listed."""
+    path = directory / name
+    if not path.is_file():
+        raise IntegrityError(f"{directory}: {name} is missing; convert or download the artifact again")
+    try:
+        same = path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]
+    except OSError as error:
+        raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from None
+    if not same:
+        raise IntegrityError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
+
+
+def hash_file(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fault(name: str) -> str:
