@@ -16,12 +16,7 @@ import numpy as np
 
 import converter
 import shim
-
-
-def folder() -> Path:
-    """`$SEALPORT_CACHE`, or `sealport` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sealport"
-    return Path(os.environ.get("SEALPORT_CACHE") or default)
+from shim.cache import folder
 
 
 def arrays(kind: str, key: object, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -9,6 +9,9 @@ import click
 
 import shim
 from converter import pipeline, show
+from converter.commands.convert_all import convert_all
+from converter.commands.evaluate import evaluate
+from converter.commands.options import corpus_option, json_option, out_option, path_argument, source_option
 from converter.inventory import inventory, supported
 from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
@@ -18,7 +21,7 @@ from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
 from shim.artifact import Manifest, Record
 from shim.console import run, show_json
-from shim.jsons import JsonObject
+from shim.jsons import JsonObject, read_object
 from shim.pooling import POOLINGS
 
 WIDTHS = "; ".join(
@@ -36,7 +39,7 @@ class ConvertGroup(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "MODEL --to mlx|onnx [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "recipe|verify|inspect|list|publish [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "all|recipe|verify|eval|inspect|list|publish [OPTIONS]")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.commands["model"].format_options(ctx, formatter)
@@ -56,20 +59,11 @@ class Size(click.ParamType):
         return int(size)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-source_option = click.option(
-    "--source", metavar="DIR|REPO[@REV]|pkg:MODULE", help="The original, where it is not the recipe's."
-)
 pooling_option = click.option(
     "--pooling", type=click.Choice(POOLINGS), help="How tokens become a vector, where no recipe and no file says it."
 )
 normalize_option = click.option(
     "--normalize/--no-normalize", default=None, help="Whether vectors have length 1, where no recipe and no file says it."
-)
-path_argument = click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
-# Checked by the corpus reader, so that a missing file and a broken one read the same.
-corpus_option = click.option(
-    "--corpus", type=click.Path(path_type=Path), metavar="FILE", help="Texts to measure on instead of ours: JSON Lines or text."
 )
 
 
@@ -182,7 +176,7 @@ def inspect(path: Path, as_json: bool) -> None:
     """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
-    found = artifact.read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
+    found = read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
     if as_json:
         show_json({**facts(manifest, path), "search": found})
         return
@@ -195,17 +189,14 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @main_group.command("list")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("artifacts"),
-    metavar="DIR",
-    help="Folder of artifacts (default ./artifacts).",
-)
+@out_option
 @click.option("--architectures", is_flag=True, help="Show the architectures and modules that can be converted instead.")
 @json_option
 def list_all(out: Path, architectures: bool, as_json: bool) -> None:
-    """Show the recipes, which originals are here already, and the local artifacts."""
+    """Show of each recipe where its original is, what of it is here for MLX and ONNX, and the command for the next step.
+
+    Then the artifacts, and what the hub's cache holds; verdicts are those in the manifests: `convert inspect` checks hashes.
+    """
     if architectures:
         if as_json:
             show_json(supported())
@@ -217,6 +208,10 @@ def list_all(out: Path, architectures: bool, as_json: bool) -> None:
         show_json(found)
     else:
         click.echo(show.listing(found))
+
+
+main_group.add_command(evaluate)
+main_group.add_command(convert_all)
 
 
 def report(manifest: Manifest, path: Path, as_json: bool) -> int:

@@ -1,5 +1,7 @@
 """What is asked for, and what that comes to: everything that can be refused is refused here, before anything that costs."""
 
+import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,6 +16,7 @@ from converter.staging import check_destination
 from converter.targets import DEFAULT_BITS, TARGETS, Target, load_target
 from shim import artifact
 from shim.architectures import architecture
+from shim.artifact import Settings
 from shim.errors import UsageError
 from shim.jsons import JsonObject
 from shim.parity import Bar
@@ -64,13 +67,13 @@ class Job:
     corpus_sha256: str
 
     @property
-    def name(self) -> str:
-        """The artifact's name, and its folder's."""
-        return f"{self.recipe.name}-{self.request.target}-{self.bits}bit"
+    def destination(self) -> Path:
+        return destination(self.request)
 
     @property
-    def destination(self) -> Path:
-        return self.request.out / self.name
+    def name(self) -> str:
+        """The artifact's name, and its folder's."""
+        return self.destination.name
 
     @property
     def full_precision(self) -> tuple[str, ...]:
@@ -88,13 +91,11 @@ def resolve(request: Request) -> Job:
     recipe, target = request.recipe, load_target(request.target)
     if re.search(r"\bnc\b|non-?commercial", recipe.license.lower()) and not request.accept_license:
         raise UsageError(f"{recipe.name}: its license, {recipe.license}, forbids commercial use; --accept-license takes it so")
-    bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else DEFAULT_BITS[request.target]
-    if bits not in TARGETS[request.target]:
-        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, TARGETS[request.target]))}")
+    bits = _bits(request)
     cosine = recipe.parity.cosine if request.parity is None else request.parity
     if not 0 < cosine <= 1:
         raise UsageError(f"parity must be over 0 and at most 1, not {cosine}")
-    check_destination(request.out / f"{recipe.name}-{request.target}-{bits}bit", request.force)
+    check_destination(destination(request), request.force)
     texts, digest = corpus.judges(request.corpus, recipe.task), artifact.hash_file(request.corpus)
     checkpoint = open_source(recipe, request.source)
     recipe = replace(recipe, model=checkpoint.spec)
@@ -106,6 +107,36 @@ def resolve(request: Request) -> Job:
         raise UsageError(f"--bits {bits}: no matrix of {recipe.name} has rows of a multiple of 32; take --bits 16")
     bar = Bar(cosine, "mean" if request.parity_on == "mean" else "worst")
     return Job(request, recipe, checkpoint, target, bits, bar, _effort(request, bits), texts, digest)
+
+
+def destination(request: Request) -> Path:
+    """Where its artifact goes. Raises UsageError for bits that the target has not."""
+    return request.out / f"{request.recipe.name}-{request.target}-{_bits(request)}bit"
+
+
+def settings(request: Request) -> Settings:
+    """What the artifact depends on besides its original, target and bits: the same again would make the same."""
+    stated = asdict(request.recipe) | {"stated": sorted(request.recipe.stated)}
+    found = Settings(
+        recipe=hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest(),
+        effort=_effort(request, _bits(request)),
+        parity=request.recipe.parity.cosine if request.parity is None else request.parity,
+        parity_on=request.parity_on,
+        strict_bits=request.strict_bits,
+        corpus=artifact.hash_file(request.corpus),
+    )
+    if request.calibration:
+        found["calibration"] = artifact.hash_file(request.calibration)
+    if request.max_size:
+        found["max_size"] = request.max_size
+    return found
+
+
+def _bits(request: Request) -> int:
+    bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else DEFAULT_BITS[request.target]
+    if bits not in TARGETS[request.target]:
+        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, TARGETS[request.target]))}")
+    return bits
 
 
 def _effort(request: Request, bits: int) -> str:

@@ -14,10 +14,12 @@ import numpy as np
 import shim
 from converter import card, companions, corpus
 from converter.candidate import Candidate, Judged
-from converter.job import Job, Request, resolve
+from converter.evaluation.compare import compare
+from converter.evaluation.sets import gather
+from converter.job import Job, Request, resolve, settings
 from converter.proof.measure import Progress, check_queries, measure, prepare
 from converter.recipe import Recipe, Source
-from converter.source.checkpoint import described
+from converter.source.checkpoint import Checkpoint, described
 from converter.source.open import open_source
 from converter.source.settle import SETTLED
 from converter.staging import empty, staged
@@ -25,7 +27,7 @@ from converter.strategy import strategy
 from shim import artifact
 from shim.artifact import Manifest, Quantization, Stored
 from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
-from shim.parity import Parity, Witness
+from shim.parity import Evaluation, Parity, Witness
 
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 RECORD = "quantization.json"
@@ -70,6 +72,50 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
     """
     manifest = artifact.read(directory)
     artifact.check_files(directory, manifest)
+    checkpoint = _original(manifest, source)
+    if corpus_file is None:
+        _check_writable(directory)
+    path = corpus_file or corpus.VERIFICATION
+    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
+    check_queries(checkpoint, manifest.model, manifest.task, texts)
+    witness = prepare(checkpoint, manifest.task, texts, progress)
+    parity = measure(directory, manifest, checkpoint, texts, progress)
+    kept = manifest.parity.evaluation  # the files are those that it was measured on
+    measured = dataclasses.replace(
+        manifest,
+        schema=artifact.SCHEMA,
+        source={**described(checkpoint), "repo": manifest.source["repo"], "revision": manifest.source["revision"]},
+        model=checkpoint.spec,
+        parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest, evaluation=kept),
+    )
+    if corpus_file is None:
+        _seal_again(directory, manifest, measured)
+    return measured
+
+
+def evaluate(
+    directory: Path, source: str | None, pairs: tuple[Path, ...], folders: tuple[Path, ...], nano: bool, progress: Progress
+) -> tuple[Manifest, list[Evaluation]]:
+    """The artifact's figures on data sets beside its original's, sealed into it; those of the same sets before are replaced.
+
+    pairs, folders, nano: see `evaluation.sets.gather`. Raises IntegrityError as `verify` does.
+    """
+    manifest = artifact.read(directory)
+    artifact.check_files(directory, manifest)
+    if manifest.schema == artifact.UNWITNESSED:
+        raise UsageError(f"{manifest.name} is of an older version; `convert verify` brings it up to date first")
+    _check_writable(directory)
+    sets = gather(manifest.task, pairs, folders, nano)
+    found = compare(directory, manifest, _original(manifest, source), sets, progress)
+    names = {each.set for each in found}
+    kept = [each for each in manifest.parity.evaluation or () if each.set not in names]
+    evaluated = dataclasses.replace(manifest, parity=dataclasses.replace(manifest.parity, evaluation=kept + found))
+    _seal_again(directory, manifest, evaluated)
+    return evaluated, found
+
+
+def _original(manifest: Manifest, source: str | None) -> Checkpoint:
+    """The original that the artifact was converted from. Raises IntegrityError where `source` is another one."""
     try:
         checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
     except UsageError as error:
@@ -83,26 +129,25 @@ def verify(directory: Path, source: str | None, corpus_file: Path | None, progre
         raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
     if checkpoint.spec.modules != manifest.model.modules:
         raise IntegrityError(f"{manifest.name}: converted with other modules than its original has; convert it again")
-    if corpus_file is None and not os.access(directory, os.W_OK):
+    return checkpoint
+
+
+def _check_writable(directory: Path) -> None:
+    if not os.access(directory, os.W_OK):
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
-    path = corpus_file or corpus.VERIFICATION
-    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
-    check_queries(checkpoint, manifest.model, manifest.task, texts)
-    witness = prepare(checkpoint, manifest.task, texts, progress)
-    parity = measure(directory, manifest, checkpoint, texts, progress)
-    measured = dataclasses.replace(
-        manifest,
-        schema=artifact.SCHEMA,
-        source={**described(checkpoint), "repo": manifest.source["repo"], "revision": manifest.source["revision"]},
-        model=checkpoint.spec,
-        parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest),
-    )
-    if corpus_file is None:
-        artifact.write(directory, measured)
-        shown, plotted = directory / "README.md", card.PLOT in manifest.files
-        if shown.exists() and shown.read_text(encoding="utf-8") == card.card(manifest, plotted):  # a user's own stays
-            shown.write_text(card.card(measured, plotted), encoding="utf-8")
-    return measured
+
+
+def _seal_again(directory: Path, before: Manifest, after: Manifest) -> None:
+    """Write the manifest, and the model card where it is ours; a user's own stays.
+
+    Raises IntegrityError where the artifact is not the one any more that was measured.
+    """
+    if artifact.read(directory) != before:
+        raise IntegrityError(f"{directory} was changed meanwhile; nothing was recorded")
+    artifact.write(directory, after)
+    shown, plotted = directory / "README.md", card.PLOT in before.files
+    if shown.exists() and shown.read_text(encoding="utf-8") == card.card(before, plotted):
+        shown.write_text(card.card(after, plotted), encoding="utf-8")
 
 
 def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:
@@ -136,7 +181,7 @@ def _seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
         quantization=_quantization(job, candidate, directory),
         files=artifact.hash_files(directory),
         parity=Parity(verdict="unverified", target=job.bar.cosine, on=job.bar.on),
-        tool={"version": shim.__version__, "packages": _packages()},
+        tool={"version": shim.__version__, "packages": _packages(), "settings": settings(job.request)},
         license=job.recipe.license,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -2,8 +2,9 @@
 
 from typing import Any
 
+from converter.matrix import Entry
 from shim.artifact import Manifest, Record
-from shim.parity import Spread, Witness
+from shim.parity import Evaluation, Spread, Witness
 
 # How the input of a layer is rounded where products are in integers.
 INPUTS = {
@@ -44,6 +45,7 @@ def summary(manifest: Manifest, path: str) -> str:
         if parity.witness:
             lines.append(f"  witness  {witness_line(parity.witness)}")
         lines += [f"  note     {note}" for note in parity.notes or ()]
+    lines += evaluation(parity.evaluation) if parity.evaluation else []
     lines += [f"  override {key}: {reason}" for key, reason in manifest.source.get("overrides", {}).items()]
     return "\n".join(lines)
 
@@ -55,6 +57,17 @@ def witness_line(witness: Witness) -> str:
         f"{witness.library} {witness.version} reads the original in the same way: off by {witness.worst:.1e} at most "
         f"on {witness.texts} texts, tokens of {witness.tokens_of} the same" + (f"; it was given {given}" if given else "")
     )
+
+
+def evaluation(records: list[Evaluation]) -> list[str]:
+    """A table of figures in points of 100: the original's, the artifact's, their difference and its interval."""
+    width = max(len(each.set) for each in records)
+    lines = [f"  {'set':{width}}  {'metric':10}  original  artifact  difference  95 % interval         n"]
+    for each in records:
+        figures = f"{100 * each.original:8.2f}  {100 * each.artifact:8.2f}  {100 * each.difference:+10.2f}"
+        interval = f"{100 * each.low:+.2f} to {100 * each.high:+.2f}"
+        lines.append(f"  {each.set:{width}}  {each.metric:10}  {figures}  {interval}  {each.n:6}")
+    return lines
 
 
 def shortfall(manifest: Manifest) -> str:
@@ -104,15 +117,55 @@ def curve(record: Record, points: int = 12) -> str:
 
 
 def listing(found: dict[str, Any]) -> str:
-    """The recipes, then the artifacts, a line each."""
-    lines = ["recipes"]
-    lines += [f"  {entry['name']:32} {entry['repo']:42} {entry['available']}" for entry in found["recipes"]]
-    lines.append("artifacts")
-    lines += [
-        f"  {entry['name']:40} {entry['verdict']:10} {entry['size'] / 1e6:8.1f} MB  {entry['path']}"
-        for entry in found["artifacts"]
+    """A row for each recipe, then the artifacts, then what the hub's cache holds, a line each."""
+    rows = [["recipe", "original", "mlx", "onnx", "next"]]
+    for entry in found["recipes"]:
+        here = f"{entry['available']} {_megabytes(entry['size'])}" if entry["size"] else "-"
+        rows.append([entry["name"], here, *(_ports(found, entry["name"], target) for target in ("mlx", "onnx")), entry["next"]])
+    artifacts = [[entry["name"], entry["verdict"], _megabytes(entry["size"]), entry["path"]] for entry in found["artifacts"]]
+    cached = [
+        [f"{port['repo']}@{port['revision'][:7]}", port["name"], port["verdict"] or "no proof", _megabytes(port["size"])]
+        for port in found["cached"]
     ]
-    return "\n".join(lines + (["  none"] if not found["artifacts"] else []))
+    lines = [*columns(rows), "", "artifacts", *(columns(artifacts) or ["  none"])]
+    return "\n".join(lines + (["", "hub cache", *columns(cached)] if cached else []))
+
+
+def matrix(entries: list[Entry]) -> list[str]:
+    """A row for each conversion: how it ended, and the artifact's figures or what was wrong."""
+    rows = [["artifact", "state", "verdict", "worst", "bits/weight", "size", ""]]
+    for entry in entries:
+        figures = [""] * 4
+        if manifest := entry.manifest:
+            worst = list(manifest.parity.worst.values())
+            bits = f"{manifest.quantization['bits_per_weight']:.2f}"
+            figures = [manifest.verdict, f"{min(worst):.5f}" if worst else "", bits, _megabytes(manifest.size)]
+        rows.append([entry.name, entry.state, *figures, entry.error])
+    return columns(rows)
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _ports(found: dict[str, Any], recipe: str, target: str) -> str:
+    """What there is of a recipe for a target: bits, and what is to be said of them."""
+    made = [entry for entry in found["artifacts"] if (entry.get("recipe"), entry.get("target")) == (recipe, target)]
+    cached = [port for port in found["cached"] if (port["recipe"], port["target"]) == (recipe, target)]
+    labels = [_label(f"{entry['bits']}bit", entry["verdict"]) for entry in made]
+    labels += [_label(f"{port['bits']}bit hub", port["verdict"]) for port in cached if port["verdict"]]
+    labels += ["others'"] * any(port["verdict"] is None for port in cached)
+    return ", ".join(dict.fromkeys(labels)) or "-"
+
+
+def _label(what: str, verdict: str) -> str:
+    return what if verdict == "pass" else f"{what} {verdict}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
 def _cosines(label: str, spread: Spread) -> str:

@@ -1,19 +1,18 @@
 """The manifest `artifact.json`: what an artifact is, which files belong to it, and the measured verdict that seals it."""
 
-import hashlib
 import json
 import os
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NotRequired, TypedDict
 
+from shim import repository
 from shim.errors import IntegrityError, SourceError, UsageError
-from shim.jsons import JsonObject, strictly
+from shim.jsons import JsonObject, read_manifest, strictly
+from shim.listing import MANIFEST, SIGNATURE, File, check_file, check_listing, hash_file
 from shim.parity import PARITY_TARGET, Parity, Witness
 from shim.spec import STEPS, ModelSpec
 
-MANIFEST = "artifact.json"
 SCHEMA = 2
 UNWITNESSED = 1  # the schema of artifacts whose reference no upstream loader had confirmed; they have no keys of SINCE
 WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
@@ -21,13 +20,6 @@ TARGETS = ("mlx", "onnx")
 
 
 SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case")
-
-
-class File(TypedDict):
-    """A file of an artifact, or of its original; size: bytes."""
-
-    sha256: str
-    size: int
 
 
 class Origin(TypedDict):
@@ -79,11 +71,28 @@ class Quantization(TypedDict):
     tensors: dict[str, Stored]
 
 
+class Settings(TypedDict):
+    """What was asked of the tool, beside original, target and bits.
+
+    recipe: digest of the recipe as it is written. parity, parity_on: see Bar. corpus, calibration: SHA-256 of a file of texts.
+    """
+
+    recipe: str
+    effort: str
+    parity: float
+    parity_on: str
+    strict_bits: bool
+    corpus: str
+    calibration: NotRequired[str]
+    max_size: NotRequired[int]
+
+
 class Tool(TypedDict):
     """What made the artifact."""
 
     version: str
     packages: dict[str, str]
+    settings: NotRequired[Settings]
 
 
 @dataclass(frozen=True)
@@ -119,13 +128,23 @@ class Manifest:
         return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})
 
 
-def read(directory: Path) -> Manifest:
-    """The manifest in `directory`. Raises IntegrityError when it is absent, malformed, or contradicts itself."""
+def read(directory: Path, precision: str | None = None) -> Manifest:
+    """The manifest in `directory`; of a published repository, that of one precision, such as `8bit` (see repository.choose).
+
+    Raises IntegrityError when it is absent, malformed, or contradicts itself, UsageError for a precision that is not there.
+    """
     path = directory / MANIFEST
-    if not path.exists():
+    if not path.is_file():
         what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
         raise IntegrityError(f"{directory} {what}")
-    return parse(read_object(path), path)
+    raw = read_manifest(path)
+    if raw.get("schema") == repository.SCHEMA:
+        manifest = parse(repository.choose(repository.parse(raw, path), path, precision), path)
+    else:
+        manifest = parse(raw, path)
+    if precision not in (None, f"{manifest.bits}bit"):
+        raise UsageError(f"{manifest.name} has no precision {precision}; it has {manifest.bits}bit")
+    return manifest
 
 
 def parse(raw: object, path: Path) -> Manifest:
@@ -133,21 +152,11 @@ def parse(raw: object, path: Path) -> Manifest:
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
-        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")
+        readable = f"this version reads {UNWITNESSED} to {repository.SCHEMA}"
+        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; {readable}")
     manifest: Manifest = strictly(Manifest, raw, str(path), SINCE if raw["schema"] == UNWITNESSED else ())
     _check_seal(manifest, path)
     return manifest
-
-
-def read_object(path: Path) -> JsonObject:
-    """The JSON object in a file of an artifact. Raises IntegrityError when there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: not a JSON object")
-    return value
 
 
 def _check_seal(manifest: Manifest, path: Path) -> None:
@@ -167,14 +176,7 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
         raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
     if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
         _check_witness(parity.witness, path)
-    check_names(manifest.files, path)
-
-
-def check_names(files: Iterable[str], path: Path) -> None:
-    """Raise IntegrityError for the name of a file that leads out of the artifact."""
-    for name in files:
-        if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise IntegrityError(f"{path}: file {name} lies outside the artifact")
+    check_listing(manifest.files, path)
 
 
 def _check_witness(witness: Witness | None, path: Path) -> None:
@@ -198,40 +200,32 @@ def write(directory: Path, manifest: Manifest) -> None:
         raise SourceError(f"{temporary}: cannot be written ({error.strerror})") from None
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def hash_files(directory: Path) -> dict[str, File]:
-    """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+    """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest and its signature."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in (MANIFEST, SIGNATURE))
     return {path.relative_to(directory).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every listed file with its size, then its hash. Raises IntegrityError naming the first that differs.
+    """Compare every file that is there with its size, then its hash. Raises IntegrityError naming the first that differs.
 
-    A file that is not listed is refused, too, as a runtime might load it; dotfiles and a README are the hub's and a user's.
+    Of a published repository the files of other precisions may be absent. A file that is not listed is refused, as a runtime
+    might load it; dotfiles and a README are the hub's and a user's.
     """
     if not manifest.files:
         raise IntegrityError(f"{directory}: the manifest lists no files")
-    there = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-    for path in there:
-        own = path.as_posix() in (MANIFEST, "README.md") or any(part.startswith(".") for part in path.parts)
-        if not own and path.as_posix() not in manifest.files:
-            raise IntegrityError(f"{directory}: {path.as_posix()} is not listed in the manifest; remove it")
-    for name, entry in manifest.files.items():
-        path = directory / name
-        if not path.is_file():
-            raise IntegrityError(f"{directory}: {name} is missing; convert or download the artifact again")
-        try:
-            same = path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]
-        except OSError as error:
-            raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from None
-        if not same:
-            raise IntegrityError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
+    path = directory / MANIFEST
+    raw = read_manifest(path)
+    listed = repository.parse(raw, path).listed if raw.get("schema") == repository.SCHEMA else manifest.files
+    found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    there = {path.relative_to(directory).as_posix() for path in found}
+    for name in sorted(there - listed.keys()):
+        own = name in (MANIFEST, SIGNATURE, "README.md") or any(part.startswith(".") for part in name.split("/"))
+        if not own:
+            raise IntegrityError(f"{directory}: {name} is not listed in the manifest; remove it")
+    for name, entry in listed.items():
+        if name in there or name in manifest.files:
+            check_file(directory, name, entry)
 
 
 def check_verdict(manifest: Manifest, min_parity: float | None) -> None:

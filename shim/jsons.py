@@ -1,14 +1,50 @@
-"""JSON values, as `json.loads` gives them, and as a dataclass or TypedDict says that they must be."""
+"""JSON values: as files hold them, within bounds, and as a dataclass or TypedDict says that they must be."""
 
+import json
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, is_typeddict
 
 from shim.errors import IntegrityError
 
 Json: TypeAlias = "Mapping[str, Json] | Sequence[Json] | str | int | float | bool | None"
 JsonObject: TypeAlias = dict[str, Json]
+MAX_MANIFEST = 4 << 20  # bytes; nothing vouches for it before it is parsed, and the worst JSON then takes 25 times as much
+MAX_OTHER = 16 << 20  # bytes of a config.json or tokenizer_config.json
+MAX_NUMBER = 1e300
+
+
+def read_object(path: Path) -> JsonObject:
+    """The JSON object in another program's file. Raises IntegrityError when there is none."""
+    return _read(path, MAX_OTHER)
+
+
+def read_manifest(path: Path) -> JsonObject:
+    """The JSON object in a manifest, which has no key twice. Raises IntegrityError when there is none."""
+    return _read(path, MAX_MANIFEST, _unique)
+
+
+def _read(path: Path, limit: int, hook: Callable[[list[tuple[str, Any]]], JsonObject] | None = None) -> JsonObject:
+    try:
+        with path.open("rb") as file:
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise ValueError(f"over {limit} bytes")
+        value = json.loads(content.decode("utf-8"), object_pairs_hook=hook)
+    except (OSError, ValueError, RecursionError) as error:
+        raise IntegrityError(f"{path}: cannot be read ({error})") from None
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{path}: not a JSON object")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> JsonObject:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        raise ValueError(f"an object of {len(pairs)} keys has one of them twice")
+    return value
 
 
 def table(raw: JsonObject, key: str) -> JsonObject:
@@ -55,6 +91,8 @@ def _value(annotation: Any, raw: Any, name: str, where: str, unknown: tuple[str,
     types: Any = (int, float) if kind is float else (dict if nested else kind,)
     if not isinstance(raw, types) or (isinstance(raw, bool) and kind is not bool):
         raise IntegrityError(f"{where}: {name} must be {'a list' if kind is list else types[-1].__name__}, not {raw!r}")
+    if kind is float and not abs(raw) < MAX_NUMBER:
+        raise IntegrityError(f"{where}: {name} must be a finite number, not {raw!r:.50}")
     if nested:
         return strictly(kind, raw, f"{where}: malformed {name}", unknown)
     if kind is list:

@@ -67,6 +67,23 @@ class PackedKernels:
     worst: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A figure of a task, from -1 to 1, of the original and of the artifact on the same data set.
+
+    difference: the artifact's less the original's; it is from `low` to `high` with 95 % confidence. n: pairs or queries.
+    """
+
+    set: str
+    metric: str
+    original: float
+    artifact: float
+    difference: float
+    low: float
+    high: float
+    n: int
+
+
 class WorstAndMean(Protocol):
     """Cosines or errors of texts, of which either counts."""
 
@@ -110,7 +127,7 @@ class Parity:
     """`parity` of the manifest. What is None is not in the file: of an artifact that was not measured, all but the first three.
 
     target, on: see Bar. texts: how many, of rerankers pairs. kernels: which the runtime multiplied with. notes: what to know
-    before trusting the figures. corpus_sha256: of the file of texts.
+    before trusting the figures. corpus_sha256: of the file of texts. evaluation: what `convert eval` found.
     """
 
     verdict: Literal["pass", "fail", "unverified"]
@@ -125,6 +142,7 @@ class Parity:
     witness: Witness | None = None
     packed_kernels: PackedKernels | None = None
     corpus_sha256: str | None = None
+    evaluation: list[Evaluation] | None = None
 
     @property
     def bar(self) -> Bar:

@@ -38,7 +38,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 _import_mlx()  # before a test does: on Linux it is then 30 times as fast, for the whole process
-pytest_plugins = ["support.publishing"]  # fixtures
+pytest_plugins = ["support.publishing", "support.published"]  # fixtures
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 # The weights of another model in another layout, or behind another prompt: the target and the bits of each.
@@ -52,6 +52,7 @@ SIBLINGS = {
 }
 # Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
 FIXTURES = {"tiny_artifact", "precisions", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
+FIXTURES |= {"working"}
 FUNCTIONS = {"made", "standin", "standin_recipe", "convert", "converted", "quantize", "prepare", "witnessed", "refused"}
 FUNCTIONS |= {"apart", "run_process", "stop"}
 FEW = (

@@ -80,7 +80,7 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m["parity"].update(verdict="fail"), "verdict is fail"),
         (lambda m: m.update(parity={"verdict": "unverified"}), "verdict is unverified"),
         (lambda m: m["parity"]["heads"]["dense"].update(worst=0.5), "contradicts its own figures"),
-        (lambda m: m["parity"]["heads"]["dense"].update(worst=float("nan")), "contradicts its own figures"),
+        (lambda m: m["parity"]["heads"]["dense"].update(worst=float("nan")), "worst must be a finite number"),
         (lambda m: m["parity"].update(heads={}), "malformed"),
         (lambda m: m["parity"].update(verdict="great"), "verdict 'great' unknown"),
         (lambda m: m["parity"].update(on="median"), "on 'median' unknown"),
@@ -91,7 +91,7 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m["parity"]["heads"]["dense"]["by_language"].update(und="0.9"), "und of by_language must be float"),
         (lambda m: m.update(surprise=1), "key surprise unknown"),
         (lambda m: m["model"].pop("pooling"), "key pooling missing"),
-        (lambda m: m.update(schema=3), "schema 3 unknown"),
+        (lambda m: m.update(schema=4), "schema 4 unknown"),
         (lambda m: m["parity"].pop("witness"), "verdict pass without a witness"),
         (lambda m: m["parity"]["witness"].update(worst=2e-4), "contradicts its witness"),
         (lambda m: m["parity"]["witness"].update(worst=2e-4, tolerance=1), "contradicts its witness"),
@@ -108,6 +108,7 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m.update(quantization=[]), "quantization must be dict"),
         (lambda m: m["model"].update(dimensions="64"), "dimensions must be int"),
         (lambda m: m["model"].update(max_tokens=-1), "must be positive"),
+        (lambda m: m["quantization"].update(bits_per_weight=10**400), "bits_per_weight must be a finite number"),
     ],
 )
 def test_a_manifest_that_does_not_seal_is_refused(

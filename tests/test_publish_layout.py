@@ -33,21 +33,9 @@ def built(folder: Path, *paths: Path) -> Repository:
     return layout.build(sealed.gather(list(paths)), folder, "acme/tiny-onnx")
 
 
-def opened(folder: Path, precision: str, into: Path, monkeypatch: pytest.MonkeyPatch) -> shim.Model:
-    """One precision, loaded from nothing but the files that its manifest lists."""
-    manifest = repository.read(folder / "artifact.json", "acme/tiny-onnx").precisions[precision]
-    for name in manifest.files:
-        (into / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(folder / name, into / name)
-    artifact.write(into, manifest)
-    (graph,) = (name for name in manifest.files if name.endswith(".onnx")) if manifest.target == "onnx" else ("",)
-    monkeypatch.setattr("shim.runtimes.onnx.GRAPH", graph)
-    return shim.load(into, min_parity=0)
-
-
 @pytest.mark.parametrize("kind", ["onnx", "data"])
 def test_precisions_share_a_repository_and_each_gives_the_vectors_of_its_artifact(
-    precisions: Precisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+    precisions: Precisions, tmp_path: Path, kind: str
 ) -> None:
     given = {bits: precisions(bits, kind) for bits in (8, 4, 32, 16)}
     expected = {bits: shim.load(path, min_parity=0).embed(TEXTS).dense for bits, path in given.items()}
@@ -72,7 +60,7 @@ def test_precisions_share_a_repository_and_each_gives_the_vectors_of_its_artifac
         before, after = artifact.read(path), whole.precisions[f"{bits}bit"]
         assert dataclasses.replace(after, files={}) == dataclasses.replace(before, files={})
         assert len(after.files) == len(before.files)
-        model = opened(folder, f"{bits}bit", tmp_path / str(bits), monkeypatch)
+        model = shim.load(folder, precision=f"{bits}bit", min_parity=0)
         np.testing.assert_array_equal(model.embed(TEXTS).dense, expected[bits])
         artifact.check_files(path, before)  # the artifact is as it was
 
@@ -116,7 +104,7 @@ def test_the_second_output_is_the_vector(precisions: Precisions) -> None:
     assert names == ["last_hidden_state", "sentence_embedding", "token_embeddings"]
 
 
-def test_an_mlx_artifact_keeps_its_layout(precisions: Precisions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_mlx_artifact_keeps_its_layout(precisions: Precisions, tmp_path: Path) -> None:
     path, folder = precisions(8, "mlx"), tmp_path / "repository"
     whole = built(folder, path)
     assert (whole.default, list(whole.precisions), whole.files) == ("8bit", ["8bit"], {})
@@ -124,7 +112,7 @@ def test_an_mlx_artifact_keeps_its_layout(precisions: Precisions, tmp_path: Path
     before, after = contents(path), contents(folder)
     del before["README.md"], before["artifact.json"], after["README.md"], after["artifact.json"]
     assert after == before
-    model = opened(folder, "8bit", tmp_path / "8", monkeypatch)
+    model = shim.load(folder)
     np.testing.assert_array_equal(model.embed(TEXTS).dense, shim.load(path).embed(TEXTS).dense)
 
 

@@ -84,6 +84,8 @@ def _affordable(checkpoint: Checkpoint, lengths: list[int]) -> list[int]:
 
 def _testify(upstream: Embedder | Ranker | CardRanker, checkpoint: Checkpoint, asked: list[Probe]) -> Outputs:
     """The outputs of the probes by default settings; of a reranker's, what `predict` gives where there is one."""
+    if not asked:
+        return Outputs()
     if not isinstance(upstream, Embedder):
         predict = getattr(upstream, "predict", upstream.logits)
         return Outputs(scores=predict([probe.text for probe in asked]))

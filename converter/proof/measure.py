@@ -152,7 +152,7 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> Pack
     kernels = "packed" if model.manifest.quantization["tensors"] and model.manifest.size > LARGE else "quantized"
     with warnings.catch_warnings():  # that MLX is slow here was said when the model was loaded
         warnings.simplefilter("ignore")
-        runtime = open_runtime(directory, model.manifest.model, "cpu", kernels=kernels)
+        runtime = open_runtime(directory, model.manifest, "cpu", kernels=kernels)
     packed = shim.Model(model.manifest, model.encoder, runtime)
     shortest = sorted(texts, key=lambda text: len(text.text))[:PROBES]
     if model.task == "rerank":

@@ -13,6 +13,8 @@ from converter.publish import upload
 from converter.publish.upload import Outcome, Request
 from shim.console import show_json
 
+FILE = click.Path(path_type=Path, dir_okay=False)
+
 
 @click.command()
 @click.argument("artifacts", metavar="ARTIFACT...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -24,6 +26,7 @@ from shim.console import show_json
 @click.option("--collection", metavar="TITLE", help="Put the repository into this collection, made when missing.")
 @click.option("--allow-unverified", is_flag=True, help="Publish what is not sealed as a pass; the card says so.")
 @click.option("--replace", is_flag=True, help="Remove precisions that are not given, and write over files of others.")
+@click.option("--sign", type=FILE, metavar="KEY", help="Sign with this private key; shim --require-signature checks it.")
 @click.option("--dry-run", is_flag=True, help="Write the repository into a folder instead; needs no network and no token.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder that --dry-run writes (default ./NAME).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

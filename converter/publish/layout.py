@@ -18,7 +18,7 @@ from converter.publish.sealed import Sealed
 from shim import artifact
 from shim.artifact import MANIFEST, File, Manifest
 from shim.errors import UsageError
-from shim.jsons import JsonObject
+from shim.jsons import JsonObject, read_object
 
 CONFIG = "config.json"
 OWN = ("quantization.json", "quantization.svg", "cosines.json")  # files that are about one precision
@@ -115,7 +115,7 @@ def _configured(
     Raises UsageError where these files say different things.
     """
     folders = [each.path for each in artifacts] + [kept.folder] * bool(kept.precisions)
-    configs = [artifact.read_object(folder / CONFIG) for folder in folders]
+    configs = [read_object(folder / CONFIG) for folder in folders]
     stripped = [{key: value for key, value in config.items() if key != JS} for config in configs]
     if any(config != stripped[0] for config in stripped):
         raise UsageError(f"artifacts cannot share a repository: {CONFIG} is not the same; --name parts them")

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.publish.hub import File, State
-from converter.publish.repository import SIGNATURE, Repository
+from converter.publish.repository import Repository
 from shim import artifact
-from shim.artifact import MANIFEST, Manifest
+from shim.artifact import Manifest
+from shim.listing import MANIFEST, SIGNATURE
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ def plan(folder: Path, repository: Repository, before: Repository | None, state:
     """
     hashes = local(folder, repository)
     send = [name for name, sha256 in hashes.items() if not same(folder / name, sha256, state.files.get(name))]
-    gone = {name for name in (before.listed if before else ()) if name not in repository.listed and not name.startswith(".")}
+    gone = {name for name in (before.listed if before else ()) if name not in repository.listed}
     gone |= {SIGNATURE} if MANIFEST in send else set()
     return Plan(send, sorted(gone & state.files.keys() - hashes.keys()))
 

@@ -3,27 +3,16 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
 
 from shim import artifact
-from shim.artifact import MANIFEST, File, Manifest
+from shim.artifact import Manifest
 from shim.errors import IntegrityError
-from shim.jsons import strictly
+from shim.jsons import read_manifest
+from shim.listing import MANIFEST, File
+from shim.repository import SCHEMA, parse
 
-SCHEMA = 3
-SIGNATURE = "artifact.json.sig"
 CARD = "README.md"
 Files = dict[str, File]  # by path in the repository
-
-
-class Listing(TypedDict):
-    """`artifact.json`; precisions: see Manifest."""
-
-    schema: int
-    name: str
-    default: str
-    precisions: dict[str, object]
-    files: Files
 
 
 @dataclass(frozen=True)
@@ -63,12 +52,9 @@ class Repository:
 
 def read(path: Path, id: str) -> Repository:
     """The repository that an `artifact.json` describes. Raises IntegrityError where it is not one of schema 3."""
-    raw = artifact.read_object(path)
+    raw = read_manifest(path)
     if raw.get("schema") != SCHEMA:
         raise IntegrityError(f"{path}: not the manifest of a published repository")
-    listing: Listing = strictly(Listing, raw, str(path), ())
-    if listing["default"] not in listing["precisions"]:
-        raise IntegrityError(f"{path}: default {listing['default']!r} is none of {', '.join(listing['precisions'])}")
-    artifact.check_names(listing["files"], path)
-    precisions = {key: artifact.parse(manifest, path) for key, manifest in listing["precisions"].items()}
-    return Repository(id, listing["default"], precisions, listing["files"])
+    listing = parse(raw, path)
+    precisions = {key: artifact.parse(manifest, path) for key, manifest in listing.precisions.items()}
+    return Repository(id, listing.default, precisions, listing.files)

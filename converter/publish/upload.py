@@ -12,8 +12,10 @@ from converter.publish.layout import CONFIG, Kept, build
 from converter.publish.plan import local, message, plan
 from converter.publish.repository import CARD, Repository
 from converter.publish.sealed import Sealed, check, gather, keep
-from shim.artifact import MANIFEST, hash_file
+from converter.publish.signature import public_key, sign
+from shim.artifact import hash_file
 from shim.errors import IntegrityError, UsageError
+from shim.listing import MANIFEST, SIGNATURE
 
 BRANCH = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 
@@ -25,6 +27,7 @@ class Request:
     org, name: of the repository; by default it has the MLX artifact's name, or RECIPE-onnx. revision: the branch, made when
     missing. private: of a repository that is made. collection: the title of one that the repository is put into.
     replace: precisions that are not given go, and files that nobody published with this program are written over.
+    sign: the PEM file of a private key, which signs the manifest.
     """
 
     artifacts: list[Path]
@@ -36,6 +39,7 @@ class Request:
     collection: str | None = None
     allow_unverified: bool = False
     replace: bool = False
+    sign: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,8 @@ def dry_run(request: Request, out: Path | None) -> tuple[Path, Outcome]:
     check(artifacts)
     with staging.staged(directory, force=False) as folder:
         made = build(artifacts, folder, id)
+        if request.sign:
+            sign(folder, request.sign)
         sizes = {name: (folder / name).stat().st_size for name in local(folder, made)}
     return directory, _outcome(made, "", request, sizes, [])
 
@@ -88,6 +94,8 @@ def publish(request: Request, progress: Progress, bars: bool = False) -> Outcome
     here = artifacts[0].path.resolve().parent
     with staging.scratch((here if os.access(here, os.W_OK) else cache.folder()) / id.replace("/", "--")) as folder:
         made = build(artifacts, folder, id, kept)
+        if request.sign:
+            sign(folder, request.sign, _signed(hub, state))
         state = hub.prepared(state, request.private)
         changes = plan(folder, made, before, state)
         sizes = {name: (folder / name).stat().st_size for name in changes.send}
@@ -101,10 +109,17 @@ def publish(request: Request, progress: Progress, bars: bool = False) -> Outcome
     return Outcome(**{**vars(outcome), **done, "collection": collection})
 
 
+def _signed(hub: Hub, state: State | None) -> Path | None:
+    """The signature that is there."""
+    return hub.fetch([SIGNATURE], state.commit) / SIGNATURE if state and SIGNATURE in state.files else None
+
+
 def _artifacts(request: Request) -> tuple[list[Sealed], str]:
     """The artifacts, whose files are still to be checked, and ORG/NAME."""
     if request.revision is not None and (not BRANCH.fullmatch(request.revision) or ".." in request.revision):
         raise UsageError(f"--revision {request.revision!r} is not a branch's name")
+    if request.sign:
+        public_key(request.sign)
     artifacts = gather(request.artifacts, request.allow_unverified)
     first = artifacts[0].manifest
     default = f"{first.recipe}-onnx" if first.target == "onnx" else first.name

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shim.architectures import architecture
-from shim.artifact import read_object
-from shim.errors import IntegrityError, UsageError
-from shim.jsons import JsonObject, table
+from shim.artifact import Manifest
+from shim.errors import IntegrityError, SealportError, SourceError, UsageError
+from shim.jsons import JsonObject, read_object, table
 from shim.pooling import head_tensors, outputs
 from shim.runtimes.mlx_ops import MlxOps, Packed
 from shim.spec import ModelSpec
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 DEVICES = ("auto", "cpu", "gpu")
 
 
-def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto", kernels: str = "auto") -> "MlxRuntime":
+def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", kernels: str = "auto") -> "MlxRuntime":
     """Load `*.safetensors` and `config.json` of an MLX artifact.
 
     kernels: `quantized` multiplies with the packed weights in float16; `packed` with the same in float32; `float32`
@@ -48,7 +48,12 @@ def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto", kernels
         mx.set_default_device(mx.cpu)
         if sys.platform != "darwin":
             warnings.warn("the mlx runtime is on a CPU here, which is slow; an onnx artifact is faster", stacklevel=2)
-    return MlxRuntime(mx, directory, spec, kernels, "gpu" if on_gpu else "cpu")
+    try:
+        return MlxRuntime(mx, directory, manifest.model, kernels, "gpu" if on_gpu else "cpu")
+    except SealportError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:  # what MLX says of a file, or of tensors that do not go together
+        raise IntegrityError(f"{directory}: MLX cannot load it ({' '.join(str(error).split()):.200})") from None
 
 
 def _import_mlx() -> ModuleType:
@@ -74,13 +79,16 @@ class MlxRuntime:
         self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
         raw = read_object(directory / "config.json")
         self.module = architecture(spec.architecture)
-        self.config = self.module.Config.read(raw)
-        self.weights: dict[str, Array] = {}
         try:
-            for path in sorted(directory.glob("*.safetensors")):
-                self.weights |= mx.load(str(path))
-        except RuntimeError as error:
+            self.config = self.module.Config.read(raw)
+        except SourceError as error:
             raise IntegrityError(f"{directory}: {error}") from None
+        places = self.config.max_tokens
+        if places is not None and spec.max_tokens > places:
+            raise IntegrityError(f"{directory}: {spec.max_tokens} tokens in the manifest, config.json has {places} positions")
+        self.weights: dict[str, Array] = {}
+        for path in sorted(directory.glob("*.safetensors")):
+            self.weights |= mx.load(str(path))
         self.quantization = _quantization(raw, self.weights)
         heads = head_tensors(self.module, self.config, spec.heads, spec.modules)
         known = {n: s for n, s in self.module.parameters(self.config).items() if not _matches(n, self.module.OPTIONAL)} | heads
@@ -147,6 +155,9 @@ def _quantization(raw: JsonObject, names: Iterable[str]) -> dict[str, dict[str, 
     try:
         settings = table(raw, "quantization")
         chosen: dict[str, Any] = {name: settings.get(name, settings) for name in modules}
-        return {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
+        found = {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
+        if not all(number > 0 for entry in found.values() for number in entry.values()):
+            raise ValueError("bits and group_size must be positive")
+        return found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"config.json: quantization is malformed ({type(error).__name__}: {error})") from None

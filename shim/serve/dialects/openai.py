@@ -82,6 +82,8 @@ class ServedModel(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    repository: str | None = Field(description="The repository of the hub that it is from, where it is.")
+    revision: str | None = Field(description="The commit of that repository.")
     task: str
     dimensions: int
     max_tokens: int
