@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import TypedDict
 
 from shim.artifact import Manifest
 from shim.errors import UsageError
@@ -25,9 +25,19 @@ RESEARCH = ("apple-amlr", "deepfloyd-if-license")  # of IDS: no commercial use, 
 COMMONS = re.compile(r"cc-(by(?:-nc)?(?:-nd|-sa)?)-(\d\.\d)")
 
 
-def facts(license: str, link: str) -> dict[str, Any]:
-    """What a manifest's `source` says of a license besides its name: `license_link` where there is one, `non_commercial`."""
-    return ({"license_link": link} if link else {}) | ({"non_commercial": True} if non_commercial(license) else {})
+class Terms(TypedDict, total=False):
+    """What a manifest's `source` says of a license besides its name, where there is something to say."""
+
+    license_link: str
+    non_commercial: bool
+
+
+def terms(license: str, link: str) -> Terms:
+    """See Terms; link: "" where there is none."""
+    found = Terms(license_link=link) if link else Terms()
+    if non_commercial(license):
+        found["non_commercial"] = True
+    return found
 
 
 def non_commercial(license: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from converter.publish import card
+from converter.card import markdown
 from shim import artifact
 from shim.artifact import Manifest
 
@@ -35,7 +35,7 @@ def changed(manifest: Manifest, **source: Any) -> Manifest:
 
 
 def test_the_front_matter_says_what_the_hub_asks_for(precisions: dict[str, Manifest]) -> None:
-    found = front(card.card(precisions, "8bit", NAME))
+    found = front(markdown.card(precisions, "8bit", NAME))
     tags = found.pop("tags")
     assert found == {
         "license": "apache-2.0",
@@ -50,21 +50,21 @@ def test_the_front_matter_says_what_the_hub_asks_for(precisions: dict[str, Manif
 
 def test_of_an_original_on_the_hub_it_names_repository_task_and_languages(tiny_artifact: Path) -> None:
     manifest = artifact.read(tiny_artifact)
-    found = front(card.of_artifact(manifest))
+    found = front(markdown.of_artifact(manifest))
     assert "base_model" not in found, "a directory is no repository of the hub"
     assert "base_model_relation" not in found
     assert (found["license"], found["language"]) == ("mit", ["en", "ru"])
     there = changed(manifest, repo="nobody/tiny", revision="abc", pipeline_tag="feature-extraction", language=["no"])
-    text = card.of_artifact(there)
+    text = markdown.of_artifact(there)
     found = front(text)
     assert (found["base_model"], found["pipeline_tag"], found["language"]) == ("nobody/tiny", "feature-extraction", ["no"])
     assert "[nobody/tiny](https://huggingface.co/nobody/tiny/tree/abc) for ONNX Runtime" in text
-    reranker = front(card.of_artifact(dataclasses.replace(there, task="rerank")))
+    reranker = front(markdown.of_artifact(dataclasses.replace(there, task="rerank")))
     assert (reranker["pipeline_tag"], reranker["tags"]) == ("text-ranking", ["onnx", "sealport"])
 
 
 def test_the_figures_are_the_manifests(precisions: dict[str, Manifest]) -> None:
-    text = card.card(precisions, "8bit", NAME)
+    text = markdown.card(precisions, "8bit", NAME)
     for key, manifest in precisions.items():
         figures, shown = manifest.parity["heads"]["dense"], f"**{key}**" if key == "8bit" else key
         row = next(line for line in text.splitlines() if line.startswith(f"| {shown} | `onnx/model"))
@@ -89,7 +89,7 @@ def test_several_heads_have_a_row_each(precisions: dict[str, Manifest]) -> None:
         head: manifest.parity["heads"]["dense"] | {"worst": worst} for head, worst in (("dense", 0.9994), ("sparse", 0.9991))
     }
     model = dataclasses.replace(manifest.model, heads=list(heads))
-    text = card.of_artifact(dataclasses.replace(manifest, model=model, parity=manifest.parity | {"heads": heads}))
+    text = markdown.of_artifact(dataclasses.replace(manifest, model=model, parity=manifest.parity | {"heads": heads}))
     assert "| Bits per weight | Head | Worst |" in text
     assert "|  |  |  |  | sparse | 0.99910 |" in text
     assert "**0.99940** (dense), **0.99910** (sparse)" in text
@@ -109,7 +109,7 @@ def test_what_nobody_measured_has_a_banner_and_a_tag(tiny: Path, tmp_path: Path,
 
 def test_one_precision_that_nobody_measured_is_told_of(precisions: dict[str, Manifest]) -> None:
     unverified = dataclasses.replace(precisions["16bit"], parity={"verdict": "unverified", "target": 0.999, "on": "worst"})
-    text = card.card(precisions | {"16bit": unverified}, "8bit", NAME)
+    text = markdown.card(precisions | {"16bit": unverified}, "8bit", NAME)
     assert "> **16bit is unverified.**" in text
     assert "unverified" in front(text)["tags"]
     assert "**Verdict: pass.**" in text
@@ -124,22 +124,22 @@ def test_what_fell_short_has_a_banner(below: tuple[object, Path]) -> None:
     manifest = artifact.read(below[1])
     note = "the weights, through the kernels that a GPU uses, are not what was verified"
     parity = manifest.parity | {"heads": {"dense": manifest.parity["heads"]["dense"] | {"worst": 1.0}}, "notes": [note]}
-    assert f"> **2bit is below parity:** {note}." in card.of_artifact(dataclasses.replace(manifest, parity=parity))
+    assert f"> **2bit is below parity:** {note}." in markdown.of_artifact(dataclasses.replace(manifest, parity=parity))
 
 
 def test_what_was_sealed_at_less_says_how_to_load_it(precisions: dict[str, Manifest]) -> None:
     manifest = precisions["8bit"]
     lower = dataclasses.replace(manifest, parity=manifest.parity | {"target": 0.99})
-    assert "min_parity=0.99)" in card.of_artifact(lower)
-    assert "--min-parity 0.99 --port" in card.of_artifact(lower)
+    assert "min_parity=0.99)" in markdown.of_artifact(lower)
+    assert "--min-parity 0.99 --port" in markdown.of_artifact(lower)
     mean = dataclasses.replace(manifest, parity=manifest.parity | {"on": "mean"})
     promised = int(manifest.parity["heads"]["dense"]["worst"] * 1e4) / 1e4
     assert promised >= 0.999, "so that nothing need be said"
-    assert "min_parity" not in card.of_artifact(mean)
+    assert "min_parity" not in markdown.of_artifact(mean)
     heads = {"dense": manifest.parity["heads"]["dense"] | {"worst": 0.99789}}
     mean = dataclasses.replace(manifest, parity=mean.parity | {"heads": heads})
-    assert "min_parity=0.9978)" in card.of_artifact(mean)
-    assert "the mean must reach 0.999" in card.of_artifact(mean)
+    assert "min_parity=0.9978)" in markdown.of_artifact(mean)
+    assert "the mean must reach 0.999" in markdown.of_artifact(mean)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_what_was_sealed_at_less_says_how_to_load_it(precisions: dict[str, Manif
 def test_the_license_is_named_and_linked_and_its_limits_are_told(
     tiny_artifact: Path, license: str, source: dict[str, Any], wanted: dict[str, Any], warning: str
 ) -> None:
-    text = card.of_artifact(changed(dataclasses.replace(artifact.read(tiny_artifact), license=license), **source))
+    text = markdown.of_artifact(changed(dataclasses.replace(artifact.read(tiny_artifact), license=license), **source))
     assert {key: value for key, value in front(text).items() if key.startswith("license")} == wanted
     assert ("**No commercial use.**" in text) == bool(warning)
     assert warning in text
@@ -176,25 +176,25 @@ def test_the_license_is_named_and_linked_and_its_limits_are_told(
 
 def test_prompts_and_overrides_are_shown(tiny_artifact: Path) -> None:
     manifest = artifact.read(tiny_artifact)
-    assert "It takes no prompts" in card.of_artifact(manifest)
+    assert "It takes no prompts" in markdown.of_artifact(manifest)
     prompts = {"retrieval.query": "query: ", "instruction": "Instruct: {instruction}\nQuery|"}
     model = dataclasses.replace(manifest.model, prompts=prompts, prompt_names={"clustering": "Group: "})
-    text = card.of_artifact(changed(dataclasses.replace(manifest, model=model), overrides={"prompts": "The card says so."}))
+    text = markdown.of_artifact(changed(dataclasses.replace(manifest, model=model), overrides={"prompts": "The card says so."}))
     for row in ("| retrieval.query | `query: ` |", "| prompt_name=clustering | `Group: ` |"):
         assert row in text
     assert r"| instruction | `Instruct: {instruction}\nQuery\|` |" in text
     assert "- Otherwise than the original's files say, prompts: The card says so." in text
     frame = {"pair": "<q>{query}\n<d>{document}\n", "default": "Given a query"}
     model = dataclasses.replace(manifest.model, prompts=frame)
-    text = card.of_artifact(dataclasses.replace(manifest, task="rerank", model=model))
+    text = markdown.of_artifact(dataclasses.replace(manifest, task="rerank", model=model))
     assert "```\n<q>{query}\n<d>{document}\n```\n\nWhere no instruction is given, it is `Given a query`" in text
 
 
 def test_scores_are_shown_where_they_were_measured(precisions: dict[str, Manifest]) -> None:
-    assert "What it scores" not in card.card(precisions, "8bit", NAME)
+    assert "What it scores" not in markdown.card(precisions, "8bit", NAME)
     scores = {"original": 0.8672, "artifact": 0.8670, "difference": -0.0002, "low": -0.0009, "high": 0.0004, "n": 1500}
     parity = precisions["8bit"].parity | {"evaluation": [{"set": "STS-B dev", "metric": "spearman", **scores}]}
-    text = card.card(precisions | {"8bit": dataclasses.replace(precisions["8bit"], parity=parity)}, "8bit", NAME)
+    text = markdown.card(precisions | {"8bit": dataclasses.replace(precisions["8bit"], parity=parity)}, "8bit", NAME)
     assert "| STS-B dev | spearman | 8bit | 0.8672 | 0.8670 | -0.0002 | -0.0009 to +0.0004 | 1500 |" in text
 
 

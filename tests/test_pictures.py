@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import pytest
 from conftest import ROOT
 
-from converter.publish import pictures, rivals
-from converter.publish.pictures import CURVE, HISTOGRAM, draw
+from converter.card import pictures, rivals
+from converter.card.pictures import CURVE, HISTOGRAM, draw
 from shim import artifact
 from shim.artifact import Manifest
 
@@ -122,9 +122,7 @@ def test_words_are_legible_and_bars_are_told_from_the_page(page: int) -> None:
 
 
 def test_the_same_figures_give_the_same_bytes_in_any_process(drawn: Any, minilm_artifacts: dict[str, Path]) -> None:
-    code = (
-        "import json, sys; from pathlib import Path; from converter.publish.pictures import draw; from shim import artifact\n"
-    )
+    code = "import json, sys; from pathlib import Path; from converter.card.pictures import draw; from shim import artifact\n"
     code += "paths = {f'{artifact.read(Path(path)).bits}bit': Path(path) for path in sys.argv[1:]}\n"
     code += "cosines = {key: json.loads((path / 'cosines.json').read_text()) for key, path in paths.items()}\n"
     code += "print(json.dumps(draw({key: artifact.read(path) for key, path in paths.items()}, '8bit', cosines)))"

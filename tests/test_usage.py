@@ -15,8 +15,8 @@ from conftest import ROOT, made
 
 import shim
 from converter import recipe
-from converter.publish import usage
-from converter.publish.usage import LOADERS, QUERY, UNWRITTEN, Subject
+from converter.card import usage
+from converter.card.usage import LOADERS, QUERY, UNWRITTEN, Subject
 from shim import artifact
 
 INTEROP = runpy.run_path(str(ROOT / "scripts/interop"))

@@ -8,14 +8,15 @@ import io
 import re
 from collections.abc import Mapping
 from math import log10
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from converter.publish.rivals import TEXTS, rivals
+from converter.card.rivals import TEXTS, rivals
 from shim.artifact import Manifest
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 Cosines = Mapping[str, Mapping[str, list[float]]]  # what `cosines.json` holds: head -> language -> cosines
 HISTOGRAM, CURVE = "cosines.svg", "parity.svg"
@@ -64,7 +65,7 @@ def _histogram(manifest: Manifest, cosines: Cosines) -> "Figure":
     import numpy as np
     from matplotlib.figure import Figure
 
-    target, worst = float(manifest.parity["target"]), min(min(each) for head in cosines.values() for each in head.values())
+    target, worst = manifest.parity.bar.cosine, min(min(each) for head in cosines.values() for each in head.values())
     low = min(target, worst)
     low -= (1 - low) / 40
     figure = Figure(figsize=(WIDTH, 0.75 + 1.75 * len(cosines)), layout="constrained")
@@ -102,7 +103,7 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
     from matplotlib.figure import Figure
 
     points, others = _points(precisions), rivals(precisions[default])
-    target = float(precisions[default].parity["target"])
+    target = precisions[default].parity.bar.cosine
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
     _plain(axes)
@@ -139,11 +140,10 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
 
 def _points(precisions: Mapping[str, Manifest]) -> dict[str, tuple[float, float]]:
     """{precision: (bits per weight, the worst cosine of any head)} of those that were measured."""
-    heads = {key: manifest.parity.get("heads") for key, manifest in precisions.items()}
     return {
-        key: (float(precisions[key].quantization["bits_per_weight"]), min(float(head["worst"]) for head in found.values()))
-        for key, found in heads.items()
-        if found
+        key: (manifest.quantization["bits_per_weight"], min(manifest.parity.worst.values()))
+        for key, manifest in precisions.items()
+        if manifest.parity.worst
     }
 
 
@@ -152,7 +152,7 @@ def _nines(cosine: float) -> float:
     return -log10(max(1 - cosine, NEAREST))
 
 
-def _label(axes: "Axes", point: tuple[float, float], name: str, colour: str, **place: Any) -> None:
+def _label(axes: "Axes", point: tuple[float, float], name: str, colour: str, **place: object) -> None:
     """Words beside a point."""
     axes.annotate(name, point, textcoords="offset points", color=colour, **place)
 
@@ -161,7 +161,7 @@ def _language(code: str) -> str:
     return {"und": "no language"}.get(code, code)
 
 
-def _patch(colour: str, label: str) -> Any:
+def _patch(colour: str, label: str) -> "Patch":
     from matplotlib.patches import Patch
 
     return Patch(color=colour, label=label)

@@ -4,7 +4,6 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import floor
 from pathlib import PurePosixPath
 
 from shim.artifact import PARITY_TARGET, Manifest
@@ -60,9 +59,7 @@ def _accepted(manifest: Manifest) -> tuple[str, str]:
     """What `shim` must be told to load it, in Python and on the command line; nothing for a pass at our own target."""
     if manifest.verdict != "pass":
         return ", allow_unverified=True", " --allow-unverified"
-    promised = float(manifest.parity["target"])
-    if manifest.parity.get("on") == "mean":
-        promised = floor(1e4 * min(float(head["worst"]) for head in manifest.parity["heads"].values())) / 1e4
+    promised = manifest.parity.promised
     return ("", "") if promised >= PARITY_TARGET else (f", min_parity={promised:g}", f" --min-parity {promised:g}")
 
 

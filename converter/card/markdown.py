@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
+from converter.card import tables, usage
+from converter.card.pictures import CURVE, HISTOGRAM
+from converter.card.rivals import TEXTS, rivals
+from converter.card.usage import Subject
 from converter.licenses import IDS, OTHER, link_of, non_commercial
-from converter.publish import tables, usage
-from converter.publish.pictures import CURVE, HISTOGRAM
-from converter.publish.rivals import TEXTS, rivals
-from converter.publish.usage import Subject
 from shim.artifact import Manifest
 from shim.prompts import DEFAULT, PAIR, ROLES, TEMPLATE, prompt_of
 
@@ -101,9 +101,9 @@ def _warnings(precisions: Mapping[str, Manifest]) -> list[str]:
         if manifest.verdict == "unverified":
             lines += [f"**{key} is unverified.** Nobody has measured how near it is to the original."]
         if manifest.verdict == "fail":
-            on, target = parity.get("on", "worst"), parity["target"]
-            short = any(figures[on] < target for figures in parity["heads"].values())
-            reason = f"the {on} cosine with the original does not reach {target:g}" if short else "; ".join(parity["notes"])
+            bar, short = parity.bar, not parity.bar.passes(parity.heads or {})
+            reason = f"the {bar.on} cosine with the original does not reach {bar.cosine:g}"
+            reason = reason if short else "; ".join(parity.notes or [])
             lines += [f"**{key} is below parity:** {reason}."]
     manifest = next(iter(precisions.values()))
     if non_commercial(manifest.license):
@@ -118,17 +118,17 @@ def _verdict(precisions: Mapping[str, Manifest], default: str) -> list[str]:
     manifest, parity = precisions[default], precisions[default].parity
     if manifest.verdict != "pass":
         return []
-    heads = {head: figures["worst"] for head, figures in parity["heads"].items()}
-    worst = ", ".join(f"**{cosine:.5f}**" + (f" ({head})" if len(heads) > 1 else "") for head, cosine in heads.items())
-    languages = {language for figures in parity["heads"].values() for language in figures["by_language"]} - {"code", "und"}
-    texts = f"{parity['texts']} texts" if manifest.task == "embed" else f"the rankings of {parity['texts']} pairs"
+    heads = parity.heads or {}
+    worst = ", ".join(f"**{cosine:.5f}**" + (f" ({head})" if len(heads) > 1 else "") for head, cosine in parity.worst.items())
+    languages = {language for figures in heads.values() for language in figures.by_language} - {"code", "und"}
+    texts = f"{parity.texts} texts" if manifest.task == "embed" else f"the rankings of {parity.texts} pairs"
     spoken = f" in {len(languages)} languages" if len(languages) > 1 else ""
     which = f", in {default}," if len(precisions) > 1 else ""
-    witness = parity.get("witness") or {"library": "the upstream library", "version": "by itself"}
-    original = f"what {witness['library']} {witness['version']} computes from the original in fp32"
+    library = f"{parity.witness.library} {parity.witness.version}" if parity.witness else "the upstream library by itself"
+    original = f"what {library} computes from the original in fp32"
     return [
         f"**Verdict: pass.** The worst of {texts}{spoken} has{which} a cosine of {worst} with {original}; "
-        f"the {parity.get('on', 'worst')} must reach {parity['target']:g}. It was measured through the runtime that serves it. "
+        f"the {parity.bar.on} must reach {parity.bar.cosine:g}. It was measured through the runtime that serves it. "
         "`artifact.json` holds the figures and the SHA-256 of every file, and `shim` loads nothing else."
     ]
 
@@ -185,32 +185,32 @@ def _inline(text: str) -> str:
 def _proof(manifest: Manifest) -> list[str]:
     """How it was measured, and what else was."""
     parity, lines = manifest.parity, []
-    for head, figures in (parity.get("heads") or {}).items():
-        if cuts := figures.get("by_dimensions"):
-            told = ", ".join(f"{worst:.5f} at {size}" for size, worst in cuts.items())
+    for head, figures in (parity.heads or {}).items():
+        if figures.by_dimensions:
+            told = ", ".join(f"{worst:.5f} at {size}" for size, worst in figures.by_dimensions.items())
             lines += [f"- {head}: cut to fewer dimensions, and the original likewise, the worst is {told}."]
-        if "centred" in figures:
+        if figures.centred:
             lines += [
-                f"- {head}: less the mean of the original's vectors, the worst is {figures['centred']['worst']:.5f}; "
-                f"of the ten nearest neighbours {figures['neighbours']:.1%} are the same."
+                f"- {head}: less the mean of the original's vectors, the worst is {figures.centred.worst:.5f}; "
+                f"of the ten nearest neighbours {figures.neighbours:.1%} are the same."
             ]
-        if "top1" in figures:
+        if figures.kendall:
             lines += [
-                f"- The best document is the same for {figures['top1']:.1%} of the queries; Kendall's tau is at worst "
-                f"{figures['kendall']['worst']:.3f}; a probability changes by {figures['probability']:.5f} at most."
+                f"- The best document is the same for {figures.top1:.1%} of the queries; Kendall's tau is at worst "
+                f"{figures.kendall['worst']:.3f}; a probability changes by {figures.probability:.5f} at most."
             ]
-    if "runtime" in parity:
-        lines += [f"- Measured on {parity['runtime']} ({parity['device']}, {parity['kernels']})."]
-    if packed := parity.get("packed_kernels"):
-        lines += [f"- The kernels that a GPU uses, against these: {packed['worst']:.5f} on {packed['texts']} texts."]
-    if witness := parity.get("witness"):
+    if parity.runtime:
+        lines += [f"- Measured on {parity.runtime} ({parity.device}, {parity.kernels})."]
+    if packed := parity.packed_kernels:
+        lines += [f"- The kernels that a GPU uses, against these: {packed.worst:.5f} on {packed.texts} texts."]
+    if witness := parity.witness:
         lines += [
-            f"- Witness: {witness['library']} {witness['version']} reads the original by itself as it was read here: the same "
-            f"tokens, and the same outputs to {witness['worst']:.1e}, on {witness['texts']} telling texts."
+            f"- Witness: {witness.library} {witness.version} reads the original by itself as it was read here: the same "
+            f"tokens, and the same outputs to {witness.worst:.1e}, on {witness.texts} telling texts."
         ]
-        told = ", ".join(witness["given"])
+        told = ", ".join(witness.given)
         lines += [f"- It was told, as the original's files do not say so: {told}."] if told else []
-    lines += [f"- Note: {note}." for note in parity.get("notes") or []]
+    lines += [f"- Note: {note}." for note in parity.notes or []]
     overrides = manifest.source.get("overrides") or {}
     lines += [f"- Otherwise than the original's files say, {key}: {reason}" for key, reason in overrides.items()]
     return ["## How it was measured", "", *lines] if lines else []
