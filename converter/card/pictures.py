@@ -76,8 +76,8 @@ def _histogram(manifest: Manifest, cosines: Cosines) -> "Figure":
     colours = [LANGUAGES[min(place, len(LANGUAGES) - 1)][0] for place in range(len(order))]
     for axes, (head, by_language) in zip(panels, cosines.items(), strict=True):
         values = [np.clip(by_language[lang], low, 1) for lang in order]
-        _, _, stacks = axes.hist(values, bins=edges, stacked=True, color=colours, edgecolor=GROUND[0], linewidth=0.4)
-        for bar in (bar for stack in stacks for bar in stack if not bar.get_height()):
+        axes.hist(values, bins=edges, stacked=True, color=colours, edgecolor=GROUND[0], linewidth=0.4)
+        for bar in [bar for bar in axes.patches if not bar.get_height()]:
             bar.remove()
         _plain(axes)
         axes.set_xlim(low, 1 + (1 - low) / 60)
@@ -152,9 +152,9 @@ def _nines(cosine: float) -> float:
     return -log10(max(1 - cosine, NEAREST))
 
 
-def _label(axes: "Axes", point: tuple[float, float], name: str, colour: str, **place: object) -> None:
-    """Words beside a point."""
-    axes.annotate(name, point, textcoords="offset points", color=colour, **place)
+def _label(axes: "Axes", point: tuple[float, float], name: str, colour: str, xytext: tuple[int, int], **place: str) -> None:
+    """Words beside a point; xytext: so many units away. place: of matplotlib's Text."""
+    axes.annotate(name, point, xytext, textcoords="offset points", color=colour).set(**place)
 
 
 def _language(code: str) -> str:
