@@ -213,7 +213,7 @@ LOADERS = (
         "transformers.js",
         "onnx",
         "embed",
-        ("bert", "qwen3", "xlm_roberta"),
+        ("bert", "qwen3"),
         _transformers_js,
         pooled=True,
         hub=True,
