@@ -46,7 +46,15 @@ def test_the_front_matter_says_what_the_hub_asks_for(precisions: dict[str, Manif
         "base_model": "sentence-transformers/all-MiniLM-L6-v2",
         "base_model_relation": "quantized",
     }
-    assert tags == ["onnx", "8-bit", "sentence-transformers", "feature-extraction", "sentence-similarity", "sealport"]
+    assert tags == [
+        "onnx",
+        "8-bit",
+        "sentence-transformers",
+        "transformers.js",
+        "feature-extraction",
+        "sentence-similarity",
+        "sealport",
+    ]
 
 
 def test_of_an_original_on_the_hub_it_names_repository_task_and_languages(tiny_artifact: Path) -> None:
