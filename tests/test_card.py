@@ -107,6 +107,15 @@ def test_what_nobody_measured_has_a_banner_and_a_tag(tiny: Path, tmp_path: Path,
     assert "shim serve tiny-onnx-32bit --allow-unverified" in text
 
 
+def test_one_precision_that_nobody_measured_is_told_of(precisions: dict[str, Manifest]) -> None:
+    unverified = dataclasses.replace(precisions["16bit"], parity={"verdict": "unverified", "target": 0.999, "on": "worst"})
+    text = card.card(precisions | {"16bit": unverified}, "8bit", NAME)
+    assert "> **16bit is unverified.**" in text
+    assert "unverified" in front(text)["tags"]
+    assert "**Verdict: pass.**" in text
+    assert f"| 16bit | `onnx/model.onnx` | {unverified.size / 1e6:.1f} MB | 16.01 |  |  |  |" in text
+
+
 def test_what_fell_short_has_a_banner(below: tuple[object, Path]) -> None:
     text = (below[1] / "README.md").read_text()
     assert "> **2bit is below parity:** the worst cosine with the original does not reach 0.999." in text

@@ -58,7 +58,7 @@ def test_the_curve_shows_every_precision_and_the_rivals_of_the_same_weights(draw
 
 def test_what_was_not_measured_is_not_drawn(drawn: Any) -> None:
     precisions, cosines, _ = drawn
-    assert draw(precisions, "8bit", {}).keys() == {CURVE}
+    assert draw(precisions, "8bit", {"16bit": cosines["16bit"]}).keys() == {CURVE}
     alone = {"8bit": dataclasses.replace(precisions["8bit"], source=precisions["8bit"].source | {"files": {}})}
     assert draw(alone, "8bit", cosines).keys() == {HISTOGRAM}, "a curve of one point is none"
     unverified = {

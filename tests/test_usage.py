@@ -62,20 +62,20 @@ def test_a_library_is_offered_for_what_it_was_seen_to_load_only(tiny_artifact: P
     assert offered(target="mlx", architecture="qwen3", pooling="last") == ["mlx-embeddings", "mlx-lm"]
 
 
+@pytest.mark.parametrize("prompted", [False, True])
 def test_our_own_code_runs_as_it_stands(
-    tiny_artifact: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+    prompted: bool, tiny_artifact: Path, serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    subject = local(tiny_artifact)
-    (language, code), (shell, server) = usage.own(subject)
+    path = made("multilingual-e5-large", "onnx", 8)[0] if prompted else tiny_artifact
+    (language, code), (shell, server) = usage.own(local(path))
     assert (language, shell) == ("python", "bash")
-    model = run(code, tiny_artifact.parent, monkeypatch)["model"]
+    model = run(code, path.parent, monkeypatch)["model"]
     wanted = model.embed([QUERY], task="retrieval.query").dense[0]
     started, asked = server.replace(" \\\n", "").split("&\n")
-    assert shlex.split(started) == ["shim", "serve", tiny_artifact.name, "--port", "8080"]
-    done = subprocess.run(
-        asked.replace("http://127.0.0.1:8080", serve(tiny_artifact)), shell=True, capture_output=True, text=True, check=True
-    )
-    np.testing.assert_allclose(json.loads(done.stdout)["data"][0]["embedding"], wanted, atol=1e-6)
+    assert shlex.split(started) == ["shim", "serve", path.name, "--port", "8080"]
+    asked = asked.replace("http://127.0.0.1:8080", serve(path))
+    done = subprocess.run(asked, shell=True, capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout)["data"][0]["embedding"], wanted, atol=1e-5)
 
 
 def test_a_rerankers_code_runs_too(serve: Callable[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
