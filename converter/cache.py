@@ -11,21 +11,15 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import converter
 import shim
+from shim.cache import folder
 
 
-def folder() -> Path:
-    """`$SEALPORT_CACHE`, or `sealport` in the user's cache folder."""
-    default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sealport"
-    return Path(os.environ.get("SEALPORT_CACHE") or default)
-
-
-def arrays(kind: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def arrays(kind: str, key: object, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The arrays that were stored under `key` (any JSON value), or what `make` returns, stored for the next time.
 
     A cache that cannot be read is made again; one that cannot be written is done without.
@@ -44,7 +38,7 @@ def arrays(kind: str, key: Any, make: Callable[[], dict[str, np.ndarray]]) -> di
     return found
 
 
-def has(kind: str, key: Any) -> bool:
+def has(kind: str, key: object) -> bool:
     """Whether something is stored under `key`."""
     return os.path.isfile(_path(kind, key))  # a Path's own raises where the folder may not be read
 
@@ -99,6 +93,6 @@ class Claim:
         self.close()
 
 
-def _path(kind: str, key: Any) -> Path:
+def _path(kind: str, key: object) -> Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return folder() / kind / f"{digest}.npz"

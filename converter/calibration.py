@@ -26,6 +26,7 @@ from converter.quantize.layerwise import Hessian, LayerwiseOps
 from converter.quantize.losses import VECTORS, by_head, masks_of
 from converter.store import CodeStore, has
 from shim.architectures import architecture
+from shim.artifact import Record
 from shim.pooling import outputs
 from shim.text import Tokens
 
@@ -60,7 +61,7 @@ class Calibration:
             else:
                 claim.remove()
 
-    def candidate(self, plan: Plan, record: dict[str, Any]) -> Candidate:
+    def candidate(self, plan: Plan, record: Record) -> Candidate:
         """The plan with its best codes: rounded to nearest with `fast` effort, else by GPTQ, with `max` beside the original."""
         if self.job.effort == "fast":
             return Candidate(RoundedCodes(self.job.checkpoint, plan, self.job.target.GRID), record)
@@ -183,7 +184,7 @@ class Calibration:
                 replaced(name, torch.from_numpy(checkpoint.read(f"{name}.weight")), None)
         return Quantized(store, ratios, {name: parts[: len(self.tokens)] for name, parts in given.items() if name in VECTORS})
 
-    def folder(self, *what: Any) -> str:
+    def folder(self, *what: object) -> str:
         """The part of the cache for what is made of this checkpoint on these texts for this job, as `what` says."""
         job = self.job
         versions = [cache.code(), torch.__version__]

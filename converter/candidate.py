@@ -3,10 +3,11 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converter.quantize.grid import Codes, Grid, Scheme, round_to_nearest
 from converter.source.checkpoint import Checkpoint
+from shim.artifact import Record
 
 if TYPE_CHECKING:  # both import torch
     from torch import Tensor
@@ -66,7 +67,7 @@ class Candidate:
     """
 
     codes: PlanCodes
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
     integers: "Integers | None" = None
     outputs: "dict[str, list[Tensor]]" = field(default_factory=dict)
 

@@ -1,22 +1,34 @@
 """The `convert` command; progress on stderr is progress.py's, errors and exit codes are shim/console.py's."""
 
 import re
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
 import shim
 from converter import pipeline, show
+from converter.commands.convert_all import convert_all
+from converter.commands.evaluate import evaluate
+from converter.commands.options import (
+    accept_option,
+    corpus_option,
+    json_option,
+    out_option,
+    path_argument,
+    source_option,
+)
 from converter.inventory import inventory, supported
 from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
+from converter.publish.command import publish
 from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
-from shim.artifact import Manifest
+from shim.artifact import Manifest, Record
 from shim.console import run, show_json
+from shim.jsons import JsonObject, read_object
 from shim.pooling import POOLINGS
 
 WIDTHS = "; ".join(
@@ -34,7 +46,7 @@ class ConvertGroup(click.Group):
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "MODEL --to mlx|onnx [OPTIONS]")
-        formatter.write_usage(ctx.command_path, "recipe|verify|inspect|list [OPTIONS]")
+        formatter.write_usage(ctx.command_path, "all|recipe|verify|eval|inspect|list|publish [OPTIONS]")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         self.commands["model"].format_options(ctx, formatter)
@@ -46,7 +58,7 @@ class Size(click.ParamType):
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]?)(i?)b?", str(value).strip().lower())
         size = float(found[1]) * (1024 if found[3] else 1000) ** "_kmg".index(found[2] or "_") if found else 0.0
         if not 1 <= size < 1e18:
@@ -54,10 +66,6 @@ class Size(click.ParamType):
         return int(size)
 
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-source_option = click.option(
-    "--source", metavar="DIR|REPO[@REV]|pkg:MODULE", help="The original, where it is not the recipe's."
-)
 pooling_option = click.option(
     "--pooling", type=click.Choice(POOLINGS), help="How tokens become a vector, where no recipe and no file says it."
 )
@@ -66,17 +74,6 @@ normalize_option = click.option(
 )
 license_option = click.option(
     "--license", metavar="ID", help="The original's license as the hub names it, where no recipe and no file says it."
-)
-accept_option = click.option(
-    "--accept-license",
-    multiple=True,
-    metavar="ID",
-    help="Take a model whose license, named here, forbids commercial use; may be repeated.",
-)
-path_argument = click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
-# Checked by the corpus reader, so that a missing file and a broken one read the same.
-corpus_option = click.option(
-    "--corpus", type=click.Path(path_type=Path), metavar="FILE", help="Texts to measure on instead of ours: JSON Lines or text."
 )
 
 
@@ -160,6 +157,9 @@ def convert_model(
     return report(manifest, path, as_json)
 
 
+main_group.add_command(publish)
+
+
 @main_group.command("recipe")
 @click.argument("model", metavar="ORG/REPO[@REV]|DIR")
 @pooling_option
@@ -189,10 +189,11 @@ def inspect(path: Path, as_json: bool) -> None:
     """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
     artifact.check_files(path, manifest)
-    record = artifact.read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
+    found = read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
     if as_json:
-        show_json({**facts(manifest, path), "search": record})
+        show_json({**facts(manifest, path), "search": found})
         return
+    record = cast(Record, found)
     click.echo(show.summary(manifest, str(path)))
     if manifest.quantization["tensors"]:
         click.echo(show.tensors(manifest, record))
@@ -201,17 +202,14 @@ def inspect(path: Path, as_json: bool) -> None:
 
 
 @main_group.command("list")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    default=Path("artifacts"),
-    metavar="DIR",
-    help="Folder of artifacts (default ./artifacts).",
-)
+@out_option
 @click.option("--architectures", is_flag=True, help="Show the architectures and modules that can be converted instead.")
 @json_option
 def list_all(out: Path, architectures: bool, as_json: bool) -> None:
-    """Show the recipes, which originals are here already, and the local artifacts."""
+    """Show of each recipe where its original is, what of it is here for MLX and ONNX, and the command for the next step.
+
+    Then the artifacts, and what the hub's cache holds; verdicts are those in the manifests: `convert inspect` checks hashes.
+    """
     if architectures:
         if as_json:
             show_json(supported())
@@ -223,6 +221,10 @@ def list_all(out: Path, architectures: bool, as_json: bool) -> None:
         show_json(found)
     else:
         click.echo(show.listing(found))
+
+
+main_group.add_command(evaluate)
+main_group.add_command(convert_all)
 
 
 def report(manifest: Manifest, path: Path, as_json: bool) -> int:
@@ -237,9 +239,9 @@ def report(manifest: Manifest, path: Path, as_json: bool) -> int:
     return 1
 
 
-def facts(manifest: Manifest, path: Path) -> dict[str, Any]:
+def facts(manifest: Manifest, path: Path) -> JsonObject:
     """The manifest as JSON values, with the path and the size in bytes."""
-    return {"path": str(path), "size": manifest.size, **asdict(manifest)}
+    return {"path": str(path), "size": manifest.size, **manifest.as_json()}
 
 
 def main() -> None:

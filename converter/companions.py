@@ -2,12 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 from converter.source.checkpoint import TOKENIZER, Checkpoint, read_json
 from converter.source.front_matter import NOTICES
 from converter.source.layout import MODULES
 from converter.source.sentence_config import sentence_file
+from shim.jsons import Json, JsonObject
 from shim.spec import ModelSpec
 
 MODEL_CONFIG, SENTENCE_CONFIG = "config_sentence_transformers.json", "sentence_bert_config.json"
@@ -53,11 +53,11 @@ def _overridden(checkpoint: Checkpoint) -> dict[str, bytes]:
     """The settings that the recipe overrides, put into the files that other loaders read."""
     spec, overrides = checkpoint.spec, checkpoint.overrides
     file = sentence_file(checkpoint.root, checkpoint.layout)
-    texts: dict[str, dict[str, Any]] = {
+    texts: dict[str, JsonObject] = {
         "max_tokens": {"max_seq_length": spec.max_tokens},
         "lower_case": {"do_lower_case": spec.lower_case},
     }
-    model: dict[str, dict[str, Any]] = {
+    model: dict[str, JsonObject] = {
         "prompt_names": {"prompts": spec.prompt_names},
         "default_prompt": {"default_prompt_name": spec.default_prompt or None},
         "similarity": {"similarity_fn_name": spec.similarity},
@@ -73,9 +73,9 @@ def _overridden(checkpoint: Checkpoint) -> dict[str, bytes]:
     return made
 
 
-def _modules(spec: ModelSpec, config: dict[str, Any]) -> dict[str, bytes]:
+def _modules(spec: ModelSpec, config: JsonObject) -> dict[str, bytes]:
     kinds = ["Transformer", "Pooling", *(step.type.title() for step in spec.modules)]
-    entries = [
+    entries: list[JsonObject] = [
         {"idx": index, "name": str(index), "path": f"{index}_{kind}" if index else "", "type": f"{TYPES}.{kind}"}
         for index, kind in enumerate(kinds)
     ]
@@ -87,5 +87,5 @@ def _modules(spec: ModelSpec, config: dict[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _json(value: Any) -> bytes:
+def _json(value: Json) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()

@@ -1,12 +1,12 @@
 """What is asked for, and what that comes to: everything that can be refused is refused here, before anything that costs."""
 
+import hashlib
+import json
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from converter import corpus
-from converter.bar import Bar
 from converter.licenses import check_accepted, check_known, link_of, non_commercial
 from converter.proof.measure import check_queries
 from converter.quantize.grid import uniform
@@ -17,7 +17,10 @@ from converter.staging import check_destination
 from converter.targets import DEFAULT_BITS, TARGETS, Target, load_target
 from shim import artifact
 from shim.architectures import architecture
+from shim.artifact import Settings
 from shim.errors import UsageError
+from shim.jsons import JsonObject
+from shim.parity import Bar
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits; with fewer, rounding to nearest does not suffice and calibration is the default
@@ -65,13 +68,13 @@ class Job:
     corpus_sha256: str
 
     @property
-    def name(self) -> str:
-        """The artifact's name, and its folder's."""
-        return f"{self.recipe.name}-{self.request.target}-{self.bits}bit"
+    def destination(self) -> Path:
+        return destination(self.request)
 
     @property
-    def destination(self) -> Path:
-        return self.request.out / self.name
+    def name(self) -> str:
+        """The artifact's name, and its folder's."""
+        return self.destination.name
 
     @property
     def full_precision(self) -> tuple[str, ...]:
@@ -79,7 +82,7 @@ class Job:
         return architecture(self.recipe.architecture).FULL_PRECISION
 
     @property
-    def goal(self) -> dict[str, Any]:
+    def goal(self) -> JsonObject:
         """What the choice of bits depends on besides the texts, for keys of the cache."""
         return {"bits": self.bits, **asdict(self.bar), "strict": self.request.strict_bits, "size": self.request.max_size}
 
@@ -117,13 +120,11 @@ def resolve(request: Request) -> Job:
     """What the request comes to. Raises UsageError for what cannot be, SourceError for an original that cannot be read."""
     recipe, target = request.recipe, load_target(request.target)
     _check_license(recipe, request.accept_license)
-    bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else DEFAULT_BITS[request.target]
-    if bits not in TARGETS[request.target]:
-        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, TARGETS[request.target]))}")
+    bits = _bits(request)
     cosine = recipe.parity.cosine if request.parity is None else request.parity
     if not 0 < cosine <= 1:
         raise UsageError(f"parity must be over 0 and at most 1, not {cosine}")
-    check_destination(request.out / f"{recipe.name}-{request.target}-{bits}bit", request.force)
+    check_destination(destination(request), request.force)
     texts, digest = corpus.judges(request.corpus, recipe.task), artifact.hash_file(request.corpus)
     checkpoint = open_source(recipe, request.source)
     recipe = replace(recipe, model=checkpoint.spec)
@@ -141,6 +142,36 @@ def _check_license(recipe: Recipe, accepted: tuple[str, ...]) -> None:
     license, link = recipe.license, recipe.license_link
     check_known(recipe.name, license, link)
     check_accepted(recipe.name, license, link_of(license, link, recipe.source.repo, recipe.source.revision), accepted)
+
+
+def destination(request: Request) -> Path:
+    """Where its artifact goes. Raises UsageError for bits that the target has not."""
+    return request.out / f"{request.recipe.name}-{request.target}-{_bits(request)}bit"
+
+
+def settings(request: Request) -> Settings:
+    """What the artifact depends on besides its original, target and bits: the same again would make the same."""
+    stated = asdict(request.recipe) | {"stated": sorted(request.recipe.stated)}
+    found = Settings(
+        recipe=hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest(),
+        effort=_effort(request, _bits(request)),
+        parity=request.recipe.parity.cosine if request.parity is None else request.parity,
+        parity_on=request.parity_on,
+        strict_bits=request.strict_bits,
+        corpus=artifact.hash_file(request.corpus),
+    )
+    if request.calibration:
+        found["calibration"] = artifact.hash_file(request.calibration)
+    if request.max_size:
+        found["max_size"] = request.max_size
+    return found
+
+
+def _bits(request: Request) -> int:
+    bits = request.bits if request.bits is not None else SIZED_BITS if request.max_size else DEFAULT_BITS[request.target]
+    if bits not in TARGETS[request.target]:
+        raise UsageError(f"--bits {bits}: {request.target} has {', '.join(map(str, TARGETS[request.target]))}")
+    return bits
 
 
 def _effort(request: Request, bits: int) -> str:

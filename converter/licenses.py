@@ -3,7 +3,6 @@
 import difflib
 import re
 from collections.abc import Collection
-from typing import Any
 
 from shim.artifact import Manifest
 from shim.errors import UsageError
@@ -23,11 +22,6 @@ IDS = frozenset(_IDS.split())
 OTHER, UNKNOWN = "other", "unknown"  # of IDS: one that has a name of its own; one that nobody states
 RESEARCH = ("apple-amlr", "deepfloyd-if-license")  # of IDS: no commercial use, which the name does not say
 COMMONS = re.compile(r"cc-(by(?:-nc)?(?:-nd|-sa)?)-(\d\.\d)")
-
-
-def facts(license: str, link: str) -> dict[str, Any]:
-    """What a manifest's `source` says of a license besides its name: `license_link` where there is one, `non_commercial`."""
-    return ({"license_link": link} if link else {}) | ({"non_commercial": True} if non_commercial(license) else {})
 
 
 def non_commercial(license: str) -> bool:

@@ -9,30 +9,30 @@ import platform
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import shim
 from converter import companions, corpus, licenses
-from converter.bar import Bar
 from converter.candidate import Candidate, Judged
-from converter.job import Job, Request, resolve
+from converter.evaluation.compare import compare
+from converter.evaluation.sets import gather
+from converter.job import Job, Request, resolve, settings
 from converter.proof.measure import Cosines, Progress, check_queries, measure, prepare
 from converter.publish import card
 from converter.recipe import Recipe, Source
-from converter.source.checkpoint import described
+from converter.source.checkpoint import Checkpoint, described
 from converter.source.open import open_source
 from converter.source.settle import SETTLED
 from converter.staging import empty, staged
 from converter.strategy import strategy
 from shim import artifact
-from shim.artifact import Manifest
+from shim.artifact import File, Manifest, Quantization, Stored
 from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
+from shim.parity import Evaluation, Parity, Witness
 
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
-RECORD = "quantization.json"
-COSINES = "cosines.json"
+RECORD, COSINES = "quantization.json", "cosines.json"
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -42,7 +42,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     """
     job = resolve(request)
     find = strategy(job, progress)
-    witness: dict[str, Any] = {}
+    witness: Witness | None = None
     if request.verified:
         with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
             witness = prepare(job.checkpoint, job.recipe.task, job.verification, progress)
@@ -52,14 +52,14 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             """Make the directory this candidate's artifact, and measure it."""
             empty(directory)
             _write(job, candidate, directory, progress)
-            parity: dict[str, Any] = {"verdict": "unverified", "target": job.bar.cosine, "on": job.bar.on}
-            manifest = _seal(job, candidate, directory, parity)
+            manifest = _seal(job, candidate, directory)
             if request.verified:
-                parity, cosines = measure(directory, manifest, job.checkpoint, job.verification, job.bar, witness, progress)
-                manifest = dataclasses.replace(manifest, parity={**parity, "corpus_sha256": job.corpus_sha256})
-                manifest = _keep(directory, manifest, cosines)
+                parity, cosines = measure(directory, manifest, job.checkpoint, job.verification, progress)
+                parity = dataclasses.replace(parity, witness=witness, corpus_sha256=job.corpus_sha256)
+                manifest = _sealed(directory, dataclasses.replace(manifest, parity=parity), cosines)
             (directory / "README.md").write_text(card.of_artifact(manifest), encoding="utf-8")
-            return Judged(manifest.verdict == "pass", job.bar.loss_of(parity["heads"])) if request.verified else None
+            heads = manifest.parity.heads
+            return Judged(manifest.verdict == "pass", job.bar.loss_of(heads)) if heads else None
 
         find(judge)
         manifest = artifact.read(directory)
@@ -77,6 +77,53 @@ def verify(
     manifest = artifact.read(directory)
     licenses.accept(manifest, accepted)
     artifact.check_files(directory, manifest)
+    checkpoint = _original(manifest, source)
+    if corpus_file is None:
+        _check_writable(directory)
+    path = corpus_file or corpus.VERIFICATION
+    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
+    check_queries(checkpoint, manifest.model, manifest.task, texts)
+    witness = prepare(checkpoint, manifest.task, texts, progress)
+    parity, cosines = measure(directory, manifest, checkpoint, texts, progress)
+    kept = manifest.parity.evaluation  # the files are those that it was measured on
+    measured = dataclasses.replace(
+        manifest,
+        schema=artifact.SCHEMA,
+        source={
+            **manifest.source,
+            **described(checkpoint),
+            "repo": manifest.source["repo"],
+            "revision": manifest.source["revision"],
+        },
+        model=checkpoint.spec,
+        parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest, evaluation=kept),
+    )
+    return measured if corpus_file else _seal_again(directory, manifest, measured, cosines)
+
+
+def evaluate(
+    directory: Path, source: str | None, pairs: tuple[Path, ...], folders: tuple[Path, ...], nano: bool, progress: Progress
+) -> tuple[Manifest, list[Evaluation]]:
+    """The artifact's figures on data sets beside its original's, sealed into it; those of the same sets before are replaced.
+
+    pairs, folders, nano: see `evaluation.sets.gather`. Raises IntegrityError as `verify` does.
+    """
+    manifest = artifact.read(directory)
+    artifact.check_files(directory, manifest)
+    if manifest.schema == artifact.UNWITNESSED:
+        raise UsageError(f"{manifest.name} is of an older version; `convert verify` brings it up to date first")
+    _check_writable(directory)
+    sets = gather(manifest.task, pairs, folders, nano)
+    found = compare(directory, manifest, _original(manifest, source), sets, progress)
+    names = {each.set for each in found}
+    kept = [each for each in manifest.parity.evaluation or () if each.set not in names]
+    evaluated = dataclasses.replace(manifest, parity=dataclasses.replace(manifest.parity, evaluation=kept + found))
+    _seal_again(directory, manifest, evaluated)
+    return evaluated, found
+
+
+def _original(manifest: Manifest, source: str | None) -> Checkpoint:
+    """The original that the artifact was converted from. Raises IntegrityError where `source` is another one."""
     try:
         checkpoint = open_source(_recipe(manifest), source or _origin(manifest))
     except UsageError as error:
@@ -90,28 +137,41 @@ def verify(
         raise IntegrityError(f"{manifest.name}: the files in {checkpoint.directory} are not the ones it was converted from")
     if checkpoint.spec.modules != manifest.model.modules:
         raise IntegrityError(f"{manifest.name}: converted with other modules than its original has; convert it again")
-    if corpus_file is None and not os.access(directory, os.W_OK):
+    return checkpoint
+
+
+def _check_writable(directory: Path) -> None:
+    if not os.access(directory, os.W_OK):
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
-    bar = Bar(float(manifest.parity.get("target", artifact.PARITY_TARGET)), manifest.parity.get("on", "worst"))
-    path = corpus_file or corpus.VERIFICATION
-    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
-    check_queries(checkpoint, manifest.model, manifest.task, texts)
-    witness = prepare(checkpoint, manifest.task, texts, progress)
-    parity, cosines = measure(directory, manifest, checkpoint, texts, bar, witness, progress)
-    origin = {key: manifest.source[key] for key in ("repo", "revision")}
-    measured = dataclasses.replace(
-        manifest,
-        schema=artifact.SCHEMA,
-        source={**manifest.source, **described(checkpoint), **origin},
-        model=checkpoint.spec,
-        parity={**parity, "corpus_sha256": digest},
-    )
-    if corpus_file is None:
-        measured = _keep(directory, measured, cosines)
-        shown = directory / "README.md"
-        if shown.exists() and shown.read_text(encoding="utf-8") == card.of_artifact(manifest):  # a user's own stays
-            shown.write_text(card.of_artifact(measured), encoding="utf-8")
-    return measured
+
+
+def _seal_again(directory: Path, before: Manifest, after: Manifest, cosines: Cosines | None = None) -> Manifest:
+    """Write the manifest, and the model card where it is ours; a user's own stays. cosines: where they were measured again.
+
+    Raises IntegrityError where the artifact is not the one any more that was measured.
+    """
+    if artifact.read(directory) != before:
+        raise IntegrityError(f"{directory} was changed meanwhile; nothing was recorded")
+    after = _sealed(directory, after, cosines)
+    shown = directory / "README.md"
+    if shown.exists() and shown.read_text(encoding="utf-8") == card.of_artifact(before):
+        shown.write_text(card.of_artifact(after), encoding="utf-8")
+    return after
+
+
+def _sealed(directory: Path, manifest: Manifest, cosines: Cosines | None) -> Manifest:
+    """The manifest, written, with that of the cosines among its files; the two take their names one right after the other."""
+    if cosines is not None:
+        beside, path = directory / f".{COSINES}", directory / COSINES
+        try:
+            beside.write_text(json.dumps(cosines, allow_nan=False, separators=(",", ":")) + "\n", encoding="utf-8")
+            entry = File(sha256=artifact.hash_file(beside), size=beside.stat().st_size)
+            manifest = dataclasses.replace(manifest, files=dict(sorted({**manifest.files, COSINES: entry}.items())))
+            beside.replace(path)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be written ({error.strerror})") from None
+    artifact.write(directory, manifest)
+    return manifest
 
 
 def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:
@@ -129,8 +189,8 @@ def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) 
     companions.write(job.checkpoint, directory)
 
 
-def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any]) -> Manifest:
-    """The manifest of what is in the directory, written there."""
+def _seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
+    """The manifest of what is in the directory, not yet measured, written there."""
     manifest = Manifest(
         schema=artifact.SCHEMA,
         name=job.name,
@@ -142,8 +202,8 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
         model=job.recipe.model,
         quantization=_quantization(job, candidate, directory),
         files=artifact.hash_files(directory),
-        parity=parity,
-        tool={"version": shim.__version__, "packages": _packages(), "command": job.command},
+        parity=Parity(verdict="unverified", target=job.bar.cosine, on=job.bar.on),
+        tool={"version": shim.__version__, "packages": _packages(), "settings": settings(job.request), "command": job.command},
         license=job.recipe.license,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -151,32 +211,22 @@ def _seal(job: Job, candidate: Candidate, directory: Path, parity: dict[str, Any
     return manifest
 
 
-def _keep(directory: Path, manifest: Manifest, cosines: Cosines) -> Manifest:
-    """Write the cosines, and the manifest that lists them; the two take their names one right after the other."""
-    content = json.dumps(cosines, allow_nan=False, separators=(",", ":")) + "\n"
-    beside, path = directory / f".{COSINES}", directory / COSINES
-    try:
-        beside.write_text(content, encoding="utf-8")
-        entry = {"sha256": artifact.hash_file(beside), "size": beside.stat().st_size}
-        manifest = dataclasses.replace(manifest, files=dict(sorted({**manifest.files, COSINES: entry}.items())))
-        beside.replace(path)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be written ({error.strerror})") from None
-    artifact.write(directory, manifest)
-    return manifest
-
-
-def _source(job: Job) -> dict[str, Any]:
+def _source(job: Job) -> artifact.Source:
     """What the manifest records of the original: its files, its license, and the repository that a package stands for."""
     recipe, found = job.recipe, described(job.checkpoint)
-    stands_for = {"base_model": recipe.source.repo} if found["repo"] == f"pkg:{recipe.source.package}" else {}
-    return found | licenses.facts(recipe.license, recipe.license_link) | stands_for
+    if recipe.license_link:
+        found["license_link"] = recipe.license_link
+    if licenses.non_commercial(recipe.license):
+        found["non_commercial"] = True
+    if found["repo"] == f"pkg:{recipe.source.package}":
+        found["base_model"] = recipe.source.repo
+    return found
 
 
-def _quantization(job: Job, candidate: Candidate, directory: Path) -> dict[str, Any]:
+def _quantization(job: Job, candidate: Candidate, directory: Path) -> Quantization:
     weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
     count = sum(int(np.prod(tensor.shape)) for tensor in job.checkpoint.tensors.values())
-    plain = {name: dataclasses.asdict(scheme) for name, scheme in candidate.plan.items()}
+    plain = {name: Stored(bits=scheme.bits, group_size=scheme.group_size) for name, scheme in candidate.plan.items()}
     return {
         "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
         "tensors": candidate.integers.describe() if candidate.integers else plain,

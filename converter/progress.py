@@ -12,6 +12,7 @@ LABELS = {
     "convert": "writing tensors",
     "reference": "original, texts",
     "verify": "artifact, texts",
+    "send": "files sent",
 }
 
 

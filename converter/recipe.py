@@ -9,8 +9,8 @@ from typing import Any
 
 from converter.licenses import named
 from shim.architectures import architecture
-from shim.artifact import PARITY_TARGET
 from shim.errors import UsageError
+from shim.parity import PARITY_TARGET
 from shim.pooling import POOLINGS
 from shim.prompts import DEFAULT, PAIR, PAIR_SLOTS, PROMPTS, SLOT, TEMPLATE
 from shim.spec import SIMILARITIES, STEPS, ModelSpec, Module

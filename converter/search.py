@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from converter.job import Job
 from converter.quantize.allocate import Allocation, allocate
 from converter.quantize.grid import Scheme, schemes, uniform
 from converter.targets import TARGETS
+from shim.artifact import Record, Stored
 from shim.errors import UsageError
 
 if TYPE_CHECKING:  # it imports torch
@@ -41,7 +42,7 @@ class Trial:
     measured: float
     size: int = 0
     passed: bool | None = None
-    record: dict[str, Any] = field(default_factory=dict)
+    record: Record = field(default_factory=Record)
 
 
 @dataclass(frozen=True)
@@ -129,7 +130,7 @@ def _search(job: Job, calibration: "Calibration", judge: Judge, options: "Option
     last_round = any(choice.scheme is None for given in options.values() for choice in given)
     while (target := next_target(first, trials, bar.allowed, ATTEMPTS[job.effort])) is not None:
         found = allocate(options, target, bar.on)
-        plan, predicted, last = plan_of(found), getattr(found.point, bar.on), trials[-1] if trials else first
+        plan, predicted, last = plan_of(found), bar.figure(found.point), trials[-1] if trials else first
         reachable, again = predicted <= target, plan in [trial.plan for trial in trials]
         if not reachable and not last_round and last.passed is False and (again or predicted > HOPELESS * target):
             return Found(trials, Trial(plan, predicted, predicted * last.measured / last.predicted))
@@ -195,13 +196,15 @@ def plan_of(found: Allocation) -> Plan:
     return {name: choice.scheme for name, choice in found.chosen.items() if choice.scheme}
 
 
-def record(job: Job, found: Allocation) -> dict[str, Any]:
+def record(job: Job, found: Allocation) -> Record:
     """What `quantization.json` says: of each module its bits, bytes and share of the error; the curve, and the chosen point."""
     shapes = job.checkpoint.matrices
     error, full = sum(choice.costs.mean() for choice in found.chosen.values()), 8 * job.target.stored((1, 1), None)
-    tensors = {}
+    tensors: dict[str, Stored] = {}
     for name, choice in found.chosen.items():
-        scheme = {"bits": choice.scheme.bits, "group_size": choice.scheme.group_size} if choice.scheme else {"bits": full}
+        scheme: Stored = {"bits": full}
+        if choice.scheme:
+            scheme = {"bits": choice.scheme.bits, "group_size": choice.scheme.group_size}
         mean = float(choice.costs.mean())
         tensors[name] = {**scheme, "bytes": choice.size, "cost": mean, "share_of_error": mean / error if error else 0.0}
     count = sum(int(np.prod(shapes[f"{name}.weight"])) for name in found.chosen)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from shim.artifact import Manifest
+from converter.matrix import Entry
+from shim.artifact import Manifest, Record
+from shim.parity import Evaluation, Spread, Witness
 
 # How the input of a layer is rounded where products are in integers.
 INPUTS = {
@@ -21,60 +23,67 @@ def summary(manifest: Manifest, path: str) -> str:
         f"  path     {path}",
         f"  size     {manifest.size / 1e6:.1f} MB, {bits:.2f} bits per weight",
     ]
-    for head, figures in manifest.parity.get("heads", {}).items():
+    parity = manifest.parity
+    for head, figures in (parity.heads or {}).items():
         lines.append(_cosines(head, figures))
-        lines.append(f"  {'':8} worst by language: " + ", ".join(f"{k} {v:.5f}" for k, v in figures["by_language"].items()))
-        if head == "score":
-            lines.append(f"  {'':8} worst change of probability {figures['probability']:.5f}; Kendall's tau worst ")
-            lines[-1] += f"{figures['kendall']['worst']:.3f}; best document the same for {figures['top1']:.1%} of queries"
-        if figures.get("by_dimensions"):
-            cuts = ", ".join(f"{size} {worst:.5f}" for size, worst in figures["by_dimensions"].items())
+        lines.append(f"  {'':8} worst by language: " + ", ".join(f"{k} {v:.5f}" for k, v in figures.by_language.items()))
+        if figures.kendall:
+            lines.append(f"  {'':8} worst change of probability {figures.probability:.5f}; Kendall's tau worst ")
+            lines[-1] += f"{figures.kendall['worst']:.3f}; best document the same for {figures.top1:.1%} of queries"
+        if figures.by_dimensions:
+            cuts = ", ".join(f"{size} {worst:.5f}" for size, worst in figures.by_dimensions.items())
             lines.append(f"  {'':8} worst when cut to so many dimensions: {cuts}")
-        if "centred" in figures:
-            lines.append(_cosines("centred", figures["centred"]))
-            lines.append(f"  {'':8} 10 nearest neighbours agree {figures['neighbours']:.1%}; ")
-            lines[-1] += f"mean pairwise cosine of the original {figures['reference_pairwise']:.3f}"
-    if "heads" in manifest.parity:
-        parity = manifest.parity
+        if figures.centred:
+            lines.append(_cosines("centred", figures.centred))
+            lines.append(f"  {'':8} 10 nearest neighbours agree {figures.neighbours:.1%}; ")
+            lines[-1] += f"mean pairwise cosine of the original {figures.reference_pairwise:.3f}"
+    if parity.heads:
         noun = "pairs" if manifest.task == "rerank" else "texts"
-        lines.append(
-            f"  measured {parity['texts']} {noun} on {parity['runtime']} ({parity['device']}, {parity.get('kernels', '?')})"
-        )
-        if packed := parity.get("packed_kernels"):
-            lines.append(
-                f"  {'':8} {packed['kernels']} kernels against these, {packed['texts']} {noun}: worst {packed['worst']:.5f}"
-            )
-        if witness := parity.get("witness"):
-            lines.append(f"  witness  {witness_line(witness)}")
-        lines += [f"  note     {note}" for note in parity.get("notes", [])]
+        lines.append(f"  measured {parity.texts} {noun} on {parity.runtime} ({parity.device}, {parity.kernels or '?'})")
+        if packed := parity.packed_kernels:
+            lines.append(f"  {'':8} {packed.kernels} kernels against these, {packed.texts} {noun}: worst {packed.worst:.5f}")
+        if parity.witness:
+            lines.append(f"  witness  {witness_line(parity.witness)}")
+        lines += [f"  note     {note}" for note in parity.notes or ()]
+    lines += evaluation(parity.evaluation) if parity.evaluation else []
     lines += [f"  override {key}: {reason}" for key, reason in manifest.source.get("overrides", {}).items()]
     return "\n".join(lines)
 
 
-def witness_line(witness: dict[str, Any]) -> str:
+def witness_line(witness: Witness) -> str:
     """Who reads the original as we do, how near, and what it was told of ours."""
-    given = ", ".join(witness["given"])
+    given = ", ".join(witness.given)
     return (
-        f"{witness['library']} {witness['version']} reads the original in the same way: off by {witness['worst']:.1e} at most "
-        f"on {witness['texts']} texts, tokens of {witness['tokens_of']} the same" + (f"; it was given {given}" if given else "")
+        f"{witness.library} {witness.version} reads the original in the same way: off by {witness.worst:.1e} at most "
+        f"on {witness.texts} texts, tokens of {witness.tokens_of} the same" + (f"; it was given {given}" if given else "")
     )
+
+
+def evaluation(records: list[Evaluation]) -> list[str]:
+    """A table of figures in points of 100: the original's, the artifact's, their difference and its interval."""
+    width = max(len(each.set) for each in records)
+    lines = [f"  {'set':{width}}  {'metric':10}  original  artifact  difference  95 % interval         n"]
+    for each in records:
+        figures = f"{100 * each.original:8.2f}  {100 * each.artifact:8.2f}  {100 * each.difference:+10.2f}"
+        interval = f"{100 * each.low:+.2f} to {100 * each.high:+.2f}"
+        lines.append(f"  {each.set:{width}}  {each.metric:10}  {figures}  {interval}  {each.n:6}")
+    return lines
 
 
 def shortfall(manifest: Manifest) -> str:
     """Why the verdict is `fail`, in one line: the worst text, or the mean, of each head under the target, and by how much."""
-    target, on = manifest.parity["target"], manifest.parity.get("on", "worst")
-    under = {head: figures for head, figures in manifest.parity["heads"].items() if figures[on] < target}
-    where = {head: f" on text {figures['worst_text']}" if on == "worst" else "" for head, figures in under.items()}
-    reasons = [
-        f"{head} {figures[on]:.5f}{where[head]} is {target - figures[on]:.5f} short of {target:g}"
-        for head, figures in under.items()
-    ]
+    bar, heads = manifest.parity.bar, manifest.parity.heads or {}
+    reasons = []
+    for head, figures in heads.items():
+        if (cosine := bar.figure(figures)) < bar.cosine:
+            where = f" on text {figures.worst_text}" if bar.on == "worst" else ""
+            reasons.append(f"{head} {cosine:.5f}{where} is {bar.cosine - cosine:.5f} short of {bar.cosine:g}")
     advice = "more --bits come nearer" if manifest.bits < 16 else "which is more than rounding does at these bits"
-    what = f"{on} cosine of {'; '.join(reasons)}; {advice}" if reasons else "; ".join(manifest.parity["notes"])
+    what = f"{bar.on} cosine of {'; '.join(reasons)}; {advice}" if reasons else "; ".join(manifest.parity.notes or ())
     return f"{manifest.name} failed: {what}; kept, marked fail"
 
 
-def tensors(manifest: Manifest, record: dict[str, Any]) -> str:
+def tensors(manifest: Manifest, record: Record) -> str:
     """A table of the quantized tensors: name, bits, group size, and where the search recorded them, shares of size and error.
 
     record: what the artifact's `quantization.json` holds, which may be nothing.
@@ -94,7 +103,7 @@ def tensors(manifest: Manifest, record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def curve(record: dict[str, Any], points: int = 12) -> str:
+def curve(record: Record, points: int = 12) -> str:
     """How parity grows with size as the search predicted it, a line a point; the chosen one has an arrow."""
     chosen, every = record["predicted"], record["curve"]
     shown = every[:: -(-len(every) // points)]
@@ -108,16 +117,56 @@ def curve(record: dict[str, Any], points: int = 12) -> str:
 
 
 def listing(found: dict[str, Any]) -> str:
-    """The recipes, then the artifacts, a line each."""
-    lines = ["recipes"]
-    lines += [f"  {entry['name']:32} {entry['repo']:42} {entry['available']}" for entry in found["recipes"]]
-    lines.append("artifacts")
-    lines += [
-        f"  {entry['name']:40} {entry['verdict']:10} {entry['size'] / 1e6:8.1f} MB  {entry['path']}"
-        for entry in found["artifacts"]
+    """A row for each recipe, then the artifacts, then what the hub's cache holds, a line each."""
+    rows = [["recipe", "original", "mlx", "onnx", "next"]]
+    for entry in found["recipes"]:
+        here = f"{entry['available']} {_megabytes(entry['size'])}" if entry["size"] else "-"
+        rows.append([entry["name"], here, *(_ports(found, entry["name"], target) for target in ("mlx", "onnx")), entry["next"]])
+    artifacts = [[entry["name"], entry["verdict"], _megabytes(entry["size"]), entry["path"]] for entry in found["artifacts"]]
+    cached = [
+        [f"{port['repo']}@{port['revision'][:7]}", port["name"], port["verdict"] or "no proof", _megabytes(port["size"])]
+        for port in found["cached"]
     ]
-    return "\n".join(lines + (["  none"] if not found["artifacts"] else []))
+    lines = [*columns(rows), "", "artifacts", *(columns(artifacts) or ["  none"])]
+    return "\n".join(lines + (["", "hub cache", *columns(cached)] if cached else []))
 
 
-def _cosines(label: str, figures: dict[str, Any]) -> str:
-    return f"  {label:8} worst {figures['worst']:.5f}  p01 {figures['p01']:.5f}  mean {figures['mean']:.5f}"
+def matrix(entries: list[Entry]) -> list[str]:
+    """A row for each conversion: how it ended, and the artifact's figures or what was wrong."""
+    rows = [["artifact", "state", "verdict", "worst", "bits/weight", "size", ""]]
+    for entry in entries:
+        figures = [""] * 4
+        if manifest := entry.manifest:
+            worst = list(manifest.parity.worst.values())
+            bits = f"{manifest.quantization['bits_per_weight']:.2f}"
+            figures = [manifest.verdict, f"{min(worst):.5f}" if worst else "", bits, _megabytes(manifest.size)]
+        rows.append([entry.name, entry.state, *figures, entry.error])
+    return columns(rows)
+
+
+def columns(rows: list[list[str]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+
+
+def _ports(found: dict[str, Any], recipe: str, target: str) -> str:
+    """What there is of a recipe for a target: bits, and what is to be said of them."""
+    made = [entry for entry in found["artifacts"] if (entry.get("recipe"), entry.get("target")) == (recipe, target)]
+    cached = [port for port in found["cached"] if (port["recipe"], port["target"]) == (recipe, target)]
+    labels = [_label(f"{entry['bits']}bit", entry["verdict"]) for entry in made]
+    labels += [_label(f"{port['bits']}bit hub", port["verdict"]) for port in cached if port["verdict"]]
+    labels += ["others'"] * any(port["verdict"] is None for port in cached)
+    return ", ".join(dict.fromkeys(labels)) or "-"
+
+
+def _label(what: str, verdict: str) -> str:
+    return what if verdict == "pass" else f"{what} {verdict}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def _cosines(label: str, spread: Spread) -> str:
+    return f"  {label:8} worst {spread.worst:.5f}  p01 {spread.p01:.5f}  mean {spread.mean:.5f}"

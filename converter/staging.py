@@ -25,6 +25,25 @@ def staged(destination: Path, force: bool) -> Iterator[Path]:
     Raises UsageError for an existing destination without `force`, SourceError when the disk cannot be written.
     """
     check_destination(destination, force)
+    with scratch(destination) as directory:
+        try:
+            yield directory
+            directory.chmod(0o777 & ~_umask())
+            _swap(directory, destination, force)
+        except OSError as error:
+            if error.filename and not Path(error.filename).is_relative_to(directory):
+                raise SourceError(f"{error.filename}: {error.strerror}; {destination} was not made") from error
+            raise SourceError(
+                f"{destination}: cannot be written ({error.strerror or error}); nothing was left there"
+            ) from error
+
+
+@contextmanager
+def scratch(destination: Path) -> Iterator[Path]:
+    """A new directory beside `destination`, removed when the block ends; what a killed run left beside it goes, too.
+
+    Raises SourceError when the disk cannot be written.
+    """
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
         _sweep(destination)
@@ -34,12 +53,6 @@ def staged(destination: Path, force: bool) -> Iterator[Path]:
         raise SourceError(f"{destination.parent}: cannot be written ({error.strerror})") from None
     try:
         yield directory
-        directory.chmod(0o777 & ~_umask())
-        _swap(directory, destination, force)
-    except OSError as error:
-        if error.filename and not Path(error.filename).is_relative_to(directory):
-            raise SourceError(f"{error.filename}: {error.strerror}; {destination} was not made") from error
-        raise SourceError(f"{destination}: cannot be written ({error.strerror or error}); nothing was left there") from error
     finally:
         shutil.rmtree(directory, ignore_errors=True)
 

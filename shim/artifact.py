@@ -1,27 +1,108 @@
 """The manifest `artifact.json`: what an artifact is, which files belong to it, and the measured verdict that seals it."""
 
-import hashlib
 import json
-import math
 import os
-import typing
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import NotRequired, TypedDict
 
+from shim import repository
 from shim.errors import IntegrityError, SourceError, UsageError
-from shim.spec import STEPS, ModelSpec, Module
+from shim.jsons import JsonObject, read_manifest, strictly
+from shim.listing import MANIFEST, SIGNATURE, File, check_file, check_listing, hash_file
+from shim.parity import PARITY_TARGET, Parity, Witness
+from shim.spec import STEPS, ModelSpec
 
-MANIFEST = "artifact.json"
 SCHEMA = 2
 UNWITNESSED = 1  # the schema of artifacts whose reference no upstream loader had confirmed; they have no keys of SINCE
-PARITY_TARGET = 0.999
 WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
-VERDICTS = ("pass", "fail", "unverified")
 TARGETS = ("mlx", "onnx")
 
 
 SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case")
+
+
+class Origin(TypedDict):
+    """Where an original is: a repository of the hub at a commit, `pkg:MODULE` at a version, or `dir:NAME`."""
+
+    repo: str
+    revision: str
+
+
+class Source(Origin):
+    """The original: its files; which of them says what; what the recipe says otherwise, and why.
+
+    license_link: an address, or a file of the original's. base_model: the hub's repository that a package stands for.
+    language, pipeline_tag: of its model card.
+    """
+
+    files: dict[str, File]
+    facts: NotRequired[dict[str, str]]
+    overrides: NotRequired[dict[str, str]]
+    license_link: NotRequired[str]
+    non_commercial: NotRequired[bool]
+    base_model: NotRequired[str]
+    language: NotRequired[list[str]]
+    pipeline_tag: NotRequired[str]
+
+
+class Stored(TypedDict):
+    """How a module is stored; input: how what goes into it is rounded, where its product is in integers.
+
+    Where a search chose it, its Record also has the bytes, the mean 1 - cosine that they cost, and its share of all modules'.
+    """
+
+    bits: int
+    group_size: NotRequired[int]
+    input: NotRequired[str]
+    bytes: NotRequired[int]
+    cost: NotRequired[float]
+    share_of_error: NotRequired[float]
+
+
+class Record(TypedDict, total=False):
+    """`quantization.json`: how the modules were chosen; of a search also what it predicted, and all that it could choose.
+
+    predicted, points of the curve: bits per weight, and 1 - cosine of the `worst` text and of the `mean`.
+    """
+
+    method: str
+    parity_on: str
+    predicted: dict[str, float]
+    curve: list[dict[str, float]]
+    tensors: dict[str, Stored]
+
+
+class Quantization(TypedDict):
+    """tensors: what is not in full precision."""
+
+    bits_per_weight: float
+    tensors: dict[str, Stored]
+
+
+class Settings(TypedDict):
+    """What was asked of the tool, beside original, target and bits.
+
+    recipe: digest of the recipe as it is written. parity, parity_on: see Bar. corpus, calibration: SHA-256 of a file of texts.
+    """
+
+    recipe: str
+    effort: str
+    parity: float
+    parity_on: str
+    strict_bits: bool
+    corpus: str
+    calibration: NotRequired[str]
+    max_size: NotRequired[int]
+
+
+class Tool(TypedDict):
+    """What made the artifact; command: the one to make it again, files and folders by their names only."""
+
+    version: str
+    packages: dict[str, str]
+    command: NotRequired[str]
+    settings: NotRequired[Settings]
 
 
 @dataclass(frozen=True)
@@ -34,74 +115,63 @@ class Manifest:
     task: str
     target: str
     bits: int
-    source: dict[str, Any]
+    source: Source
     model: ModelSpec
-    quantization: dict[str, Any]
-    files: dict[str, dict[str, Any]]
-    parity: dict[str, Any]
-    tool: dict[str, Any]
+    quantization: Quantization
+    files: dict[str, File]
+    parity: Parity
+    tool: Tool
     license: str
     created: str
 
     @property
     def verdict(self) -> str:
-        return str(self.parity["verdict"])
+        return self.parity.verdict
 
     @property
     def size(self) -> int:
         """Bytes of all files listed."""
-        return sum(int(entry["size"]) for entry in self.files.values())
+        return sum(entry["size"] for entry in self.files.values())
+
+    def as_json(self) -> JsonObject:
+        """The manifest as JSON values, as `write` writes it."""
+        return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})
 
 
-def read(directory: Path) -> Manifest:
-    """The manifest in `directory`. Raises IntegrityError when it is absent, malformed, or contradicts itself."""
+def read(directory: Path, precision: str | None = None) -> Manifest:
+    """The manifest in `directory`; of a published repository, that of one precision, such as `8bit` (see repository.choose).
+
+    Raises IntegrityError when it is absent, malformed, or contradicts itself, UsageError for a precision that is not there.
+    """
     path = directory / MANIFEST
-    if not path.exists():
+    if not path.is_file():
         what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
         raise IntegrityError(f"{directory} {what}")
-    raw = read_object(path)
-    if not isinstance(raw.get("model"), dict):
+    raw = read_manifest(path)
+    if raw.get("schema") == repository.SCHEMA:
+        manifest = parse(repository.choose(repository.parse(raw, path), path, precision), path)
+    else:
+        manifest = parse(raw, path)
+    if precision not in (None, f"{manifest.bits}bit"):
+        raise UsageError(f"{manifest.name} has no precision {precision}; it has {manifest.bits}bit")
+    return manifest
+
+
+def parse(raw: object, path: Path) -> Manifest:
+    """The manifest that a JSON value is; `path` names its file in errors. Raises IntegrityError, see `read`."""
+    if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
     if raw.get("schema") not in (UNWITNESSED, SCHEMA):
-        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; this version reads {UNWITNESSED} and {SCHEMA}")
-    model = raw["model"]
-    if raw["schema"] == SCHEMA:
-        steps = model.get("modules")
-        if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
-            raise IntegrityError(f"{path}: modules must be a list of objects, not {steps!r}")
-        model = {**model, "modules": [_strict(Module, step, path) for step in steps]}
-    absent = SINCE if raw["schema"] == UNWITNESSED else ()
-    manifest = _strict(Manifest, {**raw, "model": _strict(ModelSpec, model, path, absent)}, path)
+        readable = f"this version reads {UNWITNESSED} to {repository.SCHEMA}"
+        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; {readable}")
+    manifest: Manifest = strictly(Manifest, raw, str(path), SINCE if raw["schema"] == UNWITNESSED else ())
     _check_seal(manifest, path)
     return manifest
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file of an artifact. Raises IntegrityError when there is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise IntegrityError(f"{path}: cannot be read ({error})") from None
-    if not isinstance(value, dict):
-        raise IntegrityError(f"{path}: not a JSON object")
-    return value
-
-
-def _strict(cls: Any, raw: dict[str, Any], path: Path, absent: tuple[str, ...] = ()) -> Any:
-    names = {f.name for f in fields(cls)} - set(absent)
-    for problem, keys in (("unknown", raw.keys() - names), ("missing", names - raw.keys())):
-        if keys:
-            raise IntegrityError(f"{path}: key {', '.join(sorted(keys))} {problem}")
-    for name, hint in typing.get_type_hints(cls).items():
-        kind = typing.get_origin(hint) or hint
-        if name in names and (not isinstance(raw[name], kind) or (isinstance(raw[name], bool) and kind is not bool)):
-            raise IntegrityError(f"{path}: {name} must be {kind.__name__}, not {raw[name]!r}")
-    return cls(**raw)
-
-
 def _check_seal(manifest: Manifest, path: Path) -> None:
     """A hand-edited verdict contradicts the figures beside it."""
-    parity = manifest.parity
+    parity, heads = manifest.parity, manifest.parity.heads or {}
     if manifest.target not in TARGETS:
         raise IntegrityError(f"{path}: target {manifest.target!r} unknown ({', '.join(TARGETS)})")
     if manifest.model.max_tokens < 1 or manifest.model.dimensions < 1:
@@ -109,35 +179,22 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
     for step in manifest.model.modules:
         if step.activation not in STEPS.get(step.type, ()) or (step.type == "dense") != (step.width > 0):
             raise IntegrityError(f"{path}: module {step} unknown ({', '.join(STEPS)})")
-    try:
-        str(manifest.source["repo"]), str(manifest.source["revision"]), manifest.source["files"].items()
-        float(manifest.quantization["bits_per_weight"]), manifest.quantization["tensors"].items()
-        if parity["verdict"] not in VERDICTS:
-            raise IntegrityError(f"{path}: verdict {parity['verdict']!r} unknown ({', '.join(VERDICTS)})")
-        on = parity.get("on", "worst")
-        if on not in ("worst", "mean"):
-            raise IntegrityError(f"{path}: parity on {on!r} unknown (worst, mean)")
-        if parity["verdict"] != "unverified":
-            worst = min(float(head[on]) for head in parity["heads"].values())
-            unmeasured = set(manifest.model.heads) - set(parity["heads"])
-            if parity["verdict"] == "pass" and (unmeasured or not worst >= float(parity["target"])):
-                raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({on} {worst:.6f})")
-            if parity["verdict"] == "pass" and manifest.schema != UNWITNESSED:
-                _check_witness(parity.get("witness"), path)
-        for name, entry in manifest.files.items():
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-                raise IntegrityError(f"{path}: file {name} lies outside the artifact")
-            int(entry["size"]), str(entry["sha256"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise IntegrityError(f"{path}: malformed ({type(error).__name__}: {error})") from None
+    if parity.verdict != "unverified" and (not heads or parity.target is None):
+        raise IntegrityError(f"{path}: malformed parity: verdict {parity.verdict} without figures or target")
+    if parity.verdict == "pass" and not (parity.bar.passes(heads) and set(manifest.model.heads) <= set(heads)):
+        lowest = 1 - parity.bar.loss_of(heads)
+        raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
+    if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
+        _check_witness(parity.witness, path)
+    check_listing(manifest.files, path)
 
 
-def _check_witness(witness: Any, path: Path) -> None:
+def _check_witness(witness: Witness | None, path: Path) -> None:
     """A pass needs an upstream library's word that the original was read as it reads it."""
-    if not isinstance(witness, dict) or not witness.get("library") or not witness.get("version"):
+    if not witness or not witness.library or not witness.version:
         raise IntegrityError(f"{path}: verdict pass without a witness; `convert verify` asks the upstream library")
-    if not float(witness["worst"]) <= float(witness["tolerance"]) <= WITNESS_TOLERANCE or int(witness["texts"]) < 1:
-        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {float(witness['worst']):.2g})")
+    if not witness.worst <= witness.tolerance <= WITNESS_TOLERANCE or witness.texts < 1:
+        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {witness.worst:.2g})")
 
 
 def write(directory: Path, manifest: Manifest) -> None:
@@ -145,7 +202,7 @@ def write(directory: Path, manifest: Manifest) -> None:
     temporary = directory / (MANIFEST + ".tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
-            json.dump(asdict(manifest), file, ensure_ascii=False, indent=1, allow_nan=False)
+            json.dump(manifest.as_json(), file, ensure_ascii=False, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(directory / MANIFEST)
@@ -153,40 +210,32 @@ def write(directory: Path, manifest: Manifest) -> None:
         raise SourceError(f"{temporary}: cannot be written ({error.strerror})") from None
 
 
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def hash_files(directory: Path) -> dict[str, dict[str, Any]]:
-    """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest."""
-    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name != MANIFEST)
+def hash_files(directory: Path) -> dict[str, File]:
+    """{relative name: {"sha256", "size"}} of every file under `directory` but the manifest and its signature."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in (MANIFEST, SIGNATURE))
     return {path.relative_to(directory).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}
 
 
 def check_files(directory: Path, manifest: Manifest) -> None:
-    """Compare every listed file with its size, then its hash. Raises IntegrityError naming the first that differs.
+    """Compare every file that is there with its size, then its hash. Raises IntegrityError naming the first that differs.
 
-    A file that is not listed is refused, too, as a runtime might load it; dotfiles and a README are the hub's and a user's.
+    Of a published repository the files of other precisions may be absent. A file that is not listed is refused, as a runtime
+    might load it; dotfiles and a README are the hub's and a user's.
     """
     if not manifest.files:
         raise IntegrityError(f"{directory}: the manifest lists no files")
-    there = (path.relative_to(directory) for path in directory.rglob("*") if path.is_file())
-    for path in there:
-        own = path.as_posix() in (MANIFEST, "README.md") or any(part.startswith(".") for part in path.parts)
-        if not own and path.as_posix() not in manifest.files:
-            raise IntegrityError(f"{directory}: {path.as_posix()} is not listed in the manifest; remove it")
-    for name, entry in manifest.files.items():
-        path = directory / name
-        if not path.is_file():
-            raise IntegrityError(f"{directory}: {name} is missing; convert or download the artifact again")
-        try:
-            same = path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]
-        except OSError as error:
-            raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from None
-        if not same:
-            raise IntegrityError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
+    path = directory / MANIFEST
+    raw = read_manifest(path)
+    listed = repository.parse(raw, path).listed if raw.get("schema") == repository.SCHEMA else manifest.files
+    found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    there = {path.relative_to(directory).as_posix() for path in found}
+    for name in sorted(there - listed.keys()):
+        own = name in (MANIFEST, SIGNATURE, "README.md") or any(part.startswith(".") for part in name.split("/"))
+        if not own:
+            raise IntegrityError(f"{directory}: {name} is not listed in the manifest; remove it")
+    for name, entry in listed.items():
+        if name in there or name in manifest.files:
+            check_file(directory, name, entry)
 
 
 def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
@@ -197,9 +246,7 @@ def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
         raise IntegrityError(
             f"{manifest.name}: verdict is {manifest.verdict}, not pass; allow_unverified=True (--allow-unverified) loads it"
         )
-    target, wanted = float(manifest.parity["target"]), PARITY_TARGET if min_parity is None else min_parity
-    if manifest.parity.get("on") == "mean":  # what it promises of every text is its worst one's cosine, rounded down
-        target = math.floor(1e4 * min(float(head["worst"]) for head in manifest.parity["heads"].values())) / 1e4
+    target, wanted = manifest.parity.promised, PARITY_TARGET if min_parity is None else min_parity
     if not target >= wanted:
         raise IntegrityError(
             f"{manifest.name}: sealed at parity {target:g}, under {wanted:g}; "

@@ -7,40 +7,56 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 import shim
+from shim import hub
 from shim.batches import BATCH_TOKENS
 from shim.checks import check_text
-from shim.console import run
+from shim.console import run, show_json
 from shim.errors import UsageError
+from shim.jsons import Json, JsonObject
 from shim.model import Model, load
 from shim.results import Embeddings
 
-Opener = Callable[[Path], Model]
+Result = TypeVar("Result")
+Opener = Callable[[str], Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
 TEXT = 'a JSON string or {"text": "…"}'
 RANKING = '{"query": "…", "documents": ["…", …]}'
+ARTIFACT = "ARTIFACT|ORG/NAME[@REV]"
+LOADING = ("device", "allow_unverified", "min_parity", "precision", "require_signature")
 
 
-def loading(command: Callable[..., Any]) -> Callable[..., Any]:
+def choosing(command: Callable[..., Result]) -> Callable[..., Result]:
+    """The options of every command that takes an artifact of the hub."""
+    for option in (
+        click.option("--require-signature", metavar="KEY", type=FILE, help="Take only what this public key's owner signed."),
+        click.option("--precision", help="Which one of a repository that has several, such as 8bit."),
+    ):
+        command = option(command)
+    return command
+
+
+def loading(command: Callable[..., Result]) -> Callable[..., Result]:
     """The options of every command that loads an artifact; it gets an `opener`, which loads one as they say."""
 
     @functools.wraps(command)
-    def with_opener(device: str, allow_unverified: bool, min_parity: float | None, **given: Any) -> Any:
-        opener = partial(load, device=device, allow_unverified=allow_unverified, min_parity=min_parity)
+    def opening(**given: Any) -> Result:
+        opener = partial(load, **{name: given.pop(name) for name in LOADING})
         return command(opener=opener, **given)
 
+    with_options = choosing(opening)
     for option in (
         click.option("--min-parity", type=click.FloatRange(0, 1), help="Accept an artifact sealed at this lower parity."),
         click.option("--allow-unverified", is_flag=True, help="Load an artifact without checking verdict and hashes."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu (MLX) or cuda (ONNX)."),
     ):
-        with_opener = option(with_opener)
-    return with_opener
+        with_options = option(with_options)
+    return with_options
 
 
 @click.group(no_args_is_help=True)
@@ -48,12 +64,13 @@ def loading(command: Callable[..., Any]) -> Callable[..., Any]:
 def main_group() -> None:
     """Serve sealed embedding and reranking artifacts.
 
-    Exit codes: 0 done; 1 an output is not finite; 2 wrong usage or input; 4 integrity check failed; 130 interrupted.
+    Exit codes: 0 done; 1 an output is not finite; 2 wrong usage or input; 3 the hub or the disk could not be read or written;
+    4 integrity check failed; 130 interrupted.
     """
 
 
 @main_group.command()
-@click.argument("paths", metavar="ARTIFACT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("artifacts", metavar=f"{ARTIFACT}...", nargs=-1, required=True)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
@@ -80,8 +97,8 @@ def main_group() -> None:
 @click.option("--insecure", is_flag=True, help="Listen on an address that others can reach without a key.")
 @click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
 @loading
-def serve(paths: tuple[Path, ...], opener: Opener, host: str, port: int, insecure: bool, **given: Any) -> int:
-    """Serve artifacts over HTTP; GET /docs lists the routes.
+def serve(artifacts: tuple[str, ...], opener: Opener, host: str, port: int, insecure: bool, **given: Any) -> int:
+    """Serve artifacts over HTTP, of this machine or of the hub; GET /docs lists the routes.
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
     """
@@ -92,23 +109,23 @@ def serve(paths: tuple[Path, ...], opener: Opener, host: str, port: int, insecur
     admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
     check_exposure(host, keys, insecure)
     settings = Settings(keys=keys, admin_keys=admin_keys, origins=given.pop("cors_origin"), **given)
-    return serve_forever([partial(opener, path) for path in paths], host, port, settings)
+    return serve_forever([partial(opener, name) for name in artifacts], host, port, settings)
 
 
 @main_group.command()
-@click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
+@click.argument("artifact", metavar=ARTIFACT)
 @click.option("--task", help="The prompt to put before each text, such as retrieval.query.")
 @click.option("--instruction", help="An instruction in place of the task's, for a model that takes one.")
 @click.option("--prompt-name", help="The prompt by its name in the checkpoint, as in sentence-transformers.")
 @click.option("--dimensions", type=int, help="Cut the vectors to this many dimensions and normalise again.")
 @click.option("--heads", default="dense", show_default=True, help="Comma-separated: dense, and of bge-m3 sparse and colbert.")
 @loading
-def embed(path: Path, opener: Opener, heads: str, **asked: Any) -> None:
+def embed(artifact: str, opener: Opener, heads: str, **asked: Any) -> None:
     """Embed JSON Lines on stdin, each a string or {"text": "…"}; write {"embedding", "tokens", "truncated"} lines in order.
 
     Further heads are written as "sparse", {"indices", "values"} of token ids and weights, and "colbert", a vector a token.
     """
-    model, asked["heads"] = opener(path), heads.split(",")
+    model, asked["heads"] = opener(artifact), heads.split(",")
     texts: list[str] = []
     seen = 0
     for number, value in _lines(TEXT):
@@ -124,7 +141,7 @@ def embed(path: Path, opener: Opener, heads: str, **asked: Any) -> None:
 
 def _show(out: Embeddings) -> None:
     for row, vector in enumerate(out.dense):
-        shown: dict[str, Any] = {"embedding": vector.tolist(), "tokens": out.tokens[row], "truncated": out.truncated[row]}
+        shown: JsonObject = {"embedding": vector.tolist(), "tokens": out.tokens[row], "truncated": out.truncated[row]}
         if out.sparse is not None:
             shown["sparse"] = {"indices": list(out.sparse[row]), "values": list(out.sparse[row].values())}
         if out.colbert is not None:
@@ -133,17 +150,17 @@ def _show(out: Embeddings) -> None:
 
 
 @main_group.command()
-@click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
+@click.argument("artifact", metavar=ARTIFACT)
 @click.option("--instruction", help="What relevance means, for a model that takes an instruction.")
 @click.option("--top-n", type=click.IntRange(min=1), help="Show only this many of the best documents.")
 @loading
-def rerank(path: Path, opener: Opener, instruction: str | None, top_n: int | None) -> None:
+def rerank(artifact: str, opener: Opener, instruction: str | None, top_n: int | None) -> None:
     """Rank documents: JSON Lines on stdin, each {"query": "…", "documents": ["…", …]}.
 
     For each line writes {"results": [{"index", "score", "logit", "tokens", "truncated"}, …]}, best first; score is a
     probability.
     """
-    model = opener(path)
+    model = opener(artifact)
     number = 0
     for number, value in _lines(RANKING):
         if not isinstance(value, dict) or not {"query", "documents"} <= value.keys():
@@ -157,7 +174,22 @@ def rerank(path: Path, opener: Opener, instruction: str | None, top_n: int | Non
         raise UsageError("stdin holds no lines; give one JSON object a line")
 
 
-def _lines(shape: str) -> Iterator[tuple[int, Any]]:
+@main_group.command()
+@click.argument("repository", metavar="ORG/NAME[@REV]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
+@choosing
+def pull(repository: str, precision: str | None, require_signature: Path | None, as_json: bool) -> None:
+    """Fetch an artifact of the hub into the cache folder, check every file of it, and print the folder."""
+    found = hub.find(repository, precision, require_signature)
+    folder, manifest = hub.fetch(found), found.manifest
+    if not as_json:
+        click.echo(folder)
+        return
+    facts: JsonObject = {"path": str(folder), "repository": found.repository, "revision": found.revision, "name": manifest.name}
+    show_json(facts | {"precision": f"{manifest.bits}bit", "size": manifest.size, "verdict": manifest.verdict})
+
+
+def _lines(shape: str) -> Iterator[tuple[int, Json]]:
     """The number and the JSON value of each line on stdin that is not blank; `shape` is what it should be."""
     for number, line in enumerate(sys.stdin.buffer, 1):
         if line.strip():

@@ -6,22 +6,21 @@ import signal
 import sys
 import threading
 import warnings
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import click
 
 from shim.errors import SealportError
+from shim.jsons import Json
 
 UNREADABLE, INTERRUPTED = 3, 130
+MAX_LINE = 2000  # characters of an error: it may quote a file of another's making
 interrupted = threading.Event()  # some libraries turn an interrupt into an error of their own
 
 
 def run(command: click.Command, name: str) -> NoReturn:
     """Run a click command and exit: errors as one line on stderr, and as an object on stdout where `--json` was given."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
-    warnings.simplefilter("once", UserWarning)  # others, as of a file that an interrupt left open, tell users nothing
+    prepare(name)
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
@@ -37,15 +36,23 @@ def run(command: click.Command, name: str) -> NoReturn:
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path.removesuffix(' model')} --help)" if context is not None else ""
-            _fail(name, error.format_message().replace("\n", " ") + hint, error.exit_code)
+            _fail(name, error.format_message() + hint, error.exit_code)
         if isinstance(error, SealportError):
-            _fail(name, str(error).replace("\n", " "), error.exit_code)
+            _fail(name, str(error), error.exit_code)
         if isinstance(error, OSError) and error.filename:
             _fail(name, f"{error.filename}: {error.strerror}", UNREADABLE)
         raise
 
 
-def show_json(value: Any) -> None:
+def prepare(name: str) -> None:
+    """Make this process a command's: a signal ends it as Ctrl-C does, a warning is one line."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
+    warnings.simplefilter("once", UserWarning)  # others, as of a file that an interrupt left open, tell users nothing
+
+
+def show_json(value: Json) -> None:
     """Print one JSON object on stdout. NaN is a ValueError, never null."""
     click.echo(json.dumps(value, ensure_ascii=False, allow_nan=False))
 
@@ -56,6 +63,8 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 def _fail(name: str, message: str, code: int) -> NoReturn:
+    shown = (letter if letter.isprintable() else repr(letter)[1:-1] for letter in message.replace("\n", " ")[:MAX_LINE])
+    message = "".join(shown)  # no control sequence, nothing that a terminal cannot encode
     click.echo(f"{name}: {message}", err=True)
     if "--json" in sys.argv:
         show_json({"error": message, "exit_code": code})

@@ -4,15 +4,15 @@ import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from shim import artifact
+from shim import artifact, hub, signature
 from shim.artifact import Manifest
 from shim.batches import batches
 from shim.checks import check_text, check_texts
 from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.jsons import JsonObject
 from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
 from shim.prompts import prompt_of
 from shim.results import Embeddings, Output, Ranked
@@ -26,25 +26,40 @@ def load(
     device: str = "auto",
     allow_unverified: bool = False,
     min_parity: float | None = None,
+    precision: str | None = None,
+    require_signature: str | os.PathLike[str] | None = None,
 ) -> "Model":
     """Load a sealed artifact: manifest, hashes and verdict are checked first.
 
+    path: a directory, or as a string ORG/NAME[@REVISION], a repository of the hub, fetched unless it is in the cache.
     runtime: `auto` takes the one that the artifact was made for. device: `auto`, `cpu`, `gpu` (mlx) or `cuda` (onnx).
-    min_parity: accept an artifact that was sealed at this lower target. allow_unverified: skip verdict and hashes.
-    Raises IntegrityError for an artifact that is not whole or not sealed, UsageError for a runtime or device it cannot have.
+    min_parity: accept an artifact that was sealed at this lower target. allow_unverified: skip the verdict, and the hashes of
+    a directory. precision: of a repository that has several, such as `8bit`. require_signature: the PEM file of the public key
+    of who must have signed it; then no hash is skipped.
+    Raises IntegrityError for an artifact that is not whole, not sealed or not signed, UsageError for a runtime, device or
+    precision it cannot have, SourceError where the hub cannot give it.
     """
-    directory = Path(path)
-    manifest = artifact.read(directory)
-    if not allow_unverified:
-        artifact.check_verdict(manifest, min_parity)
-        artifact.check_files(directory, manifest)
     if runtime not in ("auto", *artifact.TARGETS):
         raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(artifact.TARGETS)})")
+    found = hub.find(str(path), precision, require_signature) if hub.is_repository(path) else None
+    directory = Path(path)
+    if found is None and require_signature is not None:
+        signature.check(directory, require_signature)
+    manifest = found.manifest if found else artifact.read(directory, precision)
     if runtime not in ("auto", manifest.target):
         raise UsageError(f"{manifest.name} was made for {manifest.target}; runtime {runtime} cannot load it")
+    if not allow_unverified:
+        artifact.check_verdict(manifest, min_parity)
+    if found is not None:
+        directory = hub.fetch(found)
+    elif require_signature is not None or not allow_unverified:
+        artifact.check_files(directory, manifest)
     opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
-    spec = manifest.model
-    return Model(manifest, TextEncoder(directory, spec.max_tokens, spec.lower_case), opener(directory, spec, device))
+    encoder = TextEncoder(directory, manifest.model.max_tokens, manifest.model.lower_case)
+    model = Model(manifest, encoder, opener(directory, manifest, device))
+    if found is not None:
+        model.repository, model.revision = found.repository, found.revision
+    return model
 
 
 class Model:
@@ -55,6 +70,8 @@ class Model:
 
     def __init__(self, manifest: Manifest, encoder: TextEncoder, runtime: Runtime):
         self.manifest, self.encoder, self.runtime = manifest, encoder, runtime
+        self.repository: str | None = None  # of the hub, that it is from, and the commit
+        self.revision: str | None = None
         self.name, self.task = manifest.name, manifest.task
         self.dimensions, self.max_tokens = manifest.model.dimensions, manifest.model.max_tokens
         self._unused = encoder.unused() if "sparse" in manifest.model.heads else frozenset[int]()
@@ -128,7 +145,7 @@ class Model:
         return PROJECTED if self.manifest.model.normalized else OUTPUTS["dense"]
 
     def _output(self, item: Encoded, row: int, arrays: dict[str, np.ndarray], heads: Sequence[str]) -> Output:
-        values: dict[str, Any] = {}
+        values: dict[str, np.ndarray] = {}
         broken = None
         for head in dict.fromkeys(heads):
             value = arrays[self._named(head)][row]
@@ -139,9 +156,8 @@ class Model:
             if not np.isfinite(value).all():
                 broken = head
             values[head] = value[1:] if head == "colbert" else value
-        if "sparse" in values:
-            values["sparse"] = lexical(item.ids, values["sparse"], self._unused)
-        return Output(len(item.ids), item.truncated, values, broken)
+        sparse = lexical(item.ids, values["sparse"], self._unused) if "sparse" in values else {}
+        return Output(len(item.ids), item.truncated, values, broken, sparse)
 
     def compute_all(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
         """The outputs of all, in order, batch by batch. Raises NotFiniteError for NaN or infinity in one."""
@@ -173,7 +189,7 @@ class Model:
             dense = cut(dense, width)
         return Embeddings(
             dense,
-            [output.values["sparse"] for output in outputs] if "sparse" in heads else None,
+            [output.sparse for output in outputs] if "sparse" in heads else None,
             [output.values["colbert"] for output in outputs] if "colbert" in heads else None,
             [output.tokens for output in outputs],
             [output.truncated for output in outputs],
@@ -191,11 +207,13 @@ class Model:
         facts = [(float(scores[row]), float(logits[row]), outputs[row].tokens, outputs[row].truncated) for row in order]
         return [Ranked(row, *fact) for row, fact in zip(order, facts, strict=True)]
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> JsonObject:
         """What a client may want to know of the model, as JSON values."""
         embeds = self.task == "embed"
         return {
             "name": self.name,
+            "repository": self.repository,
+            "revision": self.revision,
             "task": self.task,
             "dimensions": self.dimensions,
             "max_tokens": self.max_tokens,
@@ -208,8 +226,8 @@ class Model:
             "target": self.manifest.target,
             "bits": self.manifest.bits,
             "verdict": self.manifest.verdict,
-            "texts": self.manifest.parity.get("texts", 0),
-            "parity": {name: head["worst"] for name, head in self.manifest.parity.get("heads", {}).items()},
+            "texts": self.manifest.parity.texts or 0,
+            "parity": self.manifest.parity.worst,
             "license": self.manifest.license,
             "runtime": self.runtime.name,
             "device": self.runtime.device,

@@ -1,11 +1,10 @@
 """From hidden states to what a caller gets: pooling, heads, normalisation, and the cut to fewer dimensions."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from shim.architectures import Architecture, Array, Ops
+from shim.architectures import Architecture, Array, Configuration, Ops
 from shim.errors import UsageError
 from shim.spec import NORMALIZE, Module
 
@@ -31,7 +30,7 @@ LATE_CHUNKING |= dict.fromkeys(("max", "mean_sqrt_len_tokens", "weightedmean"), 
 
 
 def head_tensors(
-    module: Architecture, config: Any, heads: Sequence[str], modules: Sequence[Module] = (NORMALIZE,)
+    module: Architecture, config: Configuration, heads: Sequence[str], modules: Sequence[Module] = (NORMALIZE,)
 ) -> dict[str, tuple[int, ...]]:
     """Name -> shape of the tensors of the heads, which are kept apart from those of the layers and never quantized.
 
@@ -53,7 +52,7 @@ def head_tensors(
 def outputs(
     ops: Ops[Array],
     module: Architecture,
-    config: Any,
+    config: Configuration,
     pooling: str,
     heads: Sequence[str],
     modules: Sequence[Module] = (NORMALIZE,),

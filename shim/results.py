@@ -1,7 +1,6 @@
 """What a model gives: vectors, a ranking, and the outputs of one text that both are put together from."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,12 +41,12 @@ class Output:
     """What the model gives for one text.
 
     tokens, truncated: as in Embeddings. values: head -> dense (d,) float32, as the model gives it; pooled (d,) float32, not
-    normalised; sparse {token id: weight}; colbert (tokens - 1, d) float32; hidden (tokens, d) float32, the states that are
-    pooled; score, the raw logit of a pair.
-    broken: the head that holds NaN or infinity, else None.
+    normalised; colbert (tokens - 1, d) float32; hidden (tokens, d) float32, the states that are pooled; score, the raw logit of
+    a pair. broken: the head that holds NaN or infinity, else None. sparse: {token id: weight}.
     """
 
     tokens: int
     truncated: bool
-    values: dict[str, Any]
+    values: dict[str, np.ndarray]
     broken: str | None
+    sparse: dict[int, float] = field(default_factory=dict)

@@ -1,7 +1,8 @@
 """Texts to tokens: task prompts, pairs, special tokens, truncation and padding, whatever the tokenizer file itself has set."""
 
+import contextlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer, normalizers
 
-from shim.artifact import read_object
 from shim.checks import check_text
 from shim.errors import IntegrityError, UsageError
+from shim.jsons import read_object
 from shim.prompts import DEFAULT, PAIR, SLOT
+
+MAX_ID = 2**32  # of a token, in the tokenizer's library
 
 
 @dataclass(frozen=True)
@@ -56,25 +59,43 @@ class TextEncoder:
         lower_case: whether texts are lower-cased before anything else of the tokenizer's.
         """
         self.directory, self.max_tokens = directory, max_tokens
-        path = directory / "tokenizer.json"
-        try:
-            self.tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises bare Exception
-            raise IntegrityError(f"{path}: not a readable tokenizer ({error})") from None
+        with self._sound():
+            self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         if lower_case and not _lowers(self.tokenizer.normalizer):
             steps = [normalizers.Lowercase(), *([self.tokenizer.normalizer] if self.tokenizer.normalizer else [])]
             self.tokenizer.normalizer = normalizers.Sequence(steps)
         self.tokenizer.no_padding()
-        self._room(self.tokenizer.num_special_tokens_to_add(False), "special tokens")
+        with self._sound():
+            added = self.tokenizer.num_special_tokens_to_add(False)
+        self._room(added, "special tokens")
         config = read_object(directory / "config.json")
         pad_id = config.get("pad_token_id") or 0
-        if not isinstance(pad_id, int):
-            raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be a whole number, not {pad_id!r}")
+        if not isinstance(pad_id, int) or not 0 <= pad_id < MAX_ID:
+            raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be the id of a token, not {pad_id!r:.100}")
         self.pad_id = pad_id
+        sizes = [config.get(name) for name in ("vocab_size", "type_vocab_size")]
+        self.words, self.types = (size if isinstance(size, int) else MAX_ID for size in sizes)  # rows of the two tables
         # transformers' classifiers over causal models score at the last token that is not the padding id, even a text's own.
-        names = [str(name) for name in config.get("architectures") or ()]
+        names = config.get("architectures")
         causal = config.get("model_type") == "qwen3" and config.get("pad_token_id") is not None
-        self.unscored = pad_id if causal and any(name.endswith("ForSequenceClassification") for name in names) else None
+        self.unscored = pad_id if causal and "ForSequenceClassification" in str(names) else None
+
+    def _encodings(self, texts: list[Any], special: bool = True) -> list[Any]:
+        """The library's encodings of texts or pairs; `special` puts the special tokens around them."""
+        with self._sound():
+            return self.tokenizer.encode_batch(texts, add_special_tokens=special)
+
+    @contextlib.contextmanager
+    def _sound(self) -> Iterator[None]:
+        """Raise IntegrityError for whatever the tokenizer's library finds in its file, at once or with the first text."""
+        try:
+            yield
+        except BaseException as error:
+            # It raises bare Exception, and where it did not expect a fault, its own PanicException, which is none of those.
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            path = self.directory / "tokenizer.json"
+            raise IntegrityError(f"{path}: not a readable tokenizer ({' '.join(str(error).split()):.200})") from None
 
     def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
@@ -83,9 +104,9 @@ class TextEncoder:
         """
         if prompt:
             self.tokenizer.no_truncation()
-            self._room(len(self.tokenizer.encode(prompt).ids), "tokens of the prompt")
+            self._room(len(self._encodings([prompt])[0].ids), "tokens of the prompt")
         self.tokenizer.enable_truncation(self.max_tokens, direction=side)
-        encodings = self.tokenizer.encode_batch([prompt + text for text in texts])
+        encodings = self._encodings([prompt + text for text in texts])
         return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
 
     def pairs(
@@ -116,22 +137,22 @@ class TextEncoder:
         before, after = template.split("{document}")
         before = re.sub(r"\{query\}|\{instruction\}", lambda slot: values[slot[0]], before)
         self.tokenizer.no_truncation()
-        head, tail = (self.tokenizer.encode(part, add_special_tokens=False).ids for part in (before, after))
+        head, tail = (encoding.ids for encoding in self._encodings([before, after], special=False))
         self.tokenizer.enable_truncation(self._room(len(head) + len(tail), "tokens of the query and its template") + len(head))
-        encodings = self.tokenizer.encode_batch([before + document for document in documents], add_special_tokens=False)
+        encodings = self._encodings([before + document for document in documents], special=False)
         return [Encoded(item.ids + tail, [*item.type_ids, *(0 for _ in tail)], bool(item.overflowing)) for item in encodings]
 
     def _own_pairs(self, query: str, documents: Sequence[str], side: str) -> list[Encoded]:
         self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
         self.tokenizer.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
-        encodings = self.tokenizer.encode_batch([(query, document) for document in documents])
+        encodings = self._encodings([(query, document) for document in documents])
         return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
 
     def pieces(self, texts: Sequence[str], special: bool = True) -> list[list[Piece]]:
         """Each text's tokens, uncut; `special` puts the special tokens around them."""
         self.tokenizer.no_truncation()
         found = []
-        for text, encoding in zip(texts, self.tokenizer.encode_batch(list(texts), add_special_tokens=special), strict=True):
+        for text, encoding in zip(texts, self._encodings(list(texts), special), strict=True):
             rows = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
             found.append([
                 Piece(id, token, True, None, None) if mask else Piece(id, text[start:stop], False, start, stop)
@@ -148,11 +169,14 @@ class TextEncoder:
         """Ids that mean nothing in a sparse vector: those of the cls, eos, pad and unk tokens of `tokenizer_config.json`."""
         config = read_object(self.directory / "tokenizer_config.json")
         tokens = [config.get(f"{name}_token") for name in ("cls", "eos", "pad", "unk")]
-        ids = [self.tokenizer.token_to_id(t["content"] if isinstance(t, dict) else t) for t in tokens if t is not None]
+        ids = [self.tokenizer.token_to_id(str(t["content"] if isinstance(t, dict) else t)) for t in tokens if t is not None]
         return frozenset(id for id in ids if id is not None)
 
     def batch(self, encoded: Sequence[Encoded]) -> Tokens:
-        """Pad on the right to the longest of the batch."""
+        """Pad on the right to the longest of the batch.
+
+        Raises IntegrityError for an id that a table has no row for: MLX reads the memory behind it, and others take zeros.
+        """
         shape = (len(encoded), max(len(item.ids) for item in encoded))
         ids, mask, types = np.full(shape, self.pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, item in enumerate(encoded):
@@ -161,6 +185,8 @@ class TextEncoder:
             while self.unscored is not None and scored > 1 and item.ids[scored - 1] == self.unscored:
                 scored -= 1
             ids[row, :length], mask[row, :scored], types[row, :length] = item.ids, 1, item.type_ids
+        if ids.max() >= self.words or types.max() >= self.types:
+            raise IntegrityError(f"{self.directory / 'tokenizer.json'}: gives ids that config.json has no rows for")
         return Tokens(ids, mask, types)
 
 

@@ -10,12 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 from support import servers
 from support.checkpoints import write_bert, write_recipe
 from support.commands import run, run_process
+from support.hub import WRITE, Hub
 from support.servers import Server, Started
 
 from converter import corpus, pipeline, recipe
@@ -25,6 +27,9 @@ from shim import artifact
 from shim.artifact import Manifest
 from shim.runtimes.mlx import _import_mlx
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 # The same examples in every run of CI: what a new one finds is found where it is looked for.
 settings.register_profile("ci", derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
@@ -33,6 +38,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 _import_mlx()  # before a test does: on Linux it is then 30 times as fast, for the whole process
+pytest_plugins = ["support.publishing", "support.published"]  # fixtures
 ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent / "shared"
 # The weights of another model in another layout, or behind another prompt: the target and the bits of each.
@@ -45,7 +51,8 @@ SIBLINGS = {
     "qwen3-reranker-8b": ("onnx", 8),
 }
 # Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
-FIXTURES = {"tiny_artifact", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
+FIXTURES = {"tiny_artifact", "precisions", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
+FIXTURES |= {"working"}
 FUNCTIONS = {"made", "standin", "standin_recipe", "convert", "converted", "quantize", "prepare", "witnessed", "refused"}
 FUNCTIONS |= {"apart", "run_process", "stop"}
 FEW = (
@@ -120,14 +127,14 @@ def made(name: str, target: str, bits: int) -> tuple[Path, Manifest]:
     """The artifact of a small checkpoint, verified on the whole corpus, but for what is slow.
 
     A small reranker is verified on the texts that it was trained on: to all others it gives nearly the same score, and that
-    would prove nothing. Every 8th text must do for SIBLINGS, and at 16 bits, where tests compare with upstream themselves.
+    would prove nothing. Every 8th text must do for SIBLINGS, and from 16 bits on, where tests compare with upstream themselves.
     """
     with shared_by_all(f"{name}-{target}-{bits}") as out:
         for before in out.iterdir():
             return before, artifact.read(before)
         loaded = standin_recipe(name)
         texts = corpus.CALIBRATION if loaded.task == "rerank" else corpus.VERIFICATION
-        if bits == 16 or name in SIBLINGS:
+        if bits >= 16 or name in SIBLINGS:
             lines = texts.read_text(encoding="utf-8").split("\n")
             texts = out.with_suffix(".jsonl")
             texts.write_text("\n".join(lines[::8]), encoding="utf-8")
@@ -194,6 +201,23 @@ def minilm_artifacts() -> dict[str, Path]:
             if not path.exists():
                 run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out)
     return made
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub over loopback, empty; the client in this process has its Xet off, as `hub.environment` has it in others."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    with Hub(tmp_path / "hub") as running:
+        yield running
+
+
+@pytest.fixture
+def api(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "HfApi":
+    """The hub's client in this process, with an owner's token and a new cache."""
+    from huggingface_hub import HfApi  # it takes a while, and few tests need it
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    return HfApi(endpoint=hub.url, token=WRITE)
 
 
 @pytest.fixture

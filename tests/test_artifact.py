@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import shim
+from shim import artifact as manifests
 from shim.errors import IntegrityError, UsageError
 
 
@@ -79,12 +80,18 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m["parity"].update(verdict="fail"), "verdict is fail"),
         (lambda m: m.update(parity={"verdict": "unverified"}), "verdict is unverified"),
         (lambda m: m["parity"]["heads"]["dense"].update(worst=0.5), "contradicts its own figures"),
-        (lambda m: m["parity"]["heads"]["dense"].update(worst=float("nan")), "contradicts its own figures"),
+        (lambda m: m["parity"]["heads"]["dense"].update(worst=float("nan")), "worst must be a finite number"),
         (lambda m: m["parity"].update(heads={}), "malformed"),
         (lambda m: m["parity"].update(verdict="great"), "verdict 'great' unknown"),
+        (lambda m: m["parity"].update(on="median"), "on 'median' unknown"),
+        (lambda m: m["parity"].update(surprise=1), "malformed parity: key surprise unknown"),
+        (lambda m: m["parity"].update(texts=None), "malformed parity: texts must be int, not None"),
+        (lambda m: m["parity"].pop("target"), "malformed parity: verdict pass without figures or target"),
+        (lambda m: m["parity"]["heads"]["dense"].pop("p01"), "malformed dense of heads: key p01 missing"),
+        (lambda m: m["parity"]["heads"]["dense"]["by_language"].update(und="0.9"), "und of by_language must be float"),
         (lambda m: m.update(surprise=1), "key surprise unknown"),
         (lambda m: m["model"].pop("pooling"), "key pooling missing"),
-        (lambda m: m.update(schema=3), "schema 3 unknown"),
+        (lambda m: m.update(schema=4), "schema 4 unknown"),
         (lambda m: m["parity"].pop("witness"), "verdict pass without a witness"),
         (lambda m: m["parity"]["witness"].update(worst=2e-4), "contradicts its witness"),
         (lambda m: m["parity"]["witness"].update(worst=2e-4, tolerance=1), "contradicts its witness"),
@@ -101,6 +108,7 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m.update(quantization=[]), "quantization must be dict"),
         (lambda m: m["model"].update(dimensions="64"), "dimensions must be int"),
         (lambda m: m["model"].update(max_tokens=-1), "must be positive"),
+        (lambda m: m["quantization"].update(bits_per_weight=10**400), "bits_per_weight must be a finite number"),
     ],
 )
 def test_a_manifest_that_does_not_seal_is_refused(
@@ -109,6 +117,20 @@ def test_a_manifest_that_does_not_seal_is_refused(
     edit(artifact, change)
     with pytest.raises(IntegrityError, match=message):
         shim.load(artifact)
+
+
+@pytest.mark.parametrize("absent", [(), ("packed_kernels", "corpus_sha256"), ("witness", "on", "kernels", "texts")])
+def test_a_manifest_is_written_as_it_was_read(artifact: Path, absent: tuple[str, ...]) -> None:
+    """What is not in the file is not in what is written, and the keys keep their order."""
+
+    def without(manifest: dict[str, Any]) -> None:
+        manifest["parity"] = {key: value for key, value in manifest["parity"].items() if key not in absent}
+        manifest["parity"]["verdict"] = "fail"
+
+    edit(artifact, without)
+    before = json.loads((artifact / "artifact.json").read_text())
+    manifests.write(artifact, manifests.read(artifact))
+    assert json.dumps(json.loads((artifact / "artifact.json").read_text())) == json.dumps(before)
 
 
 def test_a_lower_seal_loads_where_it_is_accepted(artifact: Path) -> None:

@@ -126,5 +126,5 @@ def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path) -> None:
     settings = {"strict_bits": True, "corpus": tmp_path / "some.jsonl"}
     for effort in ("fast", "balanced"):
         request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "onnx", 4, out=tmp_path / effort, effort=effort, **settings)
-        found[effort] = 1 - pipeline.convert(request, lambda *_: None)[1].parity["heads"]["dense"]["mean"]
+        found[effort] = 1 - pipeline.convert(request, lambda *_: None)[1].parity.heads["dense"].mean
     assert found["balanced"] < found["fast"] / 3

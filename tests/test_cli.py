@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.checkpoints import bert_config, bert_weights, write_bert
+from support.checkpoints import minilm as minilm_checkpoint
 from support.commands import one_line, one_object
 
 import shim
@@ -190,16 +191,19 @@ def test_list_shows_recipes_and_artifacts_even_broken_ones(tiny_artifact: Path, 
         (tmp_path / name).mkdir()
         (tmp_path / name / "artifact.json").write_text(text)
     found = one_object(convert("list", "--out", tmp_path, "--json"))
-    assert found.keys() == {"recipes", "artifacts"}
+    assert found.keys() == {"recipes", "artifacts", "cached"}
     minilm = next(entry for entry in found["recipes"] if entry["name"] == "all-minilm-l6-v2")
-    assert minilm == {
+    size = sum(path.stat().st_size for path in minilm_checkpoint().rglob("*") if path.is_file())
+    known = {
         "name": "all-minilm-l6-v2",
         "task": "embed",
         "repo": "sentence-transformers/all-MiniLM-L6-v2",
         "revision": "c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
         "license": "apache-2.0",
         "available": "package",
+        "size": size,
     }
+    assert {key: minilm[key] for key in known} == known
     verdicts = {Path(entry["path"]).name: entry["verdict"] for entry in found["artifacts"]}
     assert verdicts == {"garbage": "broken", "odd": "broken", "whole": "pass"}
     whole = next(entry for entry in found["artifacts"] if entry["verdict"] == "pass")

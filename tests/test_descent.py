@@ -38,7 +38,7 @@ def test_it_betters_what_went_over_the_columns_once(grid: Grid, bits: int, monke
         return float(objective(weight, gptq(weight, hessian, Scheme(bits, 32), grid), hessian).sum())
 
     both = off()
-    monkeypatch.setattr("converter.quantize.descent._refitted", lambda code, scale, offset, *rest: (scale, offset))
+    monkeypatch.setattr("converter.quantize.descent._refitted", lambda code, stored, *rest: stored)
     codes = off()
     monkeypatch.setattr("converter.quantize.gptq.descend", lambda weight, square, codes, grid: codes)
     once = off()

@@ -34,24 +34,24 @@ CASES = [(name, *case) for name in MODELS for case in ((SIBLINGS[name],) if name
 @pytest.mark.parametrize(("name", "target", "bits"), CASES)
 def test_every_head_of_every_artifact_passes_on_the_worst_text(name: str, target: str, bits: int) -> None:
     path, manifest = made(name, target, bits)
-    heads = manifest.parity["heads"]
-    assert manifest.verdict == "pass", {head: figures["worst"] for head, figures in heads.items()}
+    heads = manifest.parity.heads
+    assert manifest.verdict == "pass", {head: figures.worst for head, figures in heads.items()}
     assert list(heads) == standin_recipe(name).model.heads
     assert set(heads) <= set(HEADS)
-    assert min(figures["worst"] for figures in heads.values()) >= 0.999
-    assert bits > 16 or max(figures["worst"] for figures in heads.values()) < 1 - 1e-9, "suspiciously exact"
-    assert manifest.parity["notes"] == [], "the reference tells texts apart"
+    assert min(figures.worst for figures in heads.values()) >= 0.999
+    assert bits > 16 or max(figures.worst for figures in heads.values()) < 1 - 1e-9, "suspiciously exact"
+    assert manifest.parity.notes == [], "the reference tells texts apart"
     cosines = json.loads((path / "cosines.json").read_text())
     assert list(cosines) == list(heads)
     for head, figures in heads.items():
         mean = np.mean([cosine for each in cosines[head].values() for cosine in each])
         assert ({language: min(each) for language, each in cosines[head].items()}, mean) == (
-            pytest.approx(figures["by_language"], abs=1e-7),
-            pytest.approx(figures["mean"], abs=1e-7),
+            pytest.approx(figures.by_language, abs=1e-7),
+            pytest.approx(figures.mean, abs=1e-7),
         )
     if "dense" in heads:
-        assert heads["dense"]["reference_pairwise"] < 0.5
-        assert min(heads["dense"]["by_dimensions"].values(), default=1) >= 0.99
+        assert heads["dense"].reference_pairwise < 0.5
+        assert min(heads["dense"].by_dimensions.values(), default=1) >= 0.99
     assert load(path).name == f"{name}-{target}-{bits}bit"
 
 

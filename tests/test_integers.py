@@ -125,7 +125,7 @@ def test_the_graph_computes_what_was_meant(small: tuple[Recipe, Checkpoint, Inte
     write(loaded, checkpoint, made, tmp_path)
     kinds = {node.op_type for node in onnx.load(tmp_path / "onnx/model.onnx").graph.node}
     assert "MatMulIntegerToFloat" in kinds
-    runtime = open_runtime(tmp_path, loaded.model, "cpu")
+    runtime = open_runtime(tmp_path, loaded, "cpu")
     encoder = TextEncoder(checkpoint.directory, 128)
     batch = encoder.batch(encoder.encode(TEXTS))
     (found,) = runtime.run(batch, ("sentence_embedding",)).values()
@@ -153,7 +153,7 @@ def test_a_text_alone_is_what_it_is_in_a_batch_and_zeros_divide_nothing(
         folder = tmp_path / str(number)
         folder.mkdir()
         write(loaded, checkpoint, Integers(codes, token, tensors), folder)
-        runtime = open_runtime(folder, loaded.model, "cpu")
+        runtime = open_runtime(folder, loaded, "cpu")
         encoder = TextEncoder(checkpoint.directory, 128)
         texts = [*encoder.encode(TEXTS), Encoded([101], [0], False)]
         whole = runtime.run(encoder.batch(texts), ("sentence_embedding",))["sentence_embedding"]

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from converter.bar import Bar
 from converter.corpus import Text
 from converter.proof import metrics
 from shim.errors import NotFiniteError
+from shim.parity import Bar, Spread
 
 TEXTS = [Text(str(index), lang, "sentence", "x") for index, lang in enumerate(("en", "en", "ru", "zh"))]
 
@@ -41,13 +41,15 @@ def test_one_bad_text_fails_the_verdict_however_good_the_mean() -> None:
     candidate = REFERENCE.copy()
     candidate[2] = unit([0, 0.05, 1])[0]
     report, scores = metrics.dense_report(REFERENCE, candidate, TEXTS)
-    assert report["worst"] == pytest.approx(1 / (1 + 0.05**2) ** 0.5, abs=1e-6)
-    assert report["worst_text"] == "2"
-    np.testing.assert_allclose(scores, [1, 1, report["worst"], 1])
-    assert report["by_language"] == {"en": pytest.approx(1), "ru": report["worst"], "zh": pytest.approx(1)}
+    assert report.worst == pytest.approx(1 / (1 + 0.05**2) ** 0.5, abs=1e-6)
+    assert report.worst_text == "2"
+    np.testing.assert_allclose(scores, [1, 1, report.worst, 1])
+    assert report.by_language == {"en": pytest.approx(1), "ru": report.worst, "zh": pytest.approx(1)}
     assert not Bar(0.999).passes({"dense": report})
     assert Bar(0.998).passes({"dense": report})
-    assert not Bar(0.999).passes({"dense": {"worst": 1.0}, "sparse": {"worst": 0.5}})
+    assert not Bar(0.999).passes(
+        {"dense": Spread(worst=1.0, p01=1.0, mean=1.0), "sparse": Spread(worst=0.5, p01=1.0, mean=1.0)}
+    )
     assert not Bar(0.999).passes({})
 
 
@@ -58,8 +60,8 @@ def test_subtracting_the_mean_shows_what_a_common_direction_hides() -> None:
     reference = unit(*(common + rng.normal(0, 0.1, (4, 4))))
     candidate = unit(*(common + rng.normal(0, 0.1, (4, 4))))
     report, _ = metrics.dense_report(reference, candidate, TEXTS)
-    assert report["worst"] > 0.999
-    assert report["centred"]["worst"] < 0.9
+    assert report.worst > 0.999
+    assert report.centred.worst < 0.9
     assert "look alike" in metrics.notes("dense", report)[0]
     assert metrics.notes("dense", metrics.dense_report(REFERENCE, REFERENCE, TEXTS)[0]) == []
 

@@ -13,7 +13,9 @@ from converter.inventory import inventory
 from converter.proof import measure
 from converter.staging import staged
 from converter.targets import safetensors
+from shim.artifact import Manifest
 from shim.errors import IntegrityError, SourceError, UsageError
+from shim.parity import PackedKernels, Parity
 from shim.runtimes import mlx
 
 
@@ -29,8 +31,8 @@ def test_packed_weights_that_are_not_what_was_verified_fail(
     """A CPU verifies dequantized weights; a GPU multiplies with the packed ones, so they are held to the target, too."""
     _, manifest = pipeline.convert(request_, lambda *_: None)
     assert manifest.verdict == "pass"
-    assert 0.9999 < manifest.parity["packed_kernels"]["worst"] < 1
-    monkeypatch.setattr(measure, "_probe", lambda *_: {"texts": 2, "worst": 0.5})
+    assert 0.9999 < manifest.parity.packed_kernels.worst < 1
+    monkeypatch.setattr(measure, "_probe", lambda *_: PackedKernels(texts=2, worst=0.5))
     _, manifest = pipeline.convert(dataclasses.replace(request_, force=True), lambda *_: None)
     assert manifest.verdict == "fail"
     assert "the kernels that a GPU uses" in show.shortfall(manifest)
@@ -45,8 +47,8 @@ def test_packed_weights_that_give_no_numbers_fail(request_: pipeline.Request, mo
 
     monkeypatch.setattr(mlx.MlxRuntime, "run", run)
     path, manifest = pipeline.convert(request_, lambda *_: None)
-    assert manifest.parity["heads"]["dense"]["worst"] > 0.999
-    assert (manifest.verdict, manifest.parity["packed_kernels"]["worst"]) == ("fail", 0)
+    assert manifest.parity.heads["dense"].worst > 0.999
+    assert (manifest.verdict, manifest.parity.packed_kernels.worst) == ("fail", 0)
     with pytest.raises(IntegrityError, match="fail"):
         shim.load(path)
 
@@ -56,7 +58,7 @@ def test_a_mean_under_the_target_is_told_of_as_a_mean(request_: pipeline.Request
         dataclasses.replace(request_, bits=2, effort="fast", strict_bits=True, parity_on="mean"), lambda *_: None
     )
     assert manifest.verdict == "fail"
-    mean = manifest.parity["heads"]["dense"]["mean"]
+    mean = manifest.parity.heads["dense"].mean
     assert f"mean cosine of dense {mean:.5f} is {0.999 - mean:.5f} short of 0.999; more --bits" in show.shortfall(manifest)
 
 
@@ -109,17 +111,14 @@ def test_the_manifest_says_where_the_original_came_from(tmp_path: Path, source: 
 def test_where_rounding_falls_short_smaller_groups_are_tried(
     request_: pipeline.Request, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = []
+    real, tried = pipeline.measure, []
 
-    def failing(directory: Path, manifest: Any, *_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    def failing(directory: Path, manifest: Manifest, *rest: Any) -> tuple[Parity, measure.Cosines]:
         sizes = {entry["group_size"] for entry in manifest.quantization["tensors"].values()}
         tried.append(sizes)
-        worst = 0.99 if 64 in sizes else 0.9995
-        heads = {"dense": {"worst": worst, "p01": worst, "mean": worst}}
-        verdict = "pass" if worst > 0.999 else "fail"
-        witness = {"library": "a", "version": "1", "worst": 0.0, "tolerance": 1e-4, "texts": 4, "tokens_of": 4, "given": {}}
-        report = {"verdict": verdict, "target": 0.999, "on": "worst", "texts": 4, "heads": heads, "notes": []}
-        return report | {"witness": witness}, {}
+        (parity, cosines), worst = real(directory, manifest, *rest), 0.99 if 64 in sizes else 0.9995
+        heads = {"dense": dataclasses.replace(parity.heads["dense"], worst=worst)}
+        return dataclasses.replace(parity, verdict="pass" if worst > 0.999 else "fail", heads=heads), cosines
 
     monkeypatch.setattr(pipeline, "measure", failing)
     path, manifest = pipeline.convert(request_, lambda *_: None)

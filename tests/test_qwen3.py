@@ -53,7 +53,7 @@ def test_hidden_states_are_those_of_mlx_lm() -> None:
 
     path, manifest = made(EMBEDDING, "mlx", 8)
     encoder = load(path).encoder
-    runtime = open_runtime(path, manifest.model, "cpu", kernels="quantized")
+    runtime = open_runtime(path, manifest, "cpu", kernels="quantized")
     theirs, _ = load_mlx_lm(str(path))
     for text in TEXTS[:4]:
         tokens = encoder.batch(encoder.encode([text]))
@@ -71,7 +71,7 @@ def test_the_score_is_that_of_mlx_lm() -> None:
     no, yes = (encoder.tokenizer.token_to_id(word) for word in ("no", "yes"))
     ours = {item.index: item.logit for item in load(path).rerank("ferry", ["the ferry", "a soup"])}
     for index, item in enumerate(encoder.pairs("ferry", ["the ferry", "a soup"], manifest.model.prompts)):
-        runtime = open_runtime(path, manifest.model, "cpu")
+        runtime = open_runtime(path, manifest, "cpu")
         logits = theirs(runtime.mx.array([item.ids])).astype(runtime.mx.float32)[0, -1]
         assert abs(float(logits[yes] - logits[no]) - ours[index]) < 0.05  # mlx-lm's head is 8-bit, ours exact
 
@@ -118,9 +118,9 @@ def test_a_stream_beyond_float16_survives_in_a_float16_graph(tmp_path: Path, mon
     request = pipeline.Request(standin_recipe(EMBEDDING), "mlx", 16, str(directory), tmp_path / "out")
     path, manifest = pipeline.convert(request, lambda *_: None)
     assert manifest.verdict == "pass", "on a CPU in float32, and a few texts in float16"
-    assert manifest.parity["packed_kernels"]["kernels"] == "quantized"
+    assert manifest.parity.packed_kernels.kernels == "quantized"
     # onnxruntime's CPU kernels compute float16 graphs in float32; MLX's do not.
-    model = Model(manifest, TextEncoder(path, 32768), open_runtime(path, manifest.model, "cpu", kernels="quantized"))
+    model = Model(manifest, TextEncoder(path, 32768), open_runtime(path, manifest, "cpu", kernels="quantized"))
     assert (model.embed(TEXTS[:4]).dense * upstream.vectors(directory, TEXTS[:4], "last")).sum(axis=1).min() > 0.999
     monkeypatch.setattr(MlxOps, "full", lambda ops, x: x)
     with pytest.raises(NotFiniteError, match="NaN or infinity in the dense output"):

@@ -77,8 +77,8 @@ def test_an_embedder_gives_what_sentence_transformers_gives(kind: str, folder: P
     assert off(model.embed(TEXTS, task="retrieval.query").dense, upstream.encode_query(TEXTS)) < 1e-4
     assert off(model.embed(TEXTS, task="retrieval.passage").dense, upstream.encode_document(TEXTS)) < 1e-4
     assert model.info()["similarity"] == upstream.similarity_fn_name
-    assert manifest.parity["witness"]["library"] == "sentence-transformers"
-    assert manifest.parity["witness"]["texts"] > 5
+    assert manifest.parity.witness.library == "sentence-transformers"
+    assert manifest.parity.witness.texts > 5
 
 
 @pytest.mark.parametrize("kind", saved.EMBEDDERS)

@@ -12,9 +12,11 @@ import pytest
 import shim
 from converter import cache, pipeline, recipe
 from converter.calibration import Calibration
+from converter.proof.measure import Cosines
 from converter.quantize import sensitivity
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
+from shim.parity import Parity
 from shim.text import Tokens
 
 Request = pipeline.Request
@@ -40,6 +42,12 @@ def bits(manifest: Manifest) -> set[int]:
     return {entry["bits"] for name, entry in manifest.quantization["tensors"].items() if "position" not in name}
 
 
+def short_of(parity: Parity, worst: float) -> Parity:
+    """The same, failed on its worst text."""
+    heads = {name: dataclasses.replace(figures, worst=worst) for name, figures in parity.heads.items()}
+    return dataclasses.replace(parity, verdict="fail", heads=heads)
+
+
 @pytest.mark.parametrize("target", ["mlx", "onnx"])
 def test_bits_are_raised_until_parity_holds_and_no_further(request_: Request, target: str) -> None:
     _, strict = made(request_, target=target, strict_bits=True)
@@ -60,7 +68,7 @@ def test_bits_are_raised_until_parity_holds_and_no_further(request_: Request, ta
 @pytest.mark.parametrize("target", ["mlx", "onnx"])
 def test_where_rounding_everything_alike_falls_short_some_stay_whole(request_: Request, target: str) -> None:
     _, alike = made(request_, target=target, bits=8, strict_bits=True)
-    goal = 1 - (1 - alike.parity["heads"]["dense"]["worst"]) / 10
+    goal = 1 - (1 - alike.parity.heads["dense"].worst) / 10
     _, raised = made(request_, target=target, bits=8, parity=goal)
     weights = {entry["bits"] for entry in raised.quantization["tensors"].values()}
     assert (raised.verdict, weights) == ("pass", {8})
@@ -75,7 +83,7 @@ def test_a_size_is_kept_and_more_of_it_comes_nearer(request_: Request, target: s
     for size in (least + 100_000, least + 1_600_000):
         _, manifest = made(request_, max_size=size)
         assert manifest.size <= size
-        worst.append(manifest.parity["heads"]["dense"]["worst"])
+        worst.append(manifest.parity.heads["dense"].worst)
     assert worst[0] < worst[1]
 
 
@@ -87,11 +95,11 @@ def test_a_size_that_cannot_be_had_is_refused_and_nothing_is_left(request_: Requ
 
 def test_an_artifact_that_passes_on_the_mean_says_so_and_must_be_asked_for(request_: Request) -> None:
     path, manifest = made(request_, parity_on="mean", parity=0.98)
-    figures = manifest.parity["heads"]["dense"]
-    assert (manifest.verdict, manifest.parity["on"]) == ("pass", "mean")
-    assert figures["worst"] < figures["mean"] < 0.999
-    assert figures["mean"] >= 0.98
-    promised = f"{figures['worst'] - 5e-5:.4f}".rstrip("0")  # rounded down
+    figures = manifest.parity.heads["dense"]
+    assert (manifest.verdict, manifest.parity.on) == ("pass", "mean")
+    assert figures.worst < figures.mean < 0.999
+    assert figures.mean >= 0.98
+    promised = f"{figures.worst - 5e-5:.4f}".rstrip("0")  # rounded down
     with pytest.raises(IntegrityError, match=rf"sealed at parity {promised}, under 0\.999; min_parity={promised} "):
         shim.load(path)
     shim.load(path, min_parity=0.9)
@@ -114,11 +122,10 @@ def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request,
     measured = iter([0.9, 0.95, 0.92, 0.93, 0.94, 0.95])
     real, sizes = pipeline.measure, []
 
-    def measure(directory: Path, *rest: Any) -> tuple[dict[str, Any], Any]:
+    def measure(directory: Path, *rest: Any) -> tuple[Parity, Cosines]:
         report, cosines = real(directory, *rest)
         sizes.append(sum(path.stat().st_size for path in directory.glob("*.safetensors")))
-        report["heads"]["dense"]["worst"] = next(measured)
-        return {**report, "verdict": "fail"}, cosines
+        return short_of(report, next(measured)), cosines
 
     monkeypatch.setattr(pipeline, "measure", measure)
     path, manifest = made(request_, bits=4)
@@ -133,13 +140,12 @@ def test_the_widest_codes_are_not_tried_where_the_texts_that_judge_rule_them_out
 ) -> None:
     real, tried = pipeline.measure, []
 
-    def measure(directory: Path, manifest: Manifest, *rest: Any) -> tuple[dict[str, Any], Any]:
+    def measure(directory: Path, manifest: Manifest, *rest: Any) -> tuple[Parity, Cosines]:
         report, cosines = real(directory, manifest, *rest)
         tried.append(manifest.quantization["tensors"])
         if len(tried) > 1:
             return report, cosines
-        report["heads"]["dense"]["worst"] = 0.9
-        return {**report, "verdict": "fail"}, cosines
+        return short_of(report, 0.9), cosines
 
     monkeypatch.setattr(pipeline, "measure", measure)
     assert made(request_, bits=4)[1].verdict == "pass"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from converter.int8.inputs import Activation, rounded
-from converter.int8.smoothing import ALPHAS, Smoothing, activations, objective, search, smoothing
+from converter.int8.smoothing import ALPHAS, Shown, Smoothing, activations, objective, search, smoothing
 
 MODES = ("tensor", "token")
 
@@ -50,17 +50,17 @@ def test_a_norm_takes_the_smoothing_in(seed: int, shifted: bool) -> None:
 @given(seed=st.integers(0, 10**6), mode=st.sampled_from(MODES), scales=st.booleans())
 def test_the_search_is_never_worse_than_no_smoothing(seed: int, mode: str, scales: bool) -> None:
     x, weight = problem(seed)
-    low, high = x.amin(dim=0), x.amax(dim=0)
-    found, activation, error = search(x, low, high, weight, mode, scales, scales)
+    shown = Shown(x, x.amin(dim=0), x.amax(dim=0))
+    found, activation, error = search(shown, weight, mode, scales, scales)
     plain = Smoothing.identity(x.shape[1])
     assert error == pytest.approx(objective(x, weight, found, activation), rel=1e-3)
-    assert error <= min(objective(x, weight, plain, one) for one in activations(plain, x, low, high, mode)) * (1 + 1e-6)
+    assert error <= min(objective(x, weight, plain, one) for one in activations(plain, shown, mode)) * (1 + 1e-6)
     assert found.is_identity or scales
 
 
 def test_it_is_much_better_where_channels_differ() -> None:
     x, weight = problem(0)
-    found, _, error = search(x, x.amin(dim=0), x.amax(dim=0), weight, "token", True, True)
+    found, _, error = search(Shown(x, x.amin(dim=0), x.amax(dim=0)), weight, "token", True, True)
     assert not found.is_identity
     assert error < objective(x, weight, Smoothing.identity(48), Activation("token")) / 4
 
@@ -79,7 +79,7 @@ def test_useless_channels_get_no_factor(value: float, mode: str) -> None:
     assert torch.isfinite(found.shift).all()
     assert (found.scale > 0).all()
     x[:, 5] = 0
-    chosen = search(x, low, high, weight, mode, True, True)
+    chosen = search(Shown(x, low, high), weight, mode, True, True)
     assert np.isfinite(chosen[2])
     assert torch.isfinite(chosen[0].scale).all()
 

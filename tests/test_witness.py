@@ -185,7 +185,7 @@ def test_a_recipe_that_says_otherwise_is_refused_and_an_override_is_recorded(
         witnessed(source, asked, wrong)
     meant = dataclasses.replace(wrong, overrides=dict.fromkeys(changes, "it is meant so"))
     found = open_source(meant, str(source))
-    recorded = prepare(found, "embed", asked, lambda *_: None)["given"]
+    recorded = prepare(found, "embed", asked, lambda *_: None).given
     again = witnessed_by_others(found, tmp_path)
     assert off(reading(found).embed(TEXTS).dense, again.encode(TEXTS)) < 1e-4
     assert set(changes) - {"prompts"} <= recorded.keys()

@@ -1,14 +1,13 @@
 """Products in integers: how each layer's input is rounded, measured on calibration texts, and the weights that go with it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from converter import cache
-from converter.calibration import Calibration
+from converter.calibration import Calibration, Outputs
 from converter.int8.inputs import MODES, Activation, allocate
 from converter.int8.shared_inputs import Input, Integers, Observer, RoundedOps, Site, layer
 from converter.int8.smoothing import Smoothing, search
@@ -56,7 +55,7 @@ class _Steps:
         self.progress("quantize", self.done, self.total)
 
 
-def _entries(calibration: Calibration, sites: list[Site], exact: dict[str, Any], steps: _Steps) -> list[Input]:
+def _entries(calibration: Calibration, sites: list[Site], exact: Outputs, steps: _Steps) -> list[Input]:
     """How each site's input is rounded. exact: the original's outputs."""
     job, tokens = calibration.job, calibration.tokens
     choices = []
@@ -109,9 +108,7 @@ def _choices(checkpoint: Checkpoint, site: Site) -> dict[str, Input]:
     weight = torch.cat([torch.from_numpy(checkpoint.read(f"{name}.weight")) for name in site.members])
     found = {}
     for mode in MEASURED:
-        smoothing, activation, _ = search(
-            site.sample, site.low, site.high, weight, mode, bool(site.before[0]), site.before[0] == "layer_norm"
-        )
+        smoothing, activation, _ = search(site.shown, weight, mode, bool(site.before[0]), site.before[0] == "layer_norm")
         found[mode] = Input(site.members[0], site.before, smoothing, activation)
     found["none"] = Input(site.members[0], site.before, Smoothing.identity(weight.shape[1]), Activation("none"))
     return found
@@ -183,7 +180,7 @@ def _exactly(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
 
 
 def _rounded(
-    read: Callable[[str], Any],
+    read: Callable[[str], np.ndarray],
     tokens: list[Tokens],
     sites: list[Site],
     entries: list[Input],

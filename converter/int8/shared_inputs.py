@@ -1,62 +1,60 @@
 """Where a model's inputs are rounded: the linear layers that share an input, what comes before, and what goes in."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from converter.int8.inputs import Activation, rounded
-from converter.int8.smoothing import Smoothing
+from converter.int8.smoothing import Shown, Smoothing
 from converter.quantize.grid import Codes
 from converter.quantize.layerwise import LayerwiseOps, Replace
+from shim.artifact import Stored
+from shim.text import Tokens
 
 SAMPLE = 256  # tokens of an input that are kept
 
 
-@dataclass
+@dataclass(frozen=True)
 class Site:
     """One input, named after the first linear layer that takes it.
 
     members: those layers. before: what gives the input and can bear a Smoothing, `layer_norm`, `rms_norm` or `linear` (which
     is multiplied with something else), and its name; two empty strings where nothing can. size: weights of all members.
-    low, high: (width,) the channels' range; sample: rows of the input, no padding.
     """
 
     members: list[str]
     before: tuple[str, str]
-    size: int = 0
-    low: Tensor = field(default_factory=lambda: torch.empty(0))
-    high: Tensor = field(default_factory=lambda: torch.empty(0))
-    sample: Tensor = field(default_factory=lambda: torch.empty(0))
+    size: int
+    shown: Shown
 
 
 class Observer(LayerwiseOps):
     """Runs the model as it is and collects `sites`, and the names of `tables` with their shapes."""
 
-    def __init__(self, read: Callable[[str], Any], batches: list[Any]):
+    def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens]):
         super().__init__(read, batches, lambda name, weight, hessian: weight)
         self.sites: list[Site] = []
         self.tables: dict[str, tuple[int, ...]] = {}
-        self.came: list[tuple[Any, tuple[str, str]]] = []  # the latest values that could be of use, and where they came from
+        self.came: list[tuple[object, tuple[str, str]]] = []  # the latest values that could be of use, and where they came from
 
-    def _from(self, value: Any, kind: str, name: str) -> Any:
+    def _from(self, value: list[Tensor], kind: str, name: str) -> list[Tensor]:
         self.came = [*self.came[-3:], (value, (kind, name))]
         return value
 
-    def _origin(self, value: Any) -> tuple[str, str]:
+    def _origin(self, value: object) -> tuple[str, str]:
         return next((origin for known, origin in self.came if known is value), ("", ""))
 
     def linears(self, names: Sequence[str], x: list[Tensor], bias: bool = True) -> list[list[Tensor]]:
         kind, before = self._origin(x)
         rows = torch.cat([part[ops.mask] for part, ops in zip(x, self.batches, strict=True)])
         picked = torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()
-        spans = rows.amin(dim=0), rows.amax(dim=0)
+        shown = Shown(rows[picked], rows.amin(dim=0), rows.amax(dim=0))
         found = [self._from(self._with_weights("linear", name, x, bias), "product", name) for name in names]
         size = sum(x[0].shape[-1] * part[0].shape[-1] for part in found)
-        self.sites.append(Site(list(names), ("", "") if kind == "product" else (kind, before), size, *spans, rows[picked]))
+        self.sites.append(Site(list(names), ("", "") if kind == "product" else (kind, before), size, shown))
         return found
 
     def multiply(self, x: list[Tensor], y: list[Tensor]) -> list[Tensor]:
@@ -98,12 +96,14 @@ class Integers:
     inputs: dict[str, Input]
     tensors: dict[str, np.ndarray]
 
-    def describe(self) -> dict[str, dict[str, Any]]:
+    def describe(self) -> dict[str, Stored]:
         """{module: bits, group size, and for a layer how its input is rounded}, for the manifest."""
-        return {
-            name: asdict(codes.scheme) | ({"input": self.inputs[name].activation.mode} if name in self.inputs else {})
-            for name, codes in self.codes.items()
-        }
+        found: dict[str, Stored] = {}
+        for name, codes in self.codes.items():
+            found[name] = {"bits": codes.scheme.bits, "group_size": codes.scheme.group_size}
+            if name in self.inputs:
+                found[name]["input"] = self.inputs[name].activation.mode
+        return found
 
 
 class RoundedOps(LayerwiseOps):
@@ -115,8 +115,8 @@ class RoundedOps(LayerwiseOps):
 
     def __init__(
         self,
-        read: Callable[[str], Any],
-        batches: list[Any],
+        read: Callable[[str], np.ndarray],
+        batches: list[Tokens],
         inputs: dict[str, Input],
         rows: dict[str, Tensor],
         replace: Replace,
@@ -138,7 +138,7 @@ class RoundedOps(LayerwiseOps):
 
 
 def layer(
-    read: Callable[[str], Any], name: str, entry: Input | None, rows: Tensor | None, bias: bool
+    read: Callable[[str], np.ndarray], name: str, entry: Input | None, rows: Tensor | None, bias: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The weight (out, in) and the bias of a layer for its smoothed input, and with its output divided by `rows`."""
     weight = torch.from_numpy(read(f"{name}.weight"))

@@ -18,6 +18,18 @@ QUANTILES = (0.01, 0.5)  # of the tokens' own ratios of least to greatest number
 
 
 @dataclass(frozen=True)
+class Shown:
+    """What calibration showed of an input.
+
+    rows: (tokens, width) a sample of it, no padding; low, high: (width,) its channels' range in all of calibration.
+    """
+
+    rows: Tensor
+    low: Tensor
+    high: Tensor
+
+
+@dataclass(frozen=True)
 class Smoothing:
     """An input x becomes (x - shift) / scale, a weight its columns times scale, a bias itself plus weight @ shift.
 
@@ -85,22 +97,22 @@ def _error(x: Tensor, found: Smoothing, activation: Activation, weight: Tensor, 
     return float((rounded(found.input(x), activation) @ weight.T - expected).square().mean())
 
 
-def search(
-    x: Tensor, low: Tensor, high: Tensor, weight: Tensor, mode: str, scales: bool, shifts: bool
-) -> tuple[Smoothing, Activation, float]:
+def search(shown: Shown, weight: Tensor, mode: str, scales: bool, shifts: bool) -> tuple[Smoothing, Activation, float]:
     """The smoothing and the zero point with the least objective of those that are tried, none at all being the first.
 
-    x: (tokens, width) a sample of the input; low, high: (width,) its channels' range in all of calibration; weight: (rows,
-    width) of all matrices that it goes into. scales, shifts: whether what comes before bears scaled and shifted channels.
+    weight: (rows, width) of all matrices that the input goes into. scales, shifts: whether what comes before bears scaled and
+    shifted channels.
     """
-    exact = x @ weight.T
+    x, exact = shown.rows, shown.rows @ weight.T
     choices = [Smoothing.identity(x.shape[1])]
     for shifted in (False, True)[: scales + shifts]:
-        choices += [smoothing(low, high, weight, alpha, shifted) for alpha in (ALPHAS_TWICE if mode == "twice" else ALPHAS)]
+        choices += [
+            smoothing(shown.low, shown.high, weight, alpha, shifted) for alpha in (ALPHAS_TWICE if mode == "twice" else ALPHAS)
+        ]
     best = None
     for found in choices:
         stored, expected = _nearest(weight, found), exact - found.bias(weight)
-        for activation in activations(found, x, low, high, mode):
+        for activation in activations(found, shown, mode):
             error = _error(x, found, activation, stored, expected)
             if best is None or error < best[2]:
                 best = found, activation, error
@@ -108,12 +120,12 @@ def search(
     return best
 
 
-def activations(found: Smoothing, x: Tensor, low: Tensor, high: Tensor, mode: str) -> list[Activation]:
+def activations(found: Smoothing, shown: Shown, mode: str) -> list[Activation]:
     """What to try for a smoothed input: the whole range for `tensor`, else a few zero points, the symmetric one first."""
     if mode == "tensor":
-        ends = [found.input(end) for end in (low, high)]
+        ends = [found.input(end) for end in (shown.low, shown.high)]
         return [whole_range(float(ends[0].nan_to_num().min()), float(ends[1].nan_to_num().max()))]
-    smooth = found.input(x)
+    smooth = found.input(shown.rows)
     least, most = smooth.amin(dim=1).clamp(max=0), smooth.amax(dim=1).clamp(min=0)
     shares = (-least / (most - least).clamp_min(1e-20)).nan_to_num()
     tried = {128} | {int(min(max(round(255 * float(torch.quantile(shares, at))), 1), 254)) for at in QUANTILES}

@@ -10,24 +10,32 @@ import threading
 from collections.abc import Callable
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shim.errors import SourceError
 
 Result = TypeVar("Result")
+Told = TypeVar("Told")
 
 
-def apart(work: Callable[..., Result], *given: Any, progress: Callable[[int], None]) -> Result:
+def apart(
+    work: Callable[..., Result],
+    *given: object,
+    progress: Callable[[Told], None],
+    name: str = "the upstream library's process",
+    parent: bool = False,
+) -> Result:
     """What `work(*given, report)` returns, where `report(done)` calls `progress` here.
 
-    work: a function of a module; what it is given, returns or raises goes through pickle. Raises what it raises, and
-    SourceError where the process ends without an answer, as it does when the system has no more memory.
+    work: a function of a module; what it is given, returns or raises goes through pickle. name: of the process, for errors.
+    parent: whether it may have processes of its own. Raises what it raises, and SourceError where the process ends without an
+    answer, as it does when the system has no more memory.
     """
     give_back()
     context = multiprocessing.get_context("spawn")  # a fork would copy this process's memory and its locks
     resource_tracker.ensure_running()  # now: its start lets SIGINT through again, and would do so between the next lines
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, work, given), daemon=True)
+    process = context.Process(target=_work, args=(theirs, work, given), daemon=not parent)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits this: only we handle Ctrl-C
     try:
         process.start()
@@ -46,7 +54,7 @@ def apart(work: Callable[..., Result], *given: Any, progress: Callable[[int], No
             return value
     except EOFError:
         process.join()
-        raise SourceError(f"the upstream library's process ended with {process.exitcode}: out of memory?") from None
+        raise SourceError(f"{name} ended with {process.exitcode}: out of memory?") from None
     finally:
         ours.close()
         process.terminate()  # it still runs when this process was interrupted
@@ -60,7 +68,7 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _work(connection: Connection, work: Callable[..., Any], given: tuple[Any, ...]) -> None:
+def _work(connection: Connection, work: Callable[..., object], given: tuple[object, ...]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         answer = ("done", work(*given, lambda done: connection.send(("progress", done))))

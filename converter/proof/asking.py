@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -83,8 +82,10 @@ def _affordable(checkpoint: Checkpoint, lengths: list[int]) -> list[int]:
     return sorted(found)
 
 
-def _testify(upstream: Any, checkpoint: Checkpoint, asked: list[Probe]) -> Outputs:
+def _testify(upstream: Embedder | Ranker | CardRanker, checkpoint: Checkpoint, asked: list[Probe]) -> Outputs:
     """The outputs of the probes by default settings; of a reranker's, what `predict` gives where there is one."""
+    if not asked:
+        return Outputs()
     if not isinstance(upstream, Embedder):
         predict = getattr(upstream, "predict", upstream.logits)
         return Outputs(scores=predict([probe.text for probe in asked]))

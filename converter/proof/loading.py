@@ -1,8 +1,7 @@
 """Loading an upstream library's model from a checkpoint in fp32, and telling it what a recipe says against its files."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -12,20 +11,31 @@ from shim.architectures import architecture
 from shim.errors import SourceError
 from shim.spec import ModelSpec
 
+if TYPE_CHECKING:
+    import torch
+    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+    Upstream = SentenceTransformer | CrossEncoder
+Model = TypeVar("Model", bound="torch.nn.Module")
+
 POOLINGS = {"last": "lasttoken"}  # our name -> sentence-transformers', where it is another
 # Of these tokenizers, transformers 5 rebuilds the normaliser and loses rules of the published file: bge-m3's trailing spaces.
 REBUILT = ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast")
 SMALL = 100_000_000  # weights that are held in float32; of larger models those stored in 16 bits stay so, and widen as they run
 
 
-def load(loader: Any, checkpoint: Checkpoint) -> Any:
+def load(loader: type[Model], checkpoint: Checkpoint) -> Model:
     """A model of sentence-transformers on the CPU, from local files, in fp32."""
-    path, settings = str(checkpoint.upstream.absolute()), {"device": "cpu", "local_files_only": True}
-    call = partial(loader, path, **settings)
-    return _quietly(lambda dtype: call(model_kwargs={"dtype": dtype}), checkpoint, "sentence-transformers")
+    path = str(checkpoint.upstream.absolute())
+    return _quietly(
+        lambda dtype: loader(path, device="cpu", local_files_only=True, model_kwargs={"dtype": dtype}),
+        checkpoint,
+        "sentence-transformers",
+    )
 
 
-def load_transformers(loader: Any, checkpoint: Checkpoint) -> Any:
+def load_transformers(loader: "type[AutoModelForCausalLM]", checkpoint: Checkpoint) -> "PreTrainedModel":
     """A model of transformers in fp32."""
     return _quietly(
         lambda dtype: loader.from_pretrained(checkpoint.upstream, dtype=dtype, local_files_only=True),
@@ -34,7 +44,7 @@ def load_transformers(loader: Any, checkpoint: Checkpoint) -> Any:
     )
 
 
-def _quietly(load: Callable[[Any], Any], checkpoint: Checkpoint, library: str) -> Any:
+def _quietly(load: "Callable[[torch.dtype], Model]", checkpoint: Checkpoint, library: str) -> Model:
     import torch
     from transformers.utils import logging
 
@@ -55,7 +65,7 @@ def _quietly(load: Callable[[Any], Any], checkpoint: Checkpoint, library: str) -
     return model.eval()
 
 
-def give_published_tokenizer(model: Any, checkpoint: Checkpoint, given: dict[str, Any]) -> None:
+def give_published_tokenizer(model: "Upstream", checkpoint: Checkpoint, given: dict[str, object]) -> None:
     """Give the model the published tokenizer.json where transformers builds its own instead."""
     import transformers
 
@@ -71,20 +81,20 @@ def give_published_tokenizer(model: Any, checkpoint: Checkpoint, given: dict[str
     given["tokenizer"] = "tokenizer.json as published, in place of the one that transformers rebuilds"
 
 
-def _lower_case(tokenizer: Any) -> None:
+def _lower_case(tokenizer: "PreTrainedTokenizerFast") -> None:
     from tokenizers import normalizers
 
     own = tokenizer.backend_tokenizer.normalizer
     tokenizer.backend_tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *([own] if own else [])])
 
 
-def apply_overrides(model: Any, checkpoint: Checkpoint, given: dict[str, Any]) -> None:
+def apply_overrides(model: "Upstream", checkpoint: Checkpoint, given: dict[str, object]) -> None:
     """Tell the model what the recipe overrides, and what no file says."""
     spec, overrides = checkpoint.spec, checkpoint.overrides
     places = architecture(spec.architecture).Config.read(checkpoint.config).max_tokens
     if "max_tokens" in overrides:
         model.max_seq_length = given["max_tokens"] = spec.max_tokens
-    elif places is not None and model.max_seq_length > places:  # it fails on a text that long
+    elif places is not None and (model.max_seq_length is None or model.max_seq_length > places):  # it fails on a text that long
         model.max_seq_length = given["max_tokens"] = places
     if spec.heads != ["score"]:
         _apply_modules(model, spec, checkpoint, given)
@@ -100,7 +110,7 @@ def apply_overrides(model: Any, checkpoint: Checkpoint, given: dict[str, Any]) -
             setattr(model, attribute, getattr(spec, key) or ({} if key == "prompt_names" else None))
 
 
-def _apply_modules(model: Any, spec: ModelSpec, checkpoint: Checkpoint, given: dict[str, Any]) -> None:
+def _apply_modules(model: "Upstream", spec: ModelSpec, checkpoint: Checkpoint, given: dict[str, object]) -> None:
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
     unsaid = {"pooling", "modules"} - checkpoint.facts.keys()
@@ -118,16 +128,16 @@ def _apply_modules(model: Any, spec: ModelSpec, checkpoint: Checkpoint, given: d
         given["modules"] = [step.type for step in spec.modules]
 
 
-def _widen(model: Any) -> None:
+def _widen(model: "torch.nn.Module") -> None:
     """Compute in float32 with weights that stay in 16 bits: each module has its own in float32 only while it runs."""
     import torch
 
-    def before(module: Any, _: Any) -> None:
+    def before(module: torch.nn.Module, _: object) -> None:
         module.narrow = {name: weight.data for name, weight in module.named_parameters(recurse=False)}
         for weight in module.parameters(recurse=False):
             weight.data = weight.data.float()
 
-    def after(module: Any, *_: Any) -> None:
+    def after(module: torch.nn.Module, *_: object) -> None:
         for name, weight in module.named_parameters(recurse=False):
             weight.data = module.narrow[name]
 

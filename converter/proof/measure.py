@@ -3,20 +3,20 @@
 import gc
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 import shim
 from converter import corpus
-from converter.bar import Bar
 from converter.proof import metrics, reference
 from converter.proof.reading import read_probes
 from converter.proof.witness import agree
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import Manifest
 from shim.errors import NotFiniteError, SourceError
+from shim.parity import PackedKernels, Parity, Witness
 from shim.spec import ModelSpec
 from shim.text import TextEncoder
 
@@ -31,44 +31,41 @@ def measure(
     manifest: Manifest,
     checkpoint: Checkpoint,
     texts: list[corpus.Text],
-    bar: Bar,
-    witness: dict[str, Any],
     progress: Progress,
-) -> tuple[dict[str, Any], Cosines]:
-    """The parity report of an artifact against its original, both embedding the texts under each text's own task, and the
-    cosines that it sums up.
-
-    witness: what `prepare` gave.
+) -> tuple[Parity, Cosines]:
+    """How near an artifact is to its original, both embedding the texts under each text's own task, and the cosines that this
+    sums up; no witness is in it.
     """
+    bar = manifest.parity.bar
     prove = _rerank if manifest.task == "rerank" else _embed
     model, reports, count = prove(directory, manifest, checkpoint, texts, progress)
     heads = {head: figures for head, (figures, _) in reports.items()}
     judged = texts if manifest.task == "embed" else [ranking.query for ranking in corpus.rankings(texts)]
     cosines = {head: metrics.by_language(scores, judged) for head, (_, scores) in reports.items()}
-    report: dict[str, Any] = {
-        "verdict": "pass" if bar.passes(heads) else "fail",
-        "target": bar.cosine,
-        "on": bar.on,
-        "texts": count,
-        "runtime": model.runtime.name,
-        "device": model.runtime.device,
-        "kernels": model.runtime.kernels,
-        "heads": heads,
-        "notes": [note for head, figures in heads.items() for note in metrics.notes(head, figures)],
-        "witness": witness,
-    }
-    if model.runtime.kernels == "float32" and report["verdict"] == "pass":  # large ones take minutes
-        try:
-            report["packed_kernels"] = _probe(directory, model, texts)
-        except NotFiniteError:
-            report["packed_kernels"] = {"texts": PROBES, "kernels": "quantized", "worst": 0.0}
-        if not report["packed_kernels"]["worst"] >= bar.cosine:
-            report["verdict"] = "fail"
-            report["notes"].append("the weights, through the kernels that a GPU uses, are not what was verified")
-    return report, cosines
+    parity = Parity(
+        verdict="pass" if bar.passes(heads) else "fail",
+        target=bar.cosine,
+        on=bar.on,
+        texts=count,
+        runtime=model.runtime.name,
+        device=model.runtime.device,
+        kernels=model.runtime.kernels,
+        heads=heads,
+        notes=[note for head, figures in heads.items() for note in metrics.notes(head, figures)],
+    )
+    if parity.kernels != "float32" or parity.verdict != "pass":
+        return parity, cosines
+    try:  # large ones take minutes
+        packed = _probe(directory, model, texts)
+    except NotFiniteError:
+        packed = PackedKernels(texts=PROBES, kernels="quantized", worst=0.0)
+    if packed.worst >= bar.cosine:
+        return replace(parity, packed_kernels=packed), cosines
+    note = "the weights, through the kernels that a GPU uses, are not what was verified"
+    return replace(parity, packed_kernels=packed, verdict="fail", notes=[*(parity.notes or []), note]), cosines
 
 
-def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progress: Progress) -> dict[str, Any]:
+def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progress: Progress) -> Witness:
     """Compute the original's outputs, while memory is free, and what the manifest records of its witness.
 
     Raises UsageError where the upstream library reads the checkpoint otherwise than we do, and what reference.py does.
@@ -151,7 +148,7 @@ def _logits(model: shim.Model, ranking: corpus.Ranking) -> np.ndarray:
     return np.array([item.logit for item in sorted(ranked, key=lambda item: item.index)])
 
 
-def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict[str, Any]:
+def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> PackedKernels:
     """How far the kernels that a GPU uses are from the dequantized weights that were verified, on the shortest texts.
 
     A large model's packed weights are multiplied in float32: in float16 a CPU takes hours over them.
@@ -161,13 +158,13 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> dict
     kernels = "packed" if model.manifest.quantization["tensors"] and model.manifest.size > LARGE else "quantized"
     with warnings.catch_warnings():  # that MLX is slow here was said when the model was loaded
         warnings.simplefilter("ignore")
-        runtime = open_runtime(directory, model.manifest.model, "cpu", kernels=kernels)
+        runtime = open_runtime(directory, model.manifest, "cpu", kernels=kernels)
     packed = shim.Model(model.manifest, model.encoder, runtime)
     shortest = sorted(texts, key=lambda text: len(text.text))[:PROBES]
     if model.task == "rerank":
         ranking = corpus.Ranking(shortest[0], shortest)
         scores = [_logits(found, ranking) for found in (model, packed)]
         figures, _ = metrics.score_report(scores[:1], scores[1:], [ranking])
-        return {"texts": 1, "kernels": kernels, "worst": figures["worst"]}
+        return PackedKernels(texts=1, kernels=kernels, worst=figures.worst)
     vectors = [found.embed([text.text for text in shortest]).dense for found in (model, packed)]
-    return {"texts": len(shortest), "kernels": kernels, "worst": float(metrics.cosines(*vectors).min())}
+    return PackedKernels(texts=len(shortest), kernels=kernels, worst=float(metrics.cosines(*vectors).min()))

@@ -1,13 +1,14 @@
-"""Pure metrics: how near an artifact's outputs are to the original's. The verdict on them is bar.py's."""
+"""Pure metrics: how near an artifact's outputs are to the original's. The verdict on them is the bar's."""
 
-from typing import Any
+from dataclasses import asdict, replace
 
 import numpy as np
 
 from converter.corpus import Ranking, Text
 from shim.errors import NotFiniteError
+from shim.parity import Figures, Spread
 
-Report = tuple[dict[str, Any], np.ndarray]  # the figures of a head, and the cosine of each text that they are of, (n,)
+Report = tuple[Figures, np.ndarray]  # the figures of a head, and the cosine of each text that they are of, (n,)
 NEIGHBOURS = 10
 DIMENSIONS = (1024, 512, 256, 64)  # to which vectors are cut for the report
 FLAT = 0.05  # mean standard deviation of the reference's logits under which its documents all score the same
@@ -55,19 +56,23 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
     if broken.size:
         raise NotFiniteError(f"NaN or infinity in the vector of text {texts[broken[0]].id}")
     scores = (cosines if normalized else likeness)(reference, candidate)
-    report = _figures(scores, texts)
+    figures = _figures(scores, texts)
     width = reference.shape[1]
     cuts = [size for size in DIMENSIONS if size < width]
-    report["by_dimensions"] = {str(size): float(cosines(reference[:, :size], candidate[:, :size]).min()) for size in cuts}
-    if len(texts) > 1:
-        centre = reference.mean(axis=0)
-        report["centred"] = _spread(cosines(reference - centre, candidate - centre))
-        report["neighbours"] = neighbour_agreement(reference, candidate)
-        lengths = np.linalg.norm(reference, axis=1, keepdims=True)
-        report["reference_pairwise"] = pairwise_mean(
-            np.divide(reference, lengths, out=np.zeros_like(reference), where=lengths > 0)
-        )
-    return report, scores
+    by_dimensions = {str(size): float(cosines(reference[:, :size], candidate[:, :size]).min()) for size in cuts}
+    if len(texts) == 1:
+        return replace(figures, by_dimensions=by_dimensions), scores
+    centre = reference.mean(axis=0)
+    lengths = np.linalg.norm(reference, axis=1, keepdims=True)
+    units = np.divide(reference, lengths, out=np.zeros_like(reference), where=lengths > 0)
+    figures = replace(
+        figures,
+        by_dimensions=by_dimensions,
+        centred=_spread(cosines(reference - centre, candidate - centre)),
+        neighbours=neighbour_agreement(reference, candidate),
+        reference_pairwise=pairwise_mean(units),
+    )
+    return figures, scores
 
 
 def sparse_report(reference: list[dict[int, float]], candidate: list[dict[int, float]], texts: list[Text]) -> Report:
@@ -97,14 +102,16 @@ def score_report(reference: list[np.ndarray], candidate: list[np.ndarray], ranki
         cosines((one - one.mean())[None], (other - other.mean())[None])[0] if np.ptp(one) or np.ptp(other) else 1.0
         for one, other in zip(reference, candidate, strict=True)
     ]
-    report = _figures(np.array(centred), [ranking.query for ranking in rankings])
     pairs = list(zip(reference, candidate, strict=True))
-    report["probability"] = float(max(np.abs(probability(one) - probability(other)).max() for one, other in pairs))
     taus = [kendall(one, other) for one, other in pairs]
-    report["kendall"] = {"worst": float(min(taus)), "mean": float(np.mean(taus))}
-    report["top1"] = float(np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs]))
-    report["reference_spread"] = float(np.mean([one.std() for one in reference]))
-    return report, np.array(centred)
+    figures = replace(
+        _figures(np.array(centred), [ranking.query for ranking in rankings]),
+        probability=float(max(np.abs(probability(one) - probability(other)).max() for one, other in pairs)),
+        kendall={"worst": float(min(taus)), "mean": float(np.mean(taus))},
+        top1=float(np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs])),
+        reference_spread=float(np.mean([one.std() for one in reference])),
+    )
+    return figures, np.array(centred)
 
 
 def by_language(scores: np.ndarray, texts: list[Text]) -> dict[str, list[float]]:
@@ -128,30 +135,26 @@ def probability(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
 
 
-def notes(head: str, report: dict[str, Any]) -> list[str]:
+def notes(head: str, figures: Figures) -> list[str]:
     """What a reader must know before trusting the figures: an empty list when there is nothing to say."""
-    if head == "score":
-        spread = report["reference_spread"]
-        return [f"score: the original scores all documents alike (spread {spread:.3f}); this proves little"] * (spread < FLAT)
-    if head != "dense":
-        return []
-    pairwise = report.get("reference_pairwise")
-    if pairwise is None:
+    spread, pairwise = figures.reference_spread, figures.reference_pairwise
+    if spread is not None and spread < FLAT:
+        return [f"{head}: the original scores all documents alike (spread {spread:.3f}); this proves little"]
+    if head == "dense" and pairwise is None:
         return [f"{head}: one text only; this proves little"]
-    if pairwise > ALIKE:
+    if pairwise is not None and pairwise > ALIKE:
         return [f"{head}: the original's texts all look alike (mean pairwise cosine {pairwise:.3f}); this proves little"]
     return []
 
 
-def _figures(scores: np.ndarray, texts: list[Text]) -> dict[str, Any]:
-    return {
-        **_spread(scores),
-        "worst_text": texts[int(np.argmin(scores))].id,
-        "by_language": {
-            lang: float(scores[[text.lang == lang for text in texts]].min()) for lang in sorted({text.lang for text in texts})
-        },
-    }
+def _figures(scores: np.ndarray, texts: list[Text]) -> Figures:
+    languages = sorted({text.lang for text in texts})
+    return Figures(
+        **asdict(_spread(scores)),
+        worst_text=texts[int(np.argmin(scores))].id,
+        by_language={lang: float(scores[[text.lang == lang for text in texts]].min()) for lang in languages},
+    )
 
 
-def _spread(scores: np.ndarray) -> dict[str, Any]:
-    return {"worst": float(scores.min()), "p01": float(np.quantile(scores, 0.01)), "mean": float(scores.mean())}
+def _spread(scores: np.ndarray) -> Spread:
+    return Spread(worst=float(scores.min()), p01=float(np.quantile(scores, 0.01)), mean=float(scores.mean()))

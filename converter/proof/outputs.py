@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -49,7 +48,7 @@ def unflat(arrays: Mapping[str, np.ndarray], prefix: str = "") -> Outputs:
     return Outputs(own.get("dense"), sparse, colbert, own.get("scores"))
 
 
-def ragged(name: str, rows: Sequence[Sequence[Any]], dtype: type) -> dict[str, np.ndarray]:
+def ragged(name: str, rows: Sequence[Sequence[float]], dtype: type) -> dict[str, np.ndarray]:
     """Rows of different lengths as one array and their sizes."""
     return {
         name: np.array([value for row in rows for value in row], dtype),

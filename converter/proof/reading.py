@@ -9,8 +9,9 @@ from converter.proof.outputs import Outputs
 from converter.proof.reference import Testimony
 from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
-from shim.artifact import SCHEMA, Manifest
+from shim.artifact import SCHEMA, Manifest, Quantization, Source, Tool
 from shim.model import Model
+from shim.parity import Parity
 from shim.pooling import outputs
 from shim.prompts import prompt_of
 from shim.results import Output
@@ -56,7 +57,7 @@ def read_probes(checkpoint: Checkpoint, testimony: Testimony) -> tuple[list[Enco
     return encoded, Outputs(together.dense, together.sparse, together.colbert)
 
 
-def _encode(encoder: TextEncoder, checkpoint: Checkpoint, text: Any, prompt_name: str | None) -> Encoded:
+def _encode(encoder: TextEncoder, checkpoint: Checkpoint, text: str | tuple[str, str], prompt_name: str | None) -> Encoded:
     if isinstance(text, str):
         return encoder.encode([text], prompt_of(checkpoint.spec, name=prompt_name))[0]
     return encoder.pairs(text[0], [text[1]], checkpoint.spec.prompts)[0]
@@ -64,7 +65,6 @@ def _encode(encoder: TextEncoder, checkpoint: Checkpoint, text: Any, prompt_name
 
 def _manifest(checkpoint: Checkpoint) -> Manifest:
     task = "rerank" if checkpoint.spec.heads == ["score"] else "embed"
-    nothing: dict[str, Any] = {}
     return Manifest(
         schema=SCHEMA,
         name="the reading",
@@ -72,12 +72,12 @@ def _manifest(checkpoint: Checkpoint) -> Manifest:
         task=task,
         target="",
         bits=32,
-        source=nothing,
+        source=Source(repo="", revision="", files={}),
         model=checkpoint.spec,
-        quantization=nothing,
-        files=nothing,
-        parity={"verdict": "unverified"},
-        tool=nothing,
+        quantization=Quantization(bits_per_weight=32, tensors={}),
+        files={},
+        parity=Parity(verdict="unverified"),
+        tool=Tool(version="", packages={}),
         license="",
         created="",
     )

@@ -3,8 +3,7 @@
 import importlib.metadata
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -38,8 +37,8 @@ class Testimony:
     outputs: Outputs
     library: str
     version: str
-    given: dict[str, Any]
-    view: dict[str, Any]
+    given: dict[str, object]
+    view: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,13 @@ def rank(checkpoint: Checkpoint, rankings: list[Ranking], progress: Callable[[in
     pairs = [(ranking.query.text, document.text) for ranking in rankings for document in ranking.documents]
     asked = probes.pairs(checkpoint.spec.max_tokens, queries=PAIR not in checkpoint.spec.prompts)
     return _kept(checkpoint, pairs, [Probe(pair) for pair in asked], progress)
+
+
+def answers(checkpoint: Checkpoint, inputs: list[tuple[str, str]], progress: Callable[[int], None]) -> Outputs:
+    """The dense vector of each (prompt, text), of a reranker the logit of each (query, document); for the rest see `embed`."""
+    heads = [head for head in checkpoint.spec.heads if head in ("dense", "score")]  # a corpus' ColBERT vectors fill the memory
+    alone = replace(checkpoint, spec=replace(checkpoint.spec, heads=heads))
+    return _kept(alone, inputs, [], progress).outputs
 
 
 def _kept(

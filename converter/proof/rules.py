@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from typing import Any
+
+from shim.jsons import Json, array
 
 UNSEEN = ("trim_offsets",)  # keys that change where a token lies, not which it is
 
@@ -19,10 +20,10 @@ def rules(tokenizer: str) -> dict[str, str]:
     return {name: hashlib.sha256(json.dumps(part, sort_keys=True).encode()).hexdigest()[:16] for name, part in parts.items()}
 
 
-def _steps(part: Any, key: str) -> list[Any]:
+def _steps(part: Json, key: str) -> list[Json]:
     """A step, or those of a sequence, one after the other."""
-    if part is None:
+    if not isinstance(part, dict):
         return []
     if part.get("type") == "Sequence":
-        return [step for inner in part[key] for step in _steps(inner, key)]
+        return [step for inner in array(part, key) for step in _steps(inner, key)]
     return [{name: value for name, value in part.items() if name not in UNSEEN}]

@@ -7,7 +7,7 @@ what no file of the checkpoint says, and the published tokenizer.json where tran
 
 import importlib.metadata
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +15,11 @@ from converter.proof.loading import POOLINGS, apply_overrides, give_published_to
 from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint, read_json
 from shim.prompts import PAIR
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from converter.proof.loading import Upstream
 
 # https://huggingface.co/Qwen/Qwen3-Reranker-0.6B, "Transformers Usage".
 CARD = {
@@ -37,7 +42,7 @@ class Embedder:
         from sentence_transformers import SentenceTransformer
 
         self.version = importlib.metadata.version(self.library)
-        self.given: dict[str, Any] = {}
+        self.given: dict[str, object] = {}
         self.model = load(SentenceTransformer, checkpoint)
         give_published_tokenizer(self.model, checkpoint, self.given)
         apply_overrides(self.model, checkpoint, self.given)
@@ -63,7 +68,7 @@ class Embedder:
         found: np.ndarray = self.model.encode(texts, prompt_name=prompt_name, batch_size=4, show_progress_bar=False)
         return found
 
-    def forward(self, texts: list[str], prompt: str) -> tuple[np.ndarray, Any, Any]:
+    def forward(self, texts: list[str], prompt: str) -> tuple[np.ndarray, "Tensor", "Tensor"]:
         """(n, d) float32 as `encode` gives them; hidden states (n, length, width) and their mask, torch tensors."""
         import torch
 
@@ -82,7 +87,7 @@ class Ranker:
         from sentence_transformers import CrossEncoder
 
         self.version = importlib.metadata.version(self.library)
-        self.given: dict[str, Any] = {}
+        self.given: dict[str, object] = {}
         self.model = load(CrossEncoder, checkpoint)
         give_published_tokenizer(self.model, checkpoint, self.given)
         apply_overrides(self.model, checkpoint, self.given)
@@ -118,7 +123,7 @@ class CardRanker:
         import transformers
 
         self.version = importlib.metadata.version(self.library)
-        self.given: dict[str, Any] = {}
+        self.given: dict[str, object] = {}
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.upstream, local_files_only=True)
         self.model = load_transformers(transformers.AutoModelForCausalLM, checkpoint)
         self.limit = self.given["max_tokens"] = checkpoint.spec.max_tokens  # the card leaves it to the caller
@@ -137,7 +142,7 @@ class CardRanker:
             settings = read_json(checkpoint.root / checkpoint.layout.logit_score / "config.json")
             answers = [settings["false_token_id"], settings["true_token_id"]]
         self.answers = self.model.lm_head.weight[answers].detach().float()
-        self.view: dict[str, Any] = dict(rules(self.tokenizer.backend_tokenizer.to_str()))
+        self.view: dict[str, object] = dict(rules(self.tokenizer.backend_tokenizer.to_str()))
 
     def tokens(self, pair: tuple[str, str]) -> Tokens:
         """Token ids of a pair; there are no segments."""
@@ -162,7 +167,7 @@ class CardRanker:
         return found
 
 
-def _tokens(model: Any, text: Any, prompt: str | None) -> Tokens:
+def _tokens(model: "Upstream", text: str | tuple[str, str], prompt: str | None) -> Tokens:
     features = model.preprocess([text], prompt=prompt)
     ids = features["input_ids"][0].tolist()
     types = features.get("token_type_ids")

@@ -5,7 +5,6 @@ the checkpoint itself, and both give their token ids and fp32 outputs for texts 
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import WITNESS_TOLERANCE
 from shim.errors import UsageError
+from shim.parity import Witness
 from shim.text import Encoded, TextEncoder
 
 Read = Callable[[Checkpoint, Testimony], tuple[list[Encoded], Outputs]]  # our tokens and outputs of the probes: see reading.py
@@ -24,7 +24,7 @@ RULES = ("normalizer", "pre_tokenizer", "added_tokens", "vocabulary")
 SHOWN = 6  # token ids that an error shows
 
 
-def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> dict[str, Any]:
+def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> Witness:
     """What the manifest records of the witness: library, version, how far off its outputs are at most, on how many texts.
 
     Raises UsageError, naming the file that says something else, when token ids differ at all, or outputs by more than
@@ -32,7 +32,7 @@ def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> dict[str,
     """
     _check_view(checkpoint, testimony)
     encoded, outputs = read(checkpoint, testimony)
-    segments = checkpoint.config.get("type_vocab_size", 1) > 1
+    segments = checkpoint.config.get("type_vocab_size", 1) != 1
     for probe, ours, (ids, types) in zip(testimony.probes, encoded, testimony.tokens, strict=True):
         if ours.ids != ids or (segments and ours.type_ids != types):
             behind = f" behind its prompt {probe.prompt_name!r}" if probe.prompt_name else ""
@@ -44,15 +44,15 @@ def agree(checkpoint: Checkpoint, testimony: Testimony, read: Read) -> dict[str,
         if not values[row] <= WITNESS_TOLERANCE:
             probe = testimony.probes[testimony.measured[row]]
             raise _mismatch(testimony, f"the {head} output of {_short(probe.text)}, off by {values[row]:.2g}", OUTPUTS)
-    return {
-        "library": testimony.library,
-        "version": testimony.version,
-        "texts": len(testimony.measured),
-        "tokens_of": len(testimony.probes),
-        "worst": float(max(values.max() for values in errors.values())),
-        "tolerance": WITNESS_TOLERANCE,
-        "given": testimony.given,
-    }
+    return Witness(
+        library=testimony.library,
+        version=testimony.version,
+        texts=len(testimony.measured),
+        tokens_of=len(testimony.probes),
+        worst=float(max(values.max() for values in errors.values())),
+        tolerance=WITNESS_TOLERANCE,
+        given=testimony.given,
+    )
 
 
 def _check_view(checkpoint: Checkpoint, testimony: Testimony) -> None:
@@ -125,6 +125,6 @@ def _difference(ours: list[int], theirs: list[int]) -> str:
     return f"ids {ours[place : place + SHOWN]} at {place}, there {theirs[place : place + SHOWN]}"
 
 
-def _short(text: Any) -> str:
+def _short(text: str | tuple[str, str]) -> str:
     shown = repr(text if isinstance(text, str) else text[0])
     return shown if len(shown) < 50 else shown[:46] + "…'"

@@ -8,7 +8,7 @@ import io
 import re
 from collections.abc import Mapping
 from math import log10
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from converter.publish.rivals import TEXTS, rivals
 from shim.artifact import Manifest
@@ -16,6 +16,7 @@ from shim.artifact import Manifest
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
 
 Cosines = Mapping[str, Mapping[str, list[float]]]  # what `cosines.json` holds: head -> language -> cosines
 HISTOGRAM, CURVE = "cosines.svg", "parity.svg"
@@ -64,7 +65,7 @@ def _histogram(manifest: Manifest, cosines: Cosines) -> "Figure":
     import numpy as np
     from matplotlib.figure import Figure
 
-    target, worst = float(manifest.parity["target"]), min(min(each) for head in cosines.values() for each in head.values())
+    target, worst = manifest.parity.bar.cosine, min(min(each) for head in cosines.values() for each in head.values())
     low = min(target, worst)
     low -= (1 - low) / 40
     figure = Figure(figsize=(WIDTH, 0.75 + 1.75 * len(cosines)), layout="constrained")
@@ -74,16 +75,19 @@ def _histogram(manifest: Manifest, cosines: Cosines) -> "Figure":
     order = sorted(counts, key=lambda lang: (-counts[lang], lang))
     colours = [LANGUAGES[min(place, len(LANGUAGES) - 1)][0] for place in range(len(order))]
     for axes, (head, by_language) in zip(panels, cosines.items(), strict=True):
-        values = [np.clip(by_language[lang], low, 1) for lang in order]
-        _, _, stacks = axes.hist(values, bins=edges, stacked=True, color=colours, edgecolor=GROUND[0], linewidth=0.4)
-        for bar in (bar for stack in stacks for bar in stack if not bar.get_height()):
-            bar.remove()
+        below = np.zeros(BINS)
+        for lang, colour in zip(order, colours, strict=True):
+            height, _ = np.histogram(np.clip(by_language[lang], low, 1), edges)
+            bars = {"width": edges[1] - low, "align": "edge", "color": colour, "edgecolor": GROUND[0], "linewidth": 0.4}
+            some = height > 0
+            axes.bar(edges[:-1][some], height[some], bottom=below[some], **bars)
+            below += height
         _plain(axes)
         axes.set_xlim(low, 1 + (1 - low) / 60)
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
         top = axes.get_ylim()[1]
         axes.axvline(target, color=PASS[0], linewidth=1.2, linestyle=(0, (4, 3)))
-        _label(axes, (target, top), f"{target:g} is wanted", PASS[0], xytext=(5, 0), va="top")
+        _label(axes, (target, top), f"{target:g} is wanted", PASS[0], (5, 0), ("left", "top"))
         least = min(min(each) for each in by_language.values())
         label = head if len(cosines) > 1 else ""
         axes.set_title(f"{label}  worst {least:.5f}".strip(), loc="right", fontsize=FONT_SIZE, color=MUTED[0])
@@ -102,7 +106,7 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
     from matplotlib.figure import Figure
 
     points, others = _points(precisions), rivals(precisions[default])
-    target = float(precisions[default].parity["target"])
+    target = precisions[default].parity.bar.cosine
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.add_subplot()
     _plain(axes)
@@ -111,11 +115,10 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
     for key, (bits, worst) in points.items():
         filling = OURS[0] if key == default else GROUND[0]
         axes.plot(bits, _nines(worst), "o", markersize=8, color=filling, markeredgecolor=OURS[0], zorder=3)
-        weight = "bold" if key == default else "normal"
-        _label(axes, (bits, _nines(worst)), key, OURS[0], fontweight=weight, xytext=(-3, 8), ha="center")
+        _label(axes, (bits, _nines(worst)), key, OURS[0], (-3, 8), ("center", "baseline"), bold=key == default)
     for rival in others:
         axes.plot(rival.bits, _nines(rival.worst), "D", markersize=5.5, color=GROUND[0], markeredgecolor=RIVAL[0], zorder=3)
-        _label(axes, (rival.bits, _nines(rival.worst)), rival.name, RIVAL[0], xytext=(7, 0), va="center")
+        _label(axes, (rival.bits, _nines(rival.worst)), rival.name, RIVAL[0], (7, 0), ("left", "center"))
     worsts = [worst for _, worst in ours] + [rival.worst for rival in others] + [target]
     low, high = min(map(_nines, worsts)), max(map(_nines, worsts))
     axes.set_ylim(low - 0.35, high + 0.6)
@@ -131,7 +134,7 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_title("Size against parity", loc="left", fontweight="bold")
-    _label(axes, (end, _nines(target)), f"sealed from {target:g} on", PASS[0], xytext=(-4, 3), ha="right")
+    _label(axes, (end, _nines(target)), f"sealed from {target:g} on", PASS[0], (-4, 3), ("right", "baseline"))
     told = f"; rivals on {TEXTS}" if others else ""
     axes.set_xlabel(f"bits per weight; cosine of the worst text{told}")
     return figure
@@ -139,11 +142,10 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
 
 def _points(precisions: Mapping[str, Manifest]) -> dict[str, tuple[float, float]]:
     """{precision: (bits per weight, the worst cosine of any head)} of those that were measured."""
-    heads = {key: manifest.parity.get("heads") for key, manifest in precisions.items()}
     return {
-        key: (float(precisions[key].quantization["bits_per_weight"]), min(float(head["worst"]) for head in found.values()))
-        for key, found in heads.items()
-        if found
+        key: (manifest.quantization["bits_per_weight"], min(manifest.parity.worst.values()))
+        for key, manifest in precisions.items()
+        if manifest.parity.heads
     }
 
 
@@ -152,16 +154,26 @@ def _nines(cosine: float) -> float:
     return -log10(max(1 - cosine, NEAREST))
 
 
-def _label(axes: "Axes", point: tuple[float, float], name: str, colour: str, **place: Any) -> None:
-    """Words beside a point."""
-    axes.annotate(name, point, textcoords="offset points", color=colour, **place)
+def _label(
+    axes: "Axes",
+    point: tuple[float, float],
+    words: str,
+    colour: str,
+    offset: tuple[float, float],
+    align: tuple[str, str] = ("left", "baseline"),
+    bold: bool = False,
+) -> None:
+    """Words beside a point, so many units away."""
+    ha, va = align
+    weight = "bold" if bold else "normal"
+    axes.annotate(words, point, offset, textcoords="offset points", color=colour, ha=ha, va=va, fontweight=weight)
 
 
 def _language(code: str) -> str:
     return {"und": "no language"}.get(code, code)
 
 
-def _patch(colour: str, label: str) -> Any:
+def _patch(colour: str, label: str) -> "Patch":
     from matplotlib.patches import Patch
 
     return Patch(color=colour, label=label)

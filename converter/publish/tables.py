@@ -1,9 +1,9 @@
 """The tables of a model card: lists of Markdown lines, empty where there is nothing to show."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from shim.artifact import Manifest
+from shim.parity import Figures
 
 LANGUAGES = {"und": "no language"}  # where a code says little
 
@@ -27,12 +27,12 @@ def files(precisions: Mapping[str, Manifest], default: str) -> list[str]:
     header = ["Precision", "File", "Size", "Bits per weight", *["Head"] * several, "Worst", "1st percentile", "Mean"]
     rows = []
     for key, manifest in precisions.items():
-        heads = _heads(manifest) or {"": {}}
+        heads: dict[str, Figures | None] = {**(manifest.parity.heads or {"": None})}
         for place, (head, figures) in enumerate(heads.items()):
             bits = f"{manifest.quantization['bits_per_weight']:.2f}"
             what = [f"**{key}**" if key == default and len(precisions) > 1 else key, f"`{weights(manifest)}`"]
             what = [*what, f"{manifest.size / 1e6:.1f} MB", bits] if place == 0 else [""] * 4
-            rows.append([*what, *[head] * several, *(_cosine(figures.get(kind)) for kind in ("worst", "p01", "mean"))])
+            rows.append([*what, *[head] * several, *_spread(figures)])
     lines = table(header, rows)
     if len(precisions) > 1:
         lines += ["", f"`shim` takes **{default}** where nobody says which. Sizes are of everything that a precision needs."]
@@ -43,11 +43,12 @@ def languages(precisions: Mapping[str, Manifest]) -> list[str]:
     """The worst cosine of each language."""
     rows, found = [], dict[str, None]()
     for manifest in precisions.values():
-        found |= dict.fromkeys(language for figures in _heads(manifest).values() for language in figures["by_language"])
+        found |= dict.fromkeys(language for each in (manifest.parity.heads or {}).values() for language in each.by_language)
     several = any(len(manifest.model.heads) > 1 for manifest in precisions.values())
     for key, manifest in precisions.items():
-        for head, figures in _heads(manifest).items():
-            rows.append([key, *[head] * several, *(_cosine(figures["by_language"].get(language)) for language in found)])
+        for head, figures in (manifest.parity.heads or {}).items():
+            cosines = (figures.by_language.get(language) for language in found)
+            rows.append([key, *[head] * several, *("" if cosine is None else f"{cosine:.5f}" for cosine in cosines)])
     if not rows or len(found) < 2:
         return []
     header = ["Worst, by language", *["Head"] * several, *(LANGUAGES.get(language, language) for language in found)]
@@ -56,14 +57,19 @@ def languages(precisions: Mapping[str, Manifest]) -> list[str]:
 
 def evaluation(precisions: Mapping[str, Manifest]) -> list[str]:
     """What parity means to a user: scores of the original and of the artifact, where they were measured."""
-    header = ["Set", "Metric", "Precision", "Original", "Artifact", "Difference", "95 % of resamples", "n"]
+    header = ["Set", "Metric", "Precision", "Original", "Artifact", "Difference", "95 % interval", "n"]
     rows = []
     for key, manifest in precisions.items():
-        for entry in manifest.parity.get("evaluation") or []:
-            between = f"{entry['low']:+.4f} to {entry['high']:+.4f}"
-            scores = [f"{entry['original']:.4f}", f"{entry['artifact']:.4f}", f"{entry['difference']:+.4f}"]
-            rows.append([entry["set"], entry["metric"], key, *scores, between, str(entry["n"])])
-    return ["## What it scores", "", *table(header, sorted(rows, key=lambda row: (row[0], row[1])))] if rows else []
+        for each in manifest.parity.evaluation or ():
+            scores = [f"{100 * each.original:.2f}", f"{100 * each.artifact:.2f}", f"{100 * each.difference:+.2f}"]
+            between = f"{100 * each.low:+.2f} to {100 * each.high:+.2f}"
+            rows.append([each.set, each.metric, key, *scores, between, str(each.n)])
+    if not rows:
+        return []
+    told = (
+        "In points of 100, the original's beside the artifact's, their difference, and its bootstrap interval (`convert eval`)."
+    )
+    return ["## What it scores", "", told, "", *table(header, sorted(rows, key=lambda row: (row[0], row[1])))]
 
 
 def weights(manifest: Manifest) -> str:
@@ -73,13 +79,8 @@ def weights(manifest: Manifest) -> str:
     return names[0] if len(names) == 1 else f"model*{suffix}"
 
 
-def _heads(manifest: Manifest) -> dict[str, Any]:
-    heads: dict[str, Any] = manifest.parity.get("heads") or {}
-    return heads
-
-
-def _cosine(value: float | None) -> str:
-    return "" if value is None else f"{value:.5f}"
+def _spread(figures: Figures | None) -> list[str]:
+    return [f"{cosine:.5f}" for cosine in (figures.worst, figures.p01, figures.mean)] if figures else [""] * 3
 
 
 def _number(text: str) -> bool:

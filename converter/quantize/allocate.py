@@ -10,7 +10,6 @@ import numpy as np
 
 from converter.quantize.grid import Scheme
 
-EXCHANGED = 800  # ways to store a tensor, of all tensors, up to which exchanges of two take seconds
 SHARPNESS = 8.0  # of the norm over texts by which changes are chosen: near the maximum, but smooth
 
 
@@ -64,7 +63,7 @@ def allocate(choices: dict[str, list[Choice]], goal: float, on: str = "worst", l
             best, point = dict(chosen), curve[-1]
             reached = getattr(point, on) <= goal
     if reached and not met_at_start:
-        best = _exchanged(choices, _trimmed(choices, best, goal, on), goal, on)
+        best = _trimmed(choices, best, goal, on)
         point = _point(sum(c.size for c in best.values()), np.sum([c.costs for c in best.values()], axis=0))
     return Allocation(best, point, curve)
 
@@ -97,19 +96,6 @@ def _trimmed(choices: dict[str, list[Choice]], chosen: dict[str, Choice], goal: 
         changed = total - chosen[name].costs + choice.costs
         if choice.size < chosen[name].size and getattr(_point(0, changed), on) <= goal:
             total, chosen[name] = changed, choice
-    return chosen
-
-
-def _exchanged(choices: dict[str, list[Choice]], chosen: dict[str, Choice], goal: float, on: str) -> dict[str, Choice]:
-    """The same, or what is smaller once one tensor is raised and the others are trimmed, again and again while that helps."""
-    ways = [(name, choice) for name, given in choices.items() for choice in given]
-    while len(ways) <= EXCHANGED:
-        raised = [chosen | {name: choice} for name, choice in ways if choice.size > chosen[name].size]
-        tried = [_trimmed(choices, other, goal, on) for other in raised]
-        smallest = min([chosen, *tried], key=lambda found: sum(choice.size for choice in found.values()))
-        if smallest is chosen:
-            break
-        chosen = smallest
     return chosen
 
 

@@ -9,7 +9,6 @@ finetuning-free quantization with asymmetric calibration, has the term without t
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ class AsymmetricOps(LayerwiseOps):
     """
 
     def __init__(
-        self, read: Callable[[str], np.ndarray], batches: list[Tokens], replace: Replace, run: Callable[[Any], dict[str, Any]]
+        self, read: Callable[[str], np.ndarray], batches: list[Tokens], replace: Replace, run: Callable[["_Trace"], object]
     ):
         super().__init__(read, [*batches, *batches], replace)
         self.count, self.streams = len(batches), streams(run)
@@ -46,7 +45,7 @@ class AsymmetricOps(LayerwiseOps):
     def hessian(self, x: list[Tensor]) -> Hessian:
         return super().hessian(x[: self.count])
 
-    def embedding(self, name: str, ids: Any) -> list[Tensor]:
+    def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
         weight = torch.from_numpy(self.read(f"{name}.weight"))
         return self._both("embedding", name, weight, weight, None, ids)
 
@@ -92,7 +91,7 @@ class AsymmetricOps(LayerwiseOps):
         return weight if failed or not torch.isfinite(found).all() else found
 
     def _both(
-        self, kind: str, name: str, weight: Tensor, wanted: Tensor, square: Hessian | None, x: Any, *settings: Any
+        self, kind: str, name: str, weight: Tensor, wanted: Tensor, square: Hessian | None, x: list[Tensor], *settings: object
     ) -> list[Tensor]:
         chosen = self.replace(name, wanted, square)
         if settings and settings[0]:
@@ -105,7 +104,7 @@ class AsymmetricOps(LayerwiseOps):
         return found
 
 
-def streams(run: Callable[[Any], dict[str, Any]]) -> dict[str, int]:
+def streams(run: Callable[["_Trace"], object]) -> dict[str, int]:
     """{linear layer: which of the values that STREAMS give, counted from 0, its output is added to}; others are not in it."""
     trace = _Trace()
     run(trace)
@@ -120,7 +119,7 @@ class _Trace:
         self.made = 0
 
     def __getattr__(self, name: str) -> Callable[..., object]:
-        def operation(*arguments: Any, **_: Any) -> object:
+        def operation(*arguments: object, **_: object) -> object:
             value = object()
             if name == "add":
                 for one, other in (arguments, arguments[::-1]):

@@ -28,7 +28,7 @@ def descend(weight: Tensor, hessian: Tensor, given: Codes, grid: Grid) -> Codes:
             part = slice(group * size, (group + 1) * size)
             square, slope, code = hessian[part, part], slopes[part].clone(), codes[part]
             before = code * scales[group] + offsets[group]
-            scales[group], offsets[group] = _refitted(code, scales[group], offsets[group], square, slope, bits, grid)
+            scales[group], offsets[group] = _refitted(code, (scales[group], offsets[group]), square, slope, bits, grid)
             slope += _times(square, code * scales[group] + offsets[group] - before)
             wide = square if square.dim() == 3 else square[..., None]
             for column in range(size):
@@ -52,14 +52,15 @@ def scale_type(grid: Grid, bits: int) -> torch.dtype:
 
 
 def _refitted(
-    code: Tensor, scale: Tensor, offset: Tensor, square: Tensor, slope: Tensor, bits: int, grid: Grid
+    code: Tensor, stored: tuple[Tensor, Tensor], square: Tensor, slope: Tensor, bits: int, grid: Grid
 ) -> tuple[Tensor, Tensor]:
     """Scales and offsets of one group, (rows,) each, that are best for its codes (normal equations), as they can be stored.
 
-    code, slope: (group_size, rows). square: the group's part of the Hessian. Rows that would gain nothing keep what they have.
+    code, slope: (group_size, rows). stored: the scales and offsets there are, which rows that would gain nothing keep.
+    square: the group's part of the Hessian.
     With a zero point that is a code itself the offset follows the scale; otherwise it is a second unknown.
     """
-    kind = scale_type(grid, bits)
+    kind, (scale, offset) = scale_type(grid, bits), stored
     steps = (offset / scale).round() if grid.integer_zero else torch.zeros_like(scale)
     along = code + steps
     spread = _times(square, along)

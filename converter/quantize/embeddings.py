@@ -8,7 +8,6 @@ most texts, and show enough to have a matrix of their own.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +40,7 @@ class GaussNewton:
 
 
 def gauss_newton(
-    weights: Mapping[str, Tensor], run: Callable[[TorchOps], Mapping[str, Any]], batches: list[Tokens]
+    weights: Mapping[str, Tensor], run: Callable[[TorchOps], Mapping[str, Tensor]], batches: list[Tokens]
 ) -> dict[str, GaussNewton]:
     """{table: GaussNewton} of each table that `run` looks rows up in; texts weigh the same, each all its tokens.
 

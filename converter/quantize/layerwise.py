@@ -6,7 +6,6 @@ one layer's activations in memory.
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,10 +31,10 @@ class LayerwiseOps:
         self.weights: dict[str, Tensor] = {}
         self.batches = [TorchOps(self.weights, tokens) for tokens in batches]
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Callable[..., list[Tensor]]:
         """The operation `name` of torch_ops on each batch; those with weights are below."""
 
-        def each(*arguments: Any, **named: Any) -> list[Any]:
+        def each(*arguments: object, **named: object) -> list[Tensor]:
             return [
                 getattr(ops, name)(*(part[place] if isinstance(part, list) else part for part in arguments), **named)
                 for place, ops in enumerate(self.batches)
@@ -74,7 +73,7 @@ class LayerwiseOps:
     def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
         return self._with_weights("rms_norm", name, x, eps)
 
-    def _with_weights(self, kind: str, name: str, x: list[Tensor], *settings: Any) -> list[Tensor]:
+    def _with_weights(self, kind: str, name: str, x: list[Tensor], *settings: object) -> list[Tensor]:
         for tensor in tensors_of(kind, name, *settings):
             if tensor not in self.weights:
                 self.weights[tensor] = torch.from_numpy(self.read(tensor))
@@ -83,7 +82,7 @@ class LayerwiseOps:
         return found
 
 
-def tensors_of(kind: str, name: str, *settings: Any) -> list[str]:
+def tensors_of(kind: str, name: str, *settings: object) -> list[str]:
     """The names of the tensors that the operation `kind` of the module `name` needs; settings: what follows its input."""
     bias = kind == "layer_norm" or (kind in ("linear", "head") and settings[0])
     return [f"{name}.weight", f"{name}.bias"] if bias else [f"{name}.weight"]

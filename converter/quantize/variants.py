@@ -5,7 +5,6 @@ the clean lane, and is not computed.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -29,10 +28,10 @@ class VariantOps:
         self.weights: dict[str, Tensor] = {}
         self.batches = [TorchOps(self.weights, tokens) for tokens in batches]
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
+    def __getattr__(self, name: str) -> Callable[..., Lanes]:
         """The operation `name` of torch_ops on each lane and batch; those with weights are below."""
 
-        def each(*arguments: Any, **named: Any) -> Lanes:
+        def each(*arguments: object, **named: object) -> Lanes:
             lanes = {CLEAN} | {lane for part in arguments if isinstance(part, dict) for lane in part}
             return {
                 lane: [
@@ -66,7 +65,7 @@ class VariantOps:
     def rms_norm(self, name: str, x: Lanes, eps: float) -> Lanes:
         return self._with_weights("rms_norm", name, x, eps)
 
-    def _with_weights(self, kind: str, name: str, x: Lanes, *settings: Any) -> Lanes:
+    def _with_weights(self, kind: str, name: str, x: Lanes, *settings: object) -> Lanes:
         def run(value: list[Tensor]) -> list[Tensor]:
             return [getattr(ops, kind)(name, part, *settings) for ops, part in zip(self.batches, value, strict=True)]
 
@@ -82,5 +81,5 @@ class VariantOps:
         return found
 
 
-def _entry(part: Any, lane: str, place: int) -> Any:
+def _entry(part: object, lane: str, place: int) -> object:
     return part[lane if lane in part else CLEAN][place] if isinstance(part, dict) else part

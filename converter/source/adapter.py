@@ -10,6 +10,7 @@ from converter.source.checkpoint import read_json
 from converter.source.locate import locate
 from shim.artifact import hash_file
 from shim.errors import SourceError, UsageError
+from shim.jsons import JsonObject
 
 ADAPTER = "adapter_config.json"
 LOADERS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}  # of others, AutoModel
@@ -44,7 +45,7 @@ def merged(directory: Path) -> Path:
     return target
 
 
-def _merge(directory: Path, base: Path, settings: dict[str, object], target: Path) -> None:
+def _merge(directory: Path, base: Path, settings: JsonObject, target: Path) -> None:
     """The base's files, then the adapter's, then the merged weights and their config.json."""
     import torch
     import transformers

@@ -6,13 +6,14 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, parts, read
-from shim.artifact import hash_file
+from shim.artifact import File, Origin, Source, hash_file
 from shim.errors import SourceError, UsageError
+from shim.jsons import JsonObject
 from shim.spec import ModelSpec
 
 SAFETENSORS = "model.safetensors"
@@ -62,8 +63,8 @@ class Checkpoint:
     """
 
     directory: Path
-    origin: dict[str, Any]
-    config: dict[str, Any]
+    origin: Origin
+    config: JsonObject
     tensors: dict[str, Tensor]
     spec: ModelSpec
     root: Path
@@ -109,7 +110,7 @@ class Checkpoint:
         return dataclasses.replace(self, tensors=kept)
 
     @functools.cached_property
-    def files(self) -> dict[str, dict[str, Any]]:
+    def files(self) -> dict[str, File]:
         """{name: {"sha256", "size"}} of every file whose content the artifact depends on."""
         used = {tensor.file for tensor in self.tensors.values()}
         for folder in {self.upstream, self.root, self.directory}:
@@ -127,16 +128,25 @@ class Checkpoint:
         return path.name
 
 
-def described(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the manifest records of the original: where it is, its files, which file says what, and what is overridden; what
+def described(checkpoint: Checkpoint) -> Source:
+    """What the manifest records of the original: where it is, its files, which file says what, what is overridden, and what
     its model card says of its languages and its task.
     """
-    facts = {key: fact.file for key, fact in checkpoint.facts.items()}
-    told: dict[str, Any] = {key: checkpoint.facts[key].value for key in ("language", "pipeline_tag") if key in facts}
-    return {**checkpoint.origin, "files": checkpoint.files, "facts": facts, "overrides": dict(checkpoint.overrides), **told}
+    facts = checkpoint.facts
+    found = Source(
+        **checkpoint.origin,
+        files=checkpoint.files,
+        facts={key: fact.file for key, fact in facts.items()},
+        overrides=dict(checkpoint.overrides),
+    )
+    if "language" in facts:
+        found["language"] = facts["language"].value
+    if "pipeline_tag" in facts:
+        found["pipeline_tag"] = facts["pipeline_tag"].value
+    return found
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """The object in a JSON file. Raises SourceError when there is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -171,7 +181,7 @@ def _shards(path: Path, read_index: Callable[[Path], dict[str, Tensor]]) -> dict
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise SourceError(f"{path}: weight_map is not a table of file names")
     found: dict[str, Tensor] = {}
-    for name in sorted(set(shards.values())):
+    for name in sorted(set(map(str, shards.values()))):
         found |= read_index(path.parent / Path(name).name)
     if absent := shards.keys() - found.keys():
         raise SourceError(f"{path.name} lists {min(absent)}, but {shards[min(absent)]} has no such tensor")

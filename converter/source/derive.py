@@ -6,7 +6,6 @@ missing), and transformers' `config.json` and `tokenizer_config.json`.
 
 import contextlib
 from pathlib import Path
-from typing import Any
 
 from converter.source.checkpoint import read_json
 from converter.source.facts import Fact, Facts
@@ -16,6 +15,7 @@ from converter.source.sentence_config import sentence_facts
 from shim.architectures import architecture
 from shim.checks import check_text
 from shim.errors import SourceError, UsageError
+from shim.jsons import JsonObject, array, table
 from shim.pooling import LINEAR
 from shim.spec import NORMALIZE, SIMILARITIES, Module
 
@@ -77,14 +77,14 @@ def derive(directory: Path, layout: Layout) -> Facts:
     return facts | front_matter(directory)
 
 
-def _model_config(directory: Path, layout: Layout) -> tuple[dict[str, Any], str]:
+def _model_config(directory: Path, layout: Layout) -> tuple[JsonObject, str]:
     """`config_sentence_transformers.json`, which its library reads only beside a modules.json."""
     path = directory / MODEL_CONFIG
     return (read_json(path) if layout.listed and path.is_file() else {}), MODEL_CONFIG
 
 
-def _task(layout: Layout, raw: dict[str, Any], settings: dict[str, Any], file: str) -> Fact | None:
-    architectures = [str(name) for name in raw.get("architectures") or ()]
+def _task(layout: Layout, raw: JsonObject, settings: JsonObject, file: str) -> Fact | None:
+    architectures = [str(name) for name in array(raw, "architectures")]
     classifier = any(name.endswith("ForSequenceClassification") for name in architectures)
     if layout.listed:
         kind = settings.get("model_type", "SentenceTransformer")
@@ -104,13 +104,14 @@ def _task(layout: Layout, raw: dict[str, Any], settings: dict[str, Any], file: s
     return None
 
 
-def _reranker(layout: Layout, raw: dict[str, Any], settings: dict[str, Any], settings_file: str) -> dict[str, Fact]:
+def _reranker(layout: Layout, raw: JsonObject, settings: JsonObject, settings_file: str) -> dict[str, Fact]:
     config_file = layout.file(CONFIG)
     if layout.logit_score is None:
-        labels = len(raw["id2label"]) if isinstance(raw.get("id2label"), dict) else int(raw.get("num_labels", 2))
+        names = raw.get("id2label")
+        labels = len(names) if isinstance(names, dict) else raw.get("num_labels", 2)
         if labels != 1:
             raise UsageError(f"{config_file}: a classifier of {labels} labels, which is not supported; a reranker has one")
-    stored = (raw.get("sentence_transformers") or {}).get("activation_fn") or raw.get("sbert_ce_default_activation_function")
+    stored = table(raw, "sentence_transformers").get("activation_fn") or raw.get("sbert_ce_default_activation_function")
     named, file = (settings["activation_fn"], settings_file) if settings.get("activation_fn") else (stored, config_file)
     activation = str(named).rsplit(".", 1)[-1] if named else "Sigmoid"
     if activation not in ACTIVATIONS:
@@ -118,11 +119,11 @@ def _reranker(layout: Layout, raw: dict[str, Any], settings: dict[str, Any], set
     facts = {"activation": Fact(ACTIVATIONS[activation], file)}
     name = settings.get("default_prompt_name")
     if name is not None:
-        facts["prompt"] = Fact(str(_prompts(settings, settings_file).get(name, "")), settings_file)
+        facts["prompt"] = Fact(str(_prompts(settings, settings_file).get(str(name), "")), settings_file)
     return facts
 
 
-def _embedder(directory: Path, layout: Layout, settings: dict[str, Any], file: str) -> dict[str, Fact]:
+def _embedder(directory: Path, layout: Layout, settings: JsonObject, file: str) -> dict[str, Fact]:
     assert layout.pooling is not None
     facts = {"pooling": _pooling(directory, f"{layout.pooling}/{CONFIG}" if layout.pooling else CONFIG)}
     facts["modules"] = Fact([_step(directory, step) for step in layout.steps], "modules.json")
@@ -142,28 +143,28 @@ def _embedder(directory: Path, layout: Layout, settings: dict[str, Any], file: s
     return facts
 
 
-def _prompts(settings: dict[str, Any], file: str) -> dict[str, str]:
-    prompts = settings.get("prompts") or {}
-    if not isinstance(prompts, dict):
+def _prompts(settings: JsonObject, file: str) -> dict[str, str]:
+    stated, prompts = settings.get("prompts") or {}, dict[str, str]()
+    if not isinstance(stated, dict):
         raise SourceError(f"{file}: prompts is not an object")
-    for name, text in prompts.items():
+    for name, text in stated.items():
         if not isinstance(text, str | None):
             raise SourceError(f"{file}: prompt {name!r} is not text")
-        check_text(text or "", f"{file}: prompt {name!r}", empty=True)
-    return {name: text or "" for name, text in prompts.items()}
+        prompts[name] = check_text(text or "", f"{file}: prompt {name!r}", empty=True)
+    return prompts
 
 
 def _pooling(directory: Path, file: str) -> Fact:
     settings = read_json(directory / file)
-    modes = settings.get("pooling_mode")
-    if modes is None:
+    stated = settings.get("pooling_mode")
+    modes = [stated] if isinstance(stated, str) else array(settings, "pooling_mode")
+    if stated is None:
         modes = [mode for key, mode in FLAGS.items() if settings.get(key)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else list(modes)
     if len(modes) != 1:
         raise UsageError(f"{file}: pooling by {' and '.join(map(str, modes))} together is not supported; by one of them it is")
-    if modes[0] not in POOLINGS:
+    if (pooling := POOLINGS.get(str(modes[0]))) is None:
         raise UsageError(f"{file}: pooling_mode {modes[0]!r} unknown ({', '.join(POOLINGS)})")
-    return Fact(POOLINGS[modes[0]], file)
+    return Fact(pooling, file)
 
 
 def _step(directory: Path, step: tuple[str, str]) -> Module:
@@ -188,7 +189,7 @@ def _step(directory: Path, step: tuple[str, str]) -> Module:
     return Module("dense", width, bool(settings.get("bias", True)), activation)
 
 
-def _limit(directory: Path, layout: Layout, raw: dict[str, Any], stated: Fact | None) -> Fact:
+def _limit(directory: Path, layout: Layout, raw: JsonObject, stated: Fact | None) -> Fact:
     """The token limit: max_seq_length as it is; else the tokenizer's, but no more than there are positions."""
     if stated is not None:
         return stated
@@ -209,14 +210,14 @@ def _limit(directory: Path, layout: Layout, raw: dict[str, Any], stated: Fact | 
     return Fact(limit, file)
 
 
-def _positions(raw: dict[str, Any]) -> int | None:
+def _positions(raw: JsonObject) -> int | None:
     with contextlib.suppress(UsageError, SourceError):
         places: int | None = architecture(str(raw.get("model_type")).replace("-", "_")).Config.read(raw).max_tokens
         return places
     return None
 
 
-def _width(layout: Layout, raw: dict[str, Any], facts: Facts) -> dict[str, Fact]:
+def _width(layout: Layout, raw: JsonObject, facts: Facts) -> dict[str, Fact]:
     steps = [step for step in (facts["modules"].value if "modules" in facts else []) if step.type == "dense"]
     if steps:
         last = [folder for kind, folder in layout.steps if kind == "Dense"][-1]

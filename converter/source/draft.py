@@ -7,6 +7,7 @@ from typing import Any
 
 from converter.licenses import IDS, OTHER, UNKNOWN, check_id
 from converter.recipe import Recipe, Source
+from converter.source.facts import Facts
 from converter.source.open import Place
 from shim.architectures import architecture, architectures
 from shim.errors import UsageError
@@ -139,11 +140,11 @@ def to_toml(recipe: Recipe, place: Place) -> str:
     return "\n".join([*text, "", "[parity]", f"cosine = {recipe.parity.cosine}", ""])
 
 
-def _comment(facts: dict[str, Any], key: str) -> str:
+def _comment(facts: Facts, key: str) -> str:
     return f"  # {facts[key].file}" if key in facts else ""
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(map(_step, value)) or "none"
     if isinstance(value, dict):
@@ -151,11 +152,11 @@ def _value(value: Any) -> str:
     return repr(value) if value == "" or (isinstance(value, str) and value != value.strip()) else str(value)
 
 
-def _step(step: Any) -> str:
+def _step(step: str | Module) -> str:
     return step if isinstance(step, str) else step.type if step.type != "dense" else f"dense {step.width} {step.activation}"
 
 
-def _toml(value: Any) -> str:
+def _toml(value: object) -> str:
     """A value in TOML, whose strings, numbers and lists of them are written as JSON's."""
     if isinstance(value, Module):
         if value == NORMALIZE:

@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from shim.errors import SourceError, UsageError
+from shim.jsons import Json
 
 MODULES = "modules.json"
 SUPPORTED = ("Transformer", "Pooling", "Dense", "Normalize", "Dropout", "LogitScore")
@@ -72,7 +72,7 @@ def read_layout(directory: Path) -> Layout:
     return Layout(folders["Transformer"], folders["Pooling"], tuple(behind[1:]), listed=True)
 
 
-def _entries(directory: Path) -> list[Any]:
+def _entries(directory: Path) -> list[Json]:
     try:
         entries = json.loads((directory / MODULES).read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -82,12 +82,12 @@ def _entries(directory: Path) -> list[Any]:
     return entries
 
 
-def _entry(entry: Any) -> tuple[str, str]:
+def _entry(entry: Json) -> tuple[str, str]:
     """(type, folder). Raises SourceError for an entry without them, or a folder outside the checkpoint."""
-    try:
-        kind, path = str(entry["type"]), PurePosixPath(entry.get("path", ""))
-    except (TypeError, KeyError, AttributeError):
-        raise SourceError("modules.json is not a list of modules") from None
+    folder = entry.get("path", "") if isinstance(entry, dict) else None
+    if not isinstance(entry, dict) or not isinstance(folder, str) or "type" not in entry:
+        raise SourceError("modules.json is not a list of modules")
+    kind, path = str(entry["type"]), PurePosixPath(folder)
     if path.is_absolute() or ".." in path.parts:
         raise SourceError(f"modules.json: folder {str(path)!r} lies outside the checkpoint")
     if not kind.startswith("sentence_transformers."):

@@ -4,15 +4,13 @@ import importlib.metadata
 import importlib.util
 import re
 from pathlib import Path
-from typing import Any
 
+from shim.artifact import Origin
 from shim.errors import SourceError
 
 # Never wanted from a hub repository: the same weights in other frameworks' formats.
 IGNORED = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.ot", "*.tflite", "*.mlmodel", "*.gguf")
 REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@([\w./-]+))?")
-
-Origin = dict[str, Any]  # repo and revision, as the manifest records them
 
 
 def locate(source: str, weights: bool = True) -> tuple[Path, Origin]:

@@ -4,7 +4,6 @@ import dataclasses
 import re
 from collections.abc import Container
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +13,13 @@ from converter.source.checkpoint import PICKLE, SAFETENSORS, Checkpoint, index, 
 from converter.source.derive import derive
 from converter.source.facts import Facts
 from converter.source.layout import Layout, read_layout
-from converter.source.locate import Origin, hub, installed, locate, package
+from converter.source.locate import hub, installed, locate, package
 from converter.source.settle import settle
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, read
-from shim.architectures import Architecture, architecture
+from shim.architectures import Architecture, Configuration, architecture
+from shim.artifact import Origin
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
+from shim.jsons import JsonObject
 from shim.pooling import LINEAR, head_tensors
 from shim.spec import ModelSpec
 from shim.text import TextEncoder
@@ -63,7 +64,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     spec = settle(recipe, place.facts)
     parsed = module.Config.read(config)
     _check_size(recipe, spec, parsed)
-    _check_tokenizer(spec, directory, config)
+    _check_tokenizer(spec, directory, parsed.vocab_size)
     heads = head_tensors(module, parsed, spec.heads, spec.modules)
     found = index(directory)
     tensors = _rename(found, module.KEYS, module.DROPPED)
@@ -104,7 +105,7 @@ def _place(given: Path, origin: Origin) -> Place:
 
 
 def _head_tensors(
-    place: Place, directory: Path, config: dict[str, Any], spec: ModelSpec, module: Architecture, found: dict[str, Tensor]
+    place: Place, directory: Path, config: JsonObject, spec: ModelSpec, module: Architecture, found: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The tensors of the heads: in files of their own, in those of Dense modules, or rows of the language model's head."""
     tensors: dict[str, Tensor] = {}
@@ -117,12 +118,12 @@ def _head_tensors(
             whole = index_safetensors(path / SAFETENSORS) if (path / SAFETENSORS).is_file() else index_pickle(path / PICKLE)
             tensors |= {f"dense.{place_}.{key.removeprefix('linear.')}": tensor for key, tensor in whole.items()}
     if "score" in spec.heads and module.ROWS and not module.classifies(config):
-        answers = _answers(place, directory, config, module)
+        answers = _answers(place, TextEncoder(directory, spec.max_tokens), module, module.Config.read(config).vocab_size)
         tensors["score.weight"] = _rows(directory, config, _rename(found, module.KEYS, ()), module, answers)
     return tensors
 
 
-def _check_size(recipe: Recipe, spec: ModelSpec, config: Any) -> None:
+def _check_size(recipe: Recipe, spec: ModelSpec, config: Configuration) -> None:
     width, places = config.hidden_size, config.max_tokens
     if not spec.projected and width != spec.dimensions:
         raise UsageError(f"{recipe.name}: dimensions {spec.dimensions}, but config.json has hidden_size {width}")
@@ -130,7 +131,7 @@ def _check_size(recipe: Recipe, spec: ModelSpec, config: Any) -> None:
         raise UsageError(f"{recipe.name}: max_tokens {spec.max_tokens}, but config.json has {places} positions")
 
 
-def _check_tokenizer(spec: ModelSpec, directory: Path, config: dict[str, Any]) -> None:
+def _check_tokenizer(spec: ModelSpec, directory: Path, rows: int) -> None:
     if not (directory / "tokenizer.json").is_file():
         raise SourceError(
             f"{directory}: tokenizer.json is missing; save the tokenizer with transformers' save_pretrained first"
@@ -142,26 +143,24 @@ def _check_tokenizer(spec: ModelSpec, directory: Path, config: dict[str, Any]) -
             encoder.unused()
     except IntegrityError as error:
         raise SourceError(str(error).replace("\n", " ")) from None
-    if known > config["vocab_size"]:
-        raise SourceError(
-            f"{directory}: tokenizer.json has {known} tokens, config.json {config['vocab_size']}; are they of one model?"
-        )
+    if known > rows:
+        raise SourceError(f"{directory}: tokenizer.json has {known} tokens, config.json {rows}; are they of one model?")
 
 
-def _answers(place: Place, directory: Path, config: dict[str, Any], module: Architecture) -> tuple[int, ...]:
+def _answers(place: Place, encoder: TextEncoder, module: Architecture, rows: int) -> tuple[int, ...]:
     """The ids of the tokens that mean "no" and "yes": those of a LogitScore module, else the tokenizer's own of these words."""
     if place.layout.logit_score is not None:
         path = place.root / place.layout.logit_score / "config.json"
         settings = read_json(path)
-        ids = tuple(settings.get(key) for key in ("false_token_id", "true_token_id"))
-        if any(isinstance(id, bool) or not isinstance(id, int) or not 0 <= id < config["vocab_size"] for id in ids):
-            raise UsageError(f"{path}: false_token_id and true_token_id must be two tokens, not {ids}")
-        return ids  # type: ignore[return-value]
-    tokenizer = TextEncoder(directory, config["max_position_embeddings"]).tokenizer
-    found = tuple(id for id in map(tokenizer.token_to_id, module.ROWS) if id is not None)
+        stated = tuple(settings.get(key) for key in ("false_token_id", "true_token_id"))
+        ids = tuple(id for id in stated if isinstance(id, int) and not isinstance(id, bool) and 0 <= id < rows)
+        if len(ids) < 2:
+            raise UsageError(f"{path}: false_token_id and true_token_id must be two tokens, not {stated}")
+        return ids
+    found = tuple(id for id in map(encoder.tokenizer.token_to_id, module.ROWS) if id is not None)
     if len(found) < len(module.ROWS):
         raise SourceError(
-            f"{directory}: tokenizer.json has no tokens {' and '.join(module.ROWS)}, with which a reranker answers"
+            f"{encoder.directory}: tokenizer.json has no tokens {' and '.join(module.ROWS)}, with which a reranker answers"
         )
     return found
 
@@ -180,7 +179,7 @@ def _rename(found: dict[str, Tensor], keys: tuple[tuple[str, str], ...], dropped
 
 
 def _rows(
-    directory: Path, config: dict[str, Any], tensors: dict[str, Tensor], module: Architecture, ids: tuple[int, ...]
+    directory: Path, config: JsonObject, tensors: dict[str, Tensor], module: Architecture, ids: tuple[int, ...]
 ) -> Tensor:
     """These rows of the language model's head: of `lm_head.weight`, or of the word table that it is tied to.
 

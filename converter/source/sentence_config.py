@@ -1,12 +1,12 @@
 """The settings of sentence-transformers' Transformer module, which lie beside the transformer's config.json."""
 
 from pathlib import Path
-from typing import Any
 
 from converter.source.checkpoint import read_json
 from converter.source.facts import Fact
 from converter.source.layout import Layout
 from shim.errors import UsageError
+from shim.jsons import JsonObject, table
 
 # Of these, its library takes the first that is there and not empty.
 FILES = tuple(
@@ -49,7 +49,7 @@ def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
     limit = settings.get("max_seq_length")
     for key, value in settings.items():
         if key in ARGUMENTS:
-            given = dict(value or {})
+            given = dict(table(settings, key))
             stated = given.pop("model_max_length", None) if ARGUMENTS[key] == "tokenizer" else None
             limit = limit if stated is None else stated
             given.pop("trust_remote_code", None)
@@ -66,17 +66,19 @@ def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
     return facts
 
 
-def _check_modality(file: str, settings: dict[str, Any]) -> None:
+def _check_modality(file: str, settings: JsonObject) -> None:
     task = settings.get("transformer_task", "feature-extraction")
     if task not in TASKS:
         raise UsageError(f"{file}: transformer_task {task!r} is not supported ({', '.join(TASKS)})")
     output, wanted = TASKS[task]
     if settings.get("module_output_name", output) != output:
         raise UsageError(f"{file}: module_output_name {settings['module_output_name']!r} is not supported (only {output!r})")
-    for kind, method in (settings.get("modality_config") or {}).items():
+    modalities = table(settings, "modality_config")
+    for kind in modalities:
         if kind == "message" and task == "text-generation":
             continue  # its chat template is what a recipe writes out as `pair`
         if kind == "message":
             raise UsageError(f"{file}: modality_config sends texts through the chat template, which is not supported")
+        method = table(modalities, kind)
         if kind != "text" or method.get("method") != "forward" or method.get("method_output_name") not in (wanted, [wanted]):
             raise UsageError(f"{file}: modality_config {kind!r} {method!r} is not supported (only text, forward, {wanted!r})")

@@ -106,7 +106,7 @@ def _with_reranker_prompt(recipe: Recipe, spec: ModelSpec, facts: Facts) -> Mode
     return spec
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     if isinstance(value, list) and all(isinstance(step, Module) for step in value):
         return f"modules {[step.type for step in value]}"
     return repr(value)

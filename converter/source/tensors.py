@@ -5,15 +5,19 @@ import dataclasses
 import functools
 import math
 import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from shim.errors import SourceError
+
+if TYPE_CHECKING:
+    import torch
 
 FLOATS = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16, "F64": np.float64}
 OTHERS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")  # what a file may hold beside weights
@@ -108,10 +112,10 @@ def _from_pickle(tensor: Tensor) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=1)
-def _legacy(path: Path) -> dict[str, Any]:
+def _legacy(path: Path) -> "dict[str, torch.Tensor]":
     import torch
 
-    tables: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    tables: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     return tables
 
 
@@ -129,13 +133,15 @@ def index_pickle(path: Path) -> dict[str, Tensor]:
         size = path.stat().st_size
         with path.open("rb") as file:
             zipped = file.read(2) == b"PK"
+            if zipped and any(entry.compress_type for entry in zipfile.ZipFile(file).infolist()):
+                raise SourceError(f"{path}: refused, it is compressed, as torch.save leaves no file: it may fill the memory")
         with FakeTensorMode() if zipped else contextlib.nullcontext():
             tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise SourceError(f"{path.parent}: {path.name} is missing; is the download complete?") from None
     except pickle.UnpicklingError:
         raise SourceError(f"{path}: refused, it is damaged or unpickling it needs more than tensors (weights_only)") from None
-    except (OSError, RuntimeError, ValueError, EOFError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise SourceError(f"{path}: not readable ({str(error).splitlines()[0]}); is the download complete?") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise SourceError(f"{path}: not a table of tensors")

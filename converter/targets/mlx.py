@@ -12,6 +12,7 @@ from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.targets import TARGETS, safetensors
 from converter.targets.safetensors import Layout
+from shim.jsons import JsonObject
 
 TABLE_BITS = TARGETS["mlx"]
 GRID = Grid(np.float16, integer_zero=False)
@@ -68,11 +69,13 @@ def write(
     (directory / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def quantization(plan: dict[str, Scheme], bits: int) -> dict[str, object]:
+def quantization(plan: dict[str, Scheme], bits: int) -> JsonObject:
     """The `quantization` of `config.json`: the commonest settings, and an entry for every module that has others."""
     sizes = [scheme.group_size for scheme in plan.values()]
     common = Scheme(bits, max(set(sizes), key=sizes.count))
-    others = {name: {"group_size": scheme.group_size, "bits": scheme.bits} for name, scheme in plan.items() if scheme != common}
+    others: JsonObject = {
+        name: {"group_size": scheme.group_size, "bits": scheme.bits} for name, scheme in plan.items() if scheme != common
+    }
     return {"group_size": common.group_size, "bits": common.bits, "mode": "affine", **others}
 
 

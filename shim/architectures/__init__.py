@@ -8,9 +8,10 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Sequence
-from typing import Any, Protocol, TypeVar, cast
+from typing import Protocol, Self, TypeVar, cast
 
 from shim.errors import UsageError
+from shim.jsons import JsonObject
 
 Array = TypeVar("Array")  # the implementation's own
 
@@ -114,17 +115,34 @@ class Ops(Protocol[Array]):
         """x / its L2 norm over the last axis, in float32."""
 
 
+class Configuration(Protocol):
+    """What an architecture needs of a `config.json`. max_tokens: how many have a position, None for any number."""
+
+    @property
+    def vocab_size(self) -> int: ...
+
+    @classmethod
+    def read(cls, raw: JsonObject) -> Self:
+        """From the parsed file. Raises SourceError for a missing key or a variant that the architecture does not compute."""
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def max_tokens(self) -> int | None: ...
+
+
 class Architecture(Protocol):
     """What a file of this folder has. Patterns are regular expressions, searched in the names of tensors.
 
-    Config: read from a parsed `config.json` by `Config.read(raw)`; it has `hidden_size` and `max_tokens`. KEYS: (pattern,
+    Config: what it needs of a `config.json`. KEYS: (pattern,
     replacement), applied in this order to the checkpoint's names. DROPPED: patterns of tensors that are not used. OPTIONAL: of
     those that are carried along for other loaders. FULL_PRECISION: of those that are never quantized. TABLES: of those whose
     rows are looked up. ROWS: the words whose rows of the language model's head score a
     pair; TABLE: the table that this head may be tied to.
     """
 
-    Config: type[Any]
+    Config: type[Configuration]
     KEYS: tuple[tuple[str, str], ...]
     DROPPED: tuple[str, ...]
     OPTIONAL: tuple[str, ...]
@@ -133,19 +151,19 @@ class Architecture(Protocol):
     ROWS: tuple[str, ...]
     TABLE: str
 
-    def parameters(self, config: Any) -> dict[str, tuple[int, ...]]:
+    def parameters(self, config: Configuration) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the encoder's tensors."""
 
-    def encode(self, ops: Ops[Array], config: Any) -> Array:
+    def encode(self, ops: Ops[Array], config: Configuration) -> Array:
         """Hidden states (n, length, hidden_size) of the last layer."""
 
-    def scoring(self, config: Any) -> dict[str, tuple[int, ...]]:
+    def scoring(self, config: Configuration) -> dict[str, tuple[int, ...]]:
         """{name: shape} of the tensors that a reranker has besides; absent where the architecture cannot score."""
 
-    def score(self, ops: Ops[Array], config: Any) -> Array:
+    def score(self, ops: Ops[Array], config: Configuration) -> Array:
         """(n, 1) logits; absent where the architecture cannot score."""
 
-    def classifies(self, raw: dict[str, Any]) -> bool:
+    def classifies(self, raw: JsonObject) -> bool:
         """Whether a checkpoint with this `config.json` has a head of its own instead of ROWS; absent without ROWS."""
 
 

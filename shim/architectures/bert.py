@@ -1,10 +1,12 @@
 """BERT (Devlin et al. 2019): post-norm encoder with learned absolute positions and segment embeddings."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self, TypeVar, get_type_hints
 
 from shim.architectures import Array, Ops
 from shim.errors import SourceError
+from shim.jsons import JsonObject
 
 # Applied in order, once, at conversion: the names of the checkpoint to the names of BertModel.
 KEYS = ((r"^bert\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
@@ -21,6 +23,7 @@ ROWS = ()
 ONLY = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 MAX_LAYERS = 1000  # beyond any real model: a wrong number must not fill the memory with names
 MAX_VALUE = 1e9
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Config:
     layer_norm_eps: float
 
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> Self:
+    def read(cls, raw: JsonObject) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
         for key, known in ONLY.items():
             if raw.get(key, known) != known:
@@ -53,14 +56,15 @@ class Config:
         return self.max_position_embeddings
 
 
-def read_config(cls: Any, raw: dict[str, Any]) -> Any:
+def read_config(cls: Callable[..., Read], raw: JsonObject) -> Read:
     """The fields of a Config class from the same keys of `config.json`. Raises SourceError unless all are positive numbers."""
+    kinds = get_type_hints(cls)
     try:
-        config = cls(**{name: raw[name] for name in cls.__dataclass_fields__})
+        config = cls(**{name: raw[name] for name in kinds})
     except KeyError as error:
         raise SourceError(f"config.json: key {error} missing") from None
     for name, value in vars(config).items():
-        kind = int if cls.__dataclass_fields__[name].type is int else (int, float)
+        kind = int if kinds[name] is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < MAX_VALUE:
             raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
     for name in ("num_hidden_layers", "n_layer"):

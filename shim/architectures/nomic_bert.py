@@ -1,10 +1,11 @@
 """Nomic BERT (Nussbaum et al. 2024): BERT's post-norm layers with rotary positions, SwiGLU, and matrices without biases."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from shim.architectures import Array, Ops, bert
 from shim.errors import SourceError
+from shim.jsons import JsonObject, table
 
 KEYS = ((r"^bert\.", ""),)
 DROPPED = (r"^cls\.",)
@@ -49,12 +50,12 @@ class Config:
     layer_norm_epsilon: float
 
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> Self:
+    def read(cls, raw: JsonObject) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
         for key, known in ONLY.items():
             if raw.get(key, known) != known:
                 raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
-        rope = raw.get("rope_parameters") or {}
+        rope = table(raw, "rope_parameters")
         if rope.get("rope_type", "default") != "default":
             raise SourceError(f"config.json: rope_type {rope['rope_type']!r} is not supported (only 'default')")
         values = raw | {own: raw[name] for own, name in NAMES.items() if name in raw}

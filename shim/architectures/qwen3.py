@@ -1,10 +1,11 @@
 """Qwen3 (Yang et al. 2025): pre-norm decoder with rotary positions, grouped keys and values, queries and keys normalised."""
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from shim.architectures import Array, Ops, bert
 from shim.errors import SourceError
+from shim.jsons import JsonObject, array, table
 
 # The embedding models' keys lack the prefix that mlx-lm and the rerankers have.
 KEYS = ((r"^(?!model\.|lm_head\.|score\.)", "model."),)
@@ -44,15 +45,15 @@ class Config:
     answers: int  # rows of a reranker's head: "no" and "yes", or a classifier's single label
 
     @classmethod
-    def read(cls, raw: dict[str, Any]) -> Self:
+    def read(cls, raw: JsonObject) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
         for key, known in ONLY.items():
             if raw.get(key, known) != known:
                 raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
-        rope = raw.get("rope_parameters")  # where transformers 5 puts what was rope_theta
-        if isinstance(rope, dict) and rope.get("rope_type", "default") != "default":
+        rope = table(raw, "rope_parameters")  # where transformers 5 puts what was rope_theta
+        if rope.get("rope_type", "default") != "default":
             raise SourceError(f"config.json: rope_type {rope['rope_type']!r} is not supported (only 'default')")
-        values = {**(rope if isinstance(rope, dict) else {}), **raw, "answers": 1 if classifies(raw) else len(ROWS)}
+        values = {**rope, **raw, "answers": 1 if classifies(raw) else len(ROWS)}
         config = bert.read_config(cls, values)
         if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:
             raise SourceError("config.json: num_attention_heads must be a multiple of num_key_value_heads, head_dim even")
@@ -64,9 +65,9 @@ class Config:
         return
 
 
-def classifies(raw: dict[str, Any]) -> bool:
+def classifies(raw: JsonObject) -> bool:
     """Whether `config.json` is that of a classifier, which scores by a head of its own and not by the words of ROWS."""
-    return any(str(name).endswith("ForSequenceClassification") for name in raw.get("architectures") or ())
+    return any(str(name).endswith("ForSequenceClassification") for name in array(raw, "architectures"))
 
 
 def parameters(config: Config) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""One file per runtime. Each gives `open_runtime(directory, spec, device)`, whose object turns Tokens into named arrays."""
+"""One file per runtime. Each gives `open_runtime(directory, manifest, device)`, whose object turns Tokens into named arrays."""
 
 from typing import Protocol
 

@@ -6,23 +6,29 @@ import platform
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from shim.architectures import architecture
-from shim.artifact import read_object
-from shim.errors import IntegrityError, UsageError
+from shim.artifact import Manifest
+from shim.errors import IntegrityError, SealportError, SourceError, UsageError
+from shim.jsons import JsonObject, read_object, table
 from shim.pooling import head_tensors, outputs
-from shim.runtimes.mlx_ops import MlxOps
+from shim.runtimes.mlx_ops import MlxOps, Packed
 from shim.spec import ModelSpec
 from shim.text import Tokens
+
+if TYPE_CHECKING:
+    from mlx.core import array as Array
 
 DEVICES = ("auto", "cpu", "gpu")
 
 
-def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto", kernels: str = "auto") -> "MlxRuntime":
+def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", kernels: str = "auto") -> "MlxRuntime":
     """Load `*.safetensors` and `config.json` of an MLX artifact.
 
     kernels: `quantized` multiplies with the packed weights in float16; `packed` with the same in float32; `float32`
@@ -42,10 +48,15 @@ def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto", kernels
         mx.set_default_device(mx.cpu)
         if sys.platform != "darwin":
             warnings.warn("the mlx runtime is on a CPU here, which is slow; an onnx artifact is faster", stacklevel=2)
-    return MlxRuntime(mx, directory, spec, kernels, "gpu" if on_gpu else "cpu")
+    try:
+        return MlxRuntime(mx, directory, manifest.model, kernels, "gpu" if on_gpu else "cpu")
+    except SealportError:
+        raise
+    except (RuntimeError, TypeError, ValueError) as error:  # what MLX says of a file, or of tensors that do not go together
+        raise IntegrityError(f"{directory}: MLX cannot load it ({' '.join(str(error).split()):.200})") from None
 
 
-def _import_mlx() -> Any:
+def _import_mlx() -> ModuleType:
     """Import mlx.core; on Linux load OpenBLAS first where it is installed, as the wheel's own BLAS is 30 times slower."""
     if sys.platform == "linux" and "mlx.core" not in sys.modules:
         library = ctypes.util.find_library("openblas")
@@ -64,17 +75,20 @@ class MlxRuntime:
 
     name = "mlx"
 
-    def __init__(self, mx: Any, directory: Path, spec: ModelSpec, kernels: str, device: str):
+    def __init__(self, mx: ModuleType, directory: Path, spec: ModelSpec, kernels: str, device: str):
         self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
         raw = read_object(directory / "config.json")
         self.module = architecture(spec.architecture)
-        self.config = self.module.Config.read(raw)
-        self.weights: dict[str, Any] = {}
         try:
-            for path in sorted(directory.glob("*.safetensors")):
-                self.weights |= mx.load(str(path))
-        except RuntimeError as error:
+            self.config = self.module.Config.read(raw)
+        except SourceError as error:
             raise IntegrityError(f"{directory}: {error}") from None
+        places = self.config.max_tokens
+        if places is not None and spec.max_tokens > places:
+            raise IntegrityError(f"{directory}: {spec.max_tokens} tokens in the manifest, config.json has {places} positions")
+        self.weights: dict[str, Array] = {}
+        for path in sorted(directory.glob("*.safetensors")):
+            self.weights |= mx.load(str(path))
         self.quantization = _quantization(raw, self.weights)
         heads = head_tensors(self.module, self.config, spec.heads, spec.modules)
         known = {n: s for n, s in self.module.parameters(self.config).items() if not _matches(n, self.module.OPTIONAL)} | heads
@@ -119,14 +133,14 @@ class MlxRuntime:
         self.mx.eval(arrays)
         return {name: np.array(array) for name, array in zip(names, arrays, strict=True)}
 
-    def packed(self, name: str) -> tuple[Any, dict[str, int]] | None:
-        """(weight, scales, biases) and their bits and group size when the module `name` is quantized, else None."""
+    def packed(self, name: str) -> Packed | None:
+        """The module `name`, where it is quantized."""
         settings = self.quantization.get(name)
         if settings is None:
             return None
         return tuple(self.weights[f"{name}.{part}"] for part in ("weight", "scales", "biases")), settings
 
-    def _dense(self, name: str) -> Any:
+    def _dense(self, name: str) -> "Array":
         packed = self.packed(name)
         return self.weights[f"{name}.weight"] if packed is None else self.mx.dequantize(*packed[0], **packed[1])
 
@@ -135,12 +149,15 @@ def _matches(name: str, patterns: tuple[str, ...]) -> bool:
     return any(re.search(pattern, name) for pattern in patterns)
 
 
-def _quantization(raw: dict[str, Any], weights: dict[str, Any]) -> dict[str, dict[str, int]]:
+def _quantization(raw: JsonObject, names: Iterable[str]) -> dict[str, dict[str, int]]:
     """{module: {"bits", "group_size"}} for every module with scales: the defaults of `config.json`, or its own entry there."""
-    settings = raw.get("quantization", {})
-    names = [name.removesuffix(".scales") for name in weights if name.endswith(".scales")]
-    chosen = {name: settings.get(name, settings) for name in names}
+    modules = [name.removesuffix(".scales") for name in names if name.endswith(".scales")]
     try:
-        return {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
+        settings = table(raw, "quantization")
+        chosen: dict[str, Any] = {name: settings.get(name, settings) for name in modules}
+        found = {name: {"bits": int(entry["bits"]), "group_size": int(entry["group_size"])} for name, entry in chosen.items()}
+        if not all(number > 0 for entry in found.values() for number in entry.values()):
+            raise ValueError("bits and group_size must be positive")
+        return found
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise IntegrityError(f"config.json: quantization is malformed ({type(error).__name__}: {error})") from None

@@ -1,19 +1,25 @@
 """shim.architectures.Ops that compute with MLX."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from shim.text import Tokens
 
-Array = Any  # an mlx.core.array: MLX is imported where it is there
+if TYPE_CHECKING:  # MLX is imported where it is there
+    from mlx.core import array as Array
+
+Packed = tuple[tuple["Array", ...], dict[str, int]]  # weight, scales, biases; their bits and group size
 BLOCK = 512  # queries that attend at once
 
 
 class MlxOps:
     """shim.architectures.Ops for one batch."""
 
-    def __init__(self, mx: Any, weights: dict[str, Array], packed: Callable[[str], Any], tokens: Tokens):
-        """packed: (weight, scales, biases) and their settings for the name of a quantized module, else None."""
+    def __init__(self, mx: ModuleType, weights: dict[str, Array], packed: Callable[[str], Packed | None], tokens: Tokens):
+        """packed: for the name of a quantized module, else None."""
         self.mx, self.weights, self.packed, self.tokens = mx, weights, packed, tokens
         self.mask = self.mx.array(tokens.attention_mask.astype(bool))
 
@@ -84,7 +90,7 @@ class MlxOps:
     def multiply(self, x: Array, y: Array) -> Array:
         return x * y
 
-    def split(self, x: Array, parts: int) -> Array:
+    def split(self, x: Array, parts: int) -> Sequence[Array]:
         return self.mx.split(x, parts, axis=-1)
 
     def column(self, x: Array, index: int) -> Array:
@@ -110,7 +116,7 @@ class MlxOps:
         attended = parts[0] if len(parts) == 1 else self.mx.concatenate(parts, axis=2)
         return attended.transpose(0, 2, 1, 3).reshape(n, length, heads * width)
 
-    def _mask(self, start: int, end: int) -> Array:
+    def _mask(self, start: int, end: int) -> Array | str:
         """The causal mask of queries start..end over keys 0..end.
 
         With padding on the right no token has padding before it. On the left, padding must be masked, too, but not from

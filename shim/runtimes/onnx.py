@@ -1,21 +1,24 @@
-"""ONNX Runtime: runs `onnx/model.onnx` on CUDA where it is installed and asked for, else on the CPU."""
+"""ONNX Runtime: runs the graph of an artifact on CUDA where it is installed and asked for, else on the CPU."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
 
+from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
-from shim.spec import ModelSpec
+from shim.pooling import OUTPUTS
 from shim.text import Tokens
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
-GRAPH = "onnx/model.onnx"
 
 
-def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto") -> "OnnxRuntime":
-    """Open a session on the graph. Raises UsageError for a device that is not here or when onnxruntime is not installed."""
-    del spec  # pooling and heads are in the graph
+def open_runtime(directory: Path, manifest: Manifest, device: str = "auto") -> "OnnxRuntime":
+    """Open a session on the graph, the one `.onnx` file that the manifest lists; pooling and heads are in it.
+
+    Raises UsageError for a device that is not here or when onnxruntime is not installed, IntegrityError for a bad graph.
+    """
     try:
         import onnxruntime as ort
     except ImportError:
@@ -28,14 +31,22 @@ def open_runtime(directory: Path, spec: ModelSpec, device: str = "auto") -> "Onn
     if PROVIDERS[device] not in available:
         raise UsageError(f"device {device}: onnxruntime has no {PROVIDERS[device]} here ({', '.join(available)})")
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what goes wrong is raised, and need not be printed, too
     options.intra_op_num_threads = threads()
-    path = directory / GRAPH
+    graphs = [name for name in manifest.files if name.endswith(".onnx")]
+    if len(graphs) != 1:
+        raise IntegrityError(f"{directory}: {len(graphs)} .onnx files in the manifest of {manifest.name}, not one graph")
+    path = directory / graphs[0]
     try:
         session = ort.InferenceSession(str(path), options, providers=list(dict.fromkeys((PROVIDERS[device], PROVIDERS["cpu"]))))
     except Exception as error:  # onnxruntime's own exceptions have no common public base
         raise IntegrityError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from None
-    return OnnxRuntime(session)
+    runtime, outputs = OnnxRuntime(session), [value.name for value in session.get_outputs()]
+    if not set(runtime.inputs) <= {field.name for field in fields(Tokens)}:
+        raise IntegrityError(f"{path}: the graph's inputs are {', '.join(runtime.inputs):.200}, not those of an encoder")
+    if not all(OUTPUTS.get(head) in outputs for head in manifest.model.heads):
+        raise IntegrityError(f"{path}: the graph's outputs are {', '.join(outputs):.200}, not the heads of the manifest")
+    return runtime
 
 
 def threads(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
@@ -67,5 +78,10 @@ class OnnxRuntime:
 
     def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
-        arrays = self.session.run(list(names), {name: getattr(tokens, name) for name in self.inputs})
+        try:
+            arrays = self.session.run(list(names), {name: getattr(tokens, name) for name in self.inputs})
+        except Exception as error:  # see open_runtime; others, as for want of memory, are no fault of a file
+            if type(error).__name__ != "InvalidArgument":
+                raise
+            raise IntegrityError(f"the graph does not fit the tokenizer ({' '.join(str(error).split()):.200})") from None
         return {name: np.asarray(array, np.float32) for name, array in zip(names, arrays, strict=True)}

@@ -1,8 +1,8 @@
 """JSON answers: written, given up when nobody waits for them any more, and noted in the log."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, get_type_hints
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar, get_type_hints
 
 import orjson
 from fastapi import Request, Response
@@ -13,20 +13,23 @@ from shim.serve.served_model import ServedModel
 
 TRUNCATED = "x-truncated"  # the header that says which texts were cut, where the answer is a bare array
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
-Endpoint = Callable[..., Coroutine[Any, Any, Response]]
+Asked = TypeVar("Asked")
+Endpoint = Callable[..., Awaitable[Response]]
+Responses = dict[int | str, dict[str, Any]]  # of a route, as the framework wants them described
+Documented = Callable[..., Responses]
 
 
-def dump(content: Any) -> bytes:
+def dump(content: object) -> bytes:
     """JSON bytes, numpy rows included."""
     return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response."""
     return Response(dump(content), status, headers=dict(headers or {}), media_type="application/json")
 
 
-async def respond(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
+async def respond(request: Request, work: Awaitable[Response]) -> Response:
     """The work's response, unless the client leaves first: then the work is cancelled."""
     task, left = asyncio.current_task(), False
     assert task is not None
@@ -49,10 +52,10 @@ async def respond(request: Request, work: Coroutine[Any, Any, Response]) -> Resp
         watcher.cancel()
 
 
-def endpoint(models: Models, work: Callable[[Models, Any, Request], Coroutine[Any, Any, Response]]) -> Endpoint:
+def endpoint(models: Models, work: Callable[[Models, Asked, Request], Awaitable[Response]]) -> Endpoint:
     """The work as an endpoint of a route: it gets the models, and is given up where the client leaves."""
 
-    async def answered(body: Any, request: Request) -> Response:
+    async def answered(body: Asked, request: Request) -> Response:
         return await respond(request, work(models, body, request))
 
     answered.__name__, answered.__doc__ = work.__name__, work.__doc__
@@ -66,14 +69,14 @@ def note(request: Request, served: ServedModel, tokens: Sequence[int], truncated
     request.scope[FACTS].update(facts)
 
 
-async def large(content: Any, numbers: int, headers: Mapping[str, str] | None = None) -> Response:
+async def large(content: object, numbers: int, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response with that many numbers, written off the event loop where they are many."""
     if numbers < LARGE:
         return answer(content, headers=headers)
     return Response(await asyncio.to_thread(_piecewise, content), headers=dict(headers or {}), media_type="application/json")
 
 
-def _piecewise(content: Any) -> bytes:
+def _piecewise(content: object) -> bytes:
     """As `dump`, entry by entry: orjson lets no other thread run while it writes one."""
     if isinstance(content, dict):
         return b"{" + b",".join(dump(key) + b":" + _piecewise(value) for key, value in content.items()) + b"}"

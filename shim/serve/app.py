@@ -1,9 +1,8 @@
 """The application: the dialects' routes, health, metrics, reload, and what wraps them all."""
 
 import logging
-from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import Depends, FastAPI, Request, Response, params
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, StrictStr
@@ -12,7 +11,8 @@ from starlette.middleware.cors import CORSMiddleware
 
 import shim
 from shim.errors import SealportError, UsageError
-from shim.serve.answers import TRUNCATED, answer
+from shim.jsons import JsonObject
+from shim.serve.answers import TRUNCATED, Responses, answer
 from shim.serve.dialects import DIALECTS, openai, tei_bodies
 from shim.serve.direct import Direct
 from shim.serve.faults import Kind, Refusal
@@ -35,7 +35,7 @@ ERRORS = {
 }
 EXPOSED = [TRUNCATED, "retry-after"]
 NOT_COMPUTED = frozenset({"/tokenize", "/admin/reload"})  # they wait for no model
-HEADERS: dict[int, dict[str, Any]] = {
+HEADERS: dict[int, JsonObject] = {
     200: {"description": "Numbers of the texts that were cut, where there are any.", "schema": {"type": "string"}},
     401: {"description": "Bearer.", "schema": {"type": "string"}},
     429: {"description": "Seconds to wait.", "schema": {"type": "integer"}},
@@ -64,9 +64,9 @@ class Reloaded(BaseModel):
     created: str
 
 
-def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) -> dict[int | str, dict[str, Any]]:
+def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) -> Responses:
     """The OpenAPI entries of a route's answers; all of ERRORS unless some are named."""
-    entries: dict[int | str, dict[str, Any]] = {200: {"model": success}}
+    entries: Responses = {200: {"model": success}}
     if not codes and issubclass(failure, tei_bodies.Error):
         entries[200]["headers"] = {TRUNCATED: HEADERS[200]}
     for code in codes or ERRORS:
@@ -126,7 +126,7 @@ def _add_health(app: FastAPI, models: Models, metrics: Metrics) -> None:
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
 
-def _add_reload(app: FastAPI, models: Models, key: list[Any]) -> None:
+def _add_reload(app: FastAPI, models: Models, key: list[params.Depends]) -> None:
     answers = documented(Reloaded, openai.Error, 400, 401, 404, 413) | {
         403: {"model": openai.Error, "description": "The server has no admin key."},
         409: {"model": openai.Error, "description": "What lies at the path now is not served; the old one stays."},

@@ -1,13 +1,13 @@
 """A short cut to the routes that compute: the web framework's own way to them costs about as much as all else in a request."""
 
 from collections.abc import Iterable
-from typing import Any, get_type_hints
+from typing import get_type_hints
 
 from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.errors import UsageError
 from shim.serve.answers import Endpoint
@@ -24,7 +24,7 @@ class Direct:
 
     def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]):
         self.app = app
-        self.routes: dict[str, tuple[Endpoint, TypeAdapter[Any]]] = {}
+        self.routes: dict[str, tuple[Endpoint, TypeAdapter[object]]] = {}
         for route in routes:
             if isinstance(route, APIRoute) and route.methods == {"POST"}:
                 body = get_type_hints(route.endpoint, include_extras=True)["body"]
@@ -42,7 +42,7 @@ class Direct:
         except ValidationError:
             pending = [message]
 
-            async def again() -> Any:
+            async def again() -> Message:
                 return pending.pop() if pending else await receive()
 
             await self.app(scope, again, send)

@@ -7,7 +7,6 @@ import sys
 import time
 import traceback
 from contextlib import nullcontext
-from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,7 +25,7 @@ class JsonFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        line: dict[str, Any] = {
+        line: dict[str, object] = {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{int(record.msecs):03d}Z",
             "level": record.levelname.lower(),
             "message": record.getMessage(),
@@ -88,7 +87,7 @@ class Record:
             await self.app(scope, receive, send)
             return
         started, status = time.perf_counter(), GONE
-        facts: dict[str, Any] = {}
+        facts: dict[str, object] = {}
         scope[FACTS] = facts
 
         async def sending(message: Message) -> None:

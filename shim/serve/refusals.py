@@ -1,9 +1,7 @@
 """A refusal as an answer, in the shape that the clients of its route know."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from fastapi import Response
+from pydantic_core import ErrorDetails
 from starlette.types import Scope
 
 from shim.errors import UsageError
@@ -18,7 +16,7 @@ def usage_refusal(error: UsageError) -> Refusal:
     return Refusal(Kind.USAGE, str(error), error.param, error.empty)
 
 
-def invalid_refusal(error: Mapping[str, Any]) -> Refusal:
+def invalid_refusal(error: ErrorDetails) -> Refusal:
     """A body that is not what its route takes; `error` is pydantic's, or the framework's in the same form."""
     kind = error["type"]
     if kind == "json_invalid":

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-from converter.bar import Bar
 from converter.calibration import Calibration
 from converter.job import Job, Request
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.targets import load_target
+from shim.parity import Bar
 from shim.text import Tokens
 
 

@@ -48,9 +48,9 @@ class Started:
         assert self.process.wait(30) == self.code, "".join(self.lines[-5:])
 
 
-def shim(*arguments: object) -> Started:
-    """`shim serve`."""
-    return Started([sys.executable, "-m", "shim", "serve", *map(str, arguments)], stdout=subprocess.DEVNULL)
+def shim(*arguments: object, **options: Any) -> Started:
+    """`shim serve`. options: of subprocess.Popen."""
+    return Started([sys.executable, "-m", "shim", "serve", *map(str, arguments)], stdout=subprocess.DEVNULL, **options)
 
 
 class Server(Started):

@@ -27,6 +27,8 @@ SHAPES = {
     "logits": ("batch_size", 1),
     "sparse_weights": ("batch_size", "sequence_length"),
 }
+# Loaders that take outputs by number want hidden states first; fastembed takes the second where a graph pools by itself.
+FIRST = ("last_hidden_state", "sentence_embedding")
 EXTERNAL_ABOVE = 1 << 28  # bytes of weights beyond which they lie in model.onnx_data, written as a stream and memory-mapped
 
 
@@ -81,10 +83,13 @@ def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
 
 
 def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe, width: int) -> ir.Model:
-    """The recorded nodes as a model whose outputs are float32 and bear the names in `found`; width: of hidden states."""
+    """The recorded nodes as a model whose outputs, FIRST and the others, are float32 and named as in `found`.
+
+    width: of hidden states.
+    """
     results = []
-    for name, value in found.items():
-        result = ops.cast(value, np.float32)
+    for name in (*(name for name in FIRST if name in found), *(name for name in found if name not in FIRST)):
+        result = ops.cast(found[name], np.float32)
         axes: tuple[str | int, ...] = ("batch_size", "sequence_length", width)
         if name in ("sentence_embedding", PROJECTED):
             axes = ("batch_size", recipe.model.dimensions)

@@ -44,16 +44,13 @@ class IntegerOps(OnnxOps):
         shift = self.tensor(f"{name}.bias") if f"{name}.bias" in self.tensors or bias else None
         weight = self.weight(f"{name}.weight_quant", (columns, rows), np.int8, lambda: self._signed(name))
         scales = self.weight(f"{name}.weight_scales", (rows,), np.float32, lambda: [self.found[name].scales[:, 0]])
+        parts, scale = self._rounded(entry, x, columns)
         if entry.activation.mode == "tensor":
-            (codes, scale, zero), _ = self._rounded(entry, x, columns)
-            product = self._product(codes, weight, scale, scales, zero, shift, name=name)
+            product = self._product(parts, (weight, scales), shift, name)
         else:
-            parts, scale = self._rounded(entry, x, columns)
-            codes, factor, zero = parts[:3]
-            product = self._product(codes, weight, factor, scales, zero, None, name=name)
+            product = self._product(parts[:3], (weight, scales), None, name)
             if entry.activation.mode == "twice":
-                codes, factor, zero = parts[3:]
-                product = self.node("Add", product, self._product(codes, weight, factor, scales, zero, None))
+                product = self.node("Add", product, self._product(parts[3:], (weight, scales)))
             product = self.node("Mul", product, scale)
             if shift is not None:
                 product = self.node("Add", product, shift)
@@ -66,16 +63,11 @@ class IntegerOps(OnnxOps):
         self.done()
 
     def _product(
-        self,
-        codes: ir.Value,
-        weight: ir.Value,
-        scale: ir.Value,
-        scales: ir.Value,
-        zero: ir.Value,
-        shift: ir.Value | None,
-        name: str = "",
+        self, x: tuple[ir.Value, ...], weight: tuple[ir.Value, ir.Value], shift: ir.Value | None = None, name: str = ""
     ) -> ir.Value:
-        return self.node("MatMulIntegerToFloat", codes, weight, scale, scales, zero, None, shift, domain=CONTRIB, name=name)
+        """x: its codes, scale and zero point; weight: its codes and scales."""
+        (codes, scale, zero), (stored, scales) = x, weight
+        return self.node("MatMulIntegerToFloat", codes, stored, scale, scales, zero, None, shift, domain=CONTRIB, name=name)
 
     def _rounded(self, entry: Input, x: ir.Value, columns: int) -> tuple[tuple[ir.Value, ...], ir.Value | None]:
         """(codes, scale, zero) of the smoothed input, of `twice` six, and the scale of each token where it has its own.

@@ -1,7 +1,6 @@
 """shim.architectures.Ops that record an ONNX graph: standard operators (opset 21), and ORT's for quantized weights."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -44,13 +43,10 @@ class OnnxOps(Recorder):
         if scheme.bits in tables.BITS:
             return tables.gather(self, name, scheme, ids)
         codes, scales, zeros = self.quantized(name, scheme, self.checkpoint.tensors[f"{name}.weight"].shape)
-        attributes: dict[str, Any] = {
-            "bits": scheme.bits,
-            "block_size": scheme.group_size,
-            "gather_axis": 0,
-            "quantize_axis": 1,
-        }
-        return self.node("GatherBlockQuantized", codes, ids, scales, zeros, domain=CONTRIB, **attributes)
+        parts, bits, size = (codes, ids, scales, zeros), scheme.bits, scheme.group_size
+        return self.node(
+            "GatherBlockQuantized", *parts, domain=CONTRIB, bits=bits, block_size=size, gather_axis=0, quantize_axis=1
+        )
 
     def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
         scheme = self.codes.plan.get(name)
@@ -60,8 +56,8 @@ class OnnxOps(Recorder):
         else:
             blocks = columns // scheme.group_size
             codes, scales, zeros = self.quantized(name, scheme, (rows, blocks, scheme.group_size))
-            attributes: dict[str, Any] = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.group_size}
-            product = self.node("MatMulNBits", x, codes, scales, zeros, domain=CONTRIB, name=name, **attributes)
+            parts, bits, size = (x, codes, scales, zeros), scheme.bits, scheme.group_size
+            product = self.node("MatMulNBits", *parts, domain=CONTRIB, name=name, K=columns, N=rows, bits=bits, block_size=size)
         if bias:
             product = self.node("Add", product, self.tensor(f"{name}.bias"))
         self.sizes[product.name] = (rows,)

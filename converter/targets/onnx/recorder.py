@@ -1,10 +1,11 @@
 """Recording an ONNX graph: nodes, inputs, and weights that are read from the checkpoint only when the file is written."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import BinaryIO
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import ArrayLike
 
 from converter.candidate import PlanCodes
 from converter.quantize.grid import Codes, Scheme
@@ -32,17 +33,23 @@ class Recorder:
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.inputs: dict[str, ir.Value] = {}
-        self.made: dict[Any, ir.Value] = {}  # what every layer shares
+        self.made: dict[object, ir.Value] = {}  # what every layer shares
         self.wide: set[str] = set()  # values that are float32 in a float16 graph
         self.sizes: dict[str, tuple[int, ...]] = {}  # (width,) of what `linear` gave, (heads, d) once it is split
         self.count = 0
 
-    def node(self, kind: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: Any) -> ir.Value:
+    def node(self, kind: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: object) -> ir.Value:
         """Append a node with one output and return that."""
         return self._append(kind, inputs, attributes, 1, domain, name)[0]
 
     def _append(
-        self, kind: str, inputs: Any, attributes: dict[str, Any], outputs: int, domain: str = "", name: str = ""
+        self,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: dict[str, object],
+        outputs: int,
+        domain: str = "",
+        name: str = "",
     ) -> list[ir.Value]:
         name = name or f"{kind}_{self.count}"
         node = ir.node(kind, inputs, attributes or None, domain=domain, num_outputs=outputs, name=name)
@@ -67,7 +74,7 @@ class Recorder:
             self.initializers[name] = ir.Value(name=name, shape=dims, type=ir.TensorType(kind), const_value=tensor)
         return self.initializers[name]
 
-    def constant(self, value: Any, dtype: type = np.int64) -> ir.Value:
+    def constant(self, value: ArrayLike, dtype: type = np.int64) -> ir.Value:
         """A small constant, shared by all who use the same value."""
         array: np.ndarray = np.asarray(value, dtype)
         return self.weight(f"{array.dtype}_{array.tolist()}".replace(" ", ""), array.shape, dtype, lambda: [array])

@@ -1,10 +1,11 @@
 """One file per client dialect: what its requests and answers look like."""
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from fastapi import APIRouter
 
+from shim.jsons import JsonObject
+from shim.serve.answers import Documented
 from shim.serve.dialects import openai, rerank, tei
 from shim.serve.faults import Refusal
 from shim.serve.models import Models
@@ -15,10 +16,10 @@ class Dialect(Protocol):
 
     PATHS: frozenset[str]  # where its clients read errors
 
-    def error(self, refusal: Refusal) -> dict[str, Any]:
+    def error(self, refusal: Refusal) -> JsonObject:
         """The body of an answer that is no success."""
 
-    def router(self, models: Models, documented: Callable[..., Any]) -> APIRouter:
+    def router(self, models: Models, documented: Documented) -> APIRouter:
         """Its routes; `documented(success, failure)` gives the OpenAPI entries of their answers."""
 
 

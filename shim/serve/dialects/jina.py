@@ -4,7 +4,7 @@ Source: the public API reference, https://api.jina.ai/docs.
 """
 
 import base64
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictStr
@@ -56,7 +56,7 @@ class JinaFields(BaseModel):
         )
 
 
-def pack(vector: np.ndarray, kind: str) -> Any:
+def pack(vector: np.ndarray, kind: str) -> np.ndarray | str:
     """A vector (d,) float32 as an EmbeddingType; `float` stays a numpy row, which the JSON encoder writes itself."""
     if kind == "float":
         return vector

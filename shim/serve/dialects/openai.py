@@ -3,17 +3,18 @@
 Source: the public API reference, https://platform.openai.com/docs/api-reference/embeddings.
 """
 
-from collections.abc import Callable
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic.config import JsonDict
 
 from shim.errors import UsageError
+from shim.jsons import JsonObject
 from shim.model import Model
 from shim.results import Embeddings
-from shim.serve.answers import answer, endpoint, large, note
+from shim.serve.answers import Documented, answer, endpoint, large, note
 from shim.serve.dialects.jina import JinaFields, pack
 from shim.serve.faults import Kind, Refusal
 from shim.serve.models import Models
@@ -22,7 +23,7 @@ TEXTS = {"anyOf": [
     {"type": "string", "minLength": 1},
     {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
 ]}  # fmt: skip
-EXAMPLE: dict[str, Any] = {"model": "all-minilm-l6-v2", "input": ["Hello"]}
+EXAMPLE: JsonDict = {"model": "all-minilm-l6-v2", "input": ["Hello"]}
 PATHS = frozenset({"/v1/embeddings", "/v1/models"})
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 CODES = {Kind.KEY: "invalid_api_key", Kind.NO_MODEL: "model_not_found"}
@@ -34,7 +35,7 @@ class EmbeddingsRequest(JinaFields):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"example": EXAMPLE})
 
     model: StrictStr = Field(description="Name of a served artifact, or of its recipe.")
-    input: Annotated[Any, Field(description='A string, or a list of strings or of {"text": …}.', json_schema_extra=TEXTS)]
+    input: Annotated[object, Field(description='A string, or a list of strings or of {"text": …}.', json_schema_extra=TEXTS)]
     dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
     encoding_format: Literal["float", "base64"] | None = None
     user: StrictStr | None = None
@@ -81,6 +82,8 @@ class ServedModel(BaseModel):
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    repository: str | None = Field(description="The repository of the hub that it is from, where it is.")
+    revision: str | None = Field(description="The commit of that repository.")
     task: str
     dimensions: int
     max_tokens: int
@@ -123,7 +126,7 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-def texts_of(value: Any) -> Any:
+def texts_of(value: object) -> object:
     """A string or a list as a list, each {"text": …} as its text. Raises UsageError for token ids."""
     values = [value] if isinstance(value, str) else value
     if isinstance(values, list):
@@ -134,8 +137,8 @@ def texts_of(value: Any) -> Any:
     return values
 
 
-def response(model: str, out: Embeddings, kind: str) -> dict[str, Any]:
-    """An EmbeddingsResponse as plain values."""
+def response(model: str, out: Embeddings, kind: str) -> dict[str, object]:
+    """An EmbeddingsResponse as plain values and numpy rows."""
     data = []
     for index, row in enumerate(out.dense):
         item = {"object": "embedding", "index": index, "embedding": pack(row, kind), "truncated": out.truncated[index]}
@@ -148,14 +151,14 @@ def response(model: str, out: Embeddings, kind: str) -> dict[str, Any]:
     return {"object": "list", "model": model, "data": data, "usage": {"prompt_tokens": total, "total_tokens": total}}
 
 
-def error(refusal: Refusal) -> dict[str, Any]:
+def error(refusal: Refusal) -> JsonObject:
     """An Error as plain values."""
     kind = "server_error" if refusal.status >= 500 else TYPES.get(refusal.status, "invalid_request_error")
     param = "input" if refusal.param == "texts" else refusal.param
     return {"error": {"message": refusal.message, "type": kind, "param": param, "code": CODES.get(refusal.kind)}}
 
 
-def describe(model: Model) -> dict[str, Any]:
+def describe(model: Model) -> JsonObject:
     """A ServedModel as plain values."""
     created = int(datetime.fromisoformat(model.manifest.created).timestamp())
     return {"id": model.name, "object": "model", "created": created, "owned_by": "sealport", **model.info()}
@@ -170,7 +173,7 @@ async def embeddings(models: Models, body: EmbeddingsRequest, request: Request) 
     return await large(content, out.dense.size + sum(vectors.size for vectors in out.colbert or ()))
 
 
-def router(models: Models, documented: Callable[..., Any]) -> APIRouter:
+def router(models: Models, documented: Documented) -> APIRouter:
     """See Dialect."""
     routes = APIRouter(tags=["OpenAI and Jina"])
 

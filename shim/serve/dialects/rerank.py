@@ -4,14 +4,15 @@ Sources: the public API references, https://docs.cohere.com/reference/rerank and
 """
 
 import uuid
-from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, StrictBool, StrictInt, StrictStr, Tag
+from pydantic.config import JsonDict
 
 from shim.errors import UsageError
-from shim.serve.answers import answer, endpoint, note
+from shim.jsons import JsonObject
+from shim.serve.answers import Documented, answer, endpoint, note
 from shim.serve.dialects import tei, tei_bodies
 from shim.serve.faults import Refusal
 from shim.serve.models import Models
@@ -19,8 +20,11 @@ from shim.serve.served_model import ServedModel
 
 PATHS = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
 TAGS = frozenset({"cohere", "tei"})  # of the bodies of PATHS
-DOCUMENTS = ["The ferry leaves at nine.", "Soup."]
-EXAMPLE: dict[str, Any] = {"model": "bge-reranker-v2-m3", "query": "When does it leave?", "documents": DOCUMENTS}
+EXAMPLE: JsonDict = {
+    "model": "bge-reranker-v2-m3",
+    "query": "When does it leave?",
+    "documents": ["The ferry leaves at nine.", "Soup."],
+}
 
 PROMPT_NAME = Field(None, description="Refused, with the reason.")
 
@@ -70,7 +74,7 @@ class RerankResponse(BaseModel):
     model: str
     results: list[RankedDocument]
     usage: Usage
-    meta: dict[str, Any]
+    meta: dict[str, object]
 
 
 class RerankTextsRequest(tei_bodies.Truncation):
@@ -101,7 +105,7 @@ class RerankError(tei_bodies.Error):
     message: str
 
 
-def dialect_of(body: Any) -> str:
+def dialect_of(body: object) -> str:
     """`texts` in place of `documents` is TEI's."""
     return "tei" if isinstance(body, dict) and "texts" in body and "documents" not in body else "cohere"
 
@@ -113,7 +117,7 @@ RerankBody = Annotated[
 ]
 
 
-def error(refusal: Refusal) -> dict[str, Any]:
+def error(refusal: Refusal) -> JsonObject:
     """A RerankError as plain values."""
     return {"message": refusal.message} | tei.error(refusal)
 
@@ -128,7 +132,7 @@ async def rerank(models: Models, body: RerankBody, request: Request) -> Response
     texts = [item if isinstance(item, str) else item.text for item in body.documents]
     ranked = await served.rerank(body.query, texts, body.instruction, body.truncate is not False)
     note(request, served, [item.tokens for item in ranked], [item.truncated for item in ranked])
-    results: list[dict[str, Any]] = []
+    results: list[JsonObject] = []
     for item in ranked[: body.top_n]:
         score = item.logit if body.raw_scores else item.score
         results.append({"index": item.index, "relevance_score": score, "truncated": item.truncated})
@@ -149,7 +153,7 @@ async def _rerank_texts(served: ServedModel, body: RerankTextsRequest, request: 
     ranked = await served.rerank(body.query, body.texts, None, body.truncate is not False, body.side)
     truncated = [item.truncated for item in sorted(ranked, key=lambda item: item.index)]
     note(request, served, [item.tokens for item in ranked], truncated)
-    content: list[dict[str, Any]] = []
+    content: list[JsonObject] = []
     for item in ranked:
         content.append({"index": item.index, "score": item.logit if body.raw_scores else item.score})
         if body.return_text:
@@ -157,7 +161,7 @@ async def _rerank_texts(served: ServedModel, body: RerankTextsRequest, request: 
     return answer(content, headers=tei.truncated_header(truncated))
 
 
-def router(models: Models, documented: Callable[..., Any]) -> APIRouter:
+def router(models: Models, documented: Documented) -> APIRouter:
     """See Dialect."""
     routes = APIRouter(tags=["text-embeddings-inference", "Cohere and Jina"])
     for path in sorted(PATHS):

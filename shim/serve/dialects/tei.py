@@ -3,16 +3,16 @@
 Source: the OpenAPI of https://github.com/huggingface/text-embeddings-inference.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
 import shim
+from shim.jsons import JsonObject
 from shim.prompts import prompt_of
-from shim.serve.answers import TRUNCATED, answer, endpoint, large, note
+from shim.serve.answers import TRUNCATED, Documented, answer, endpoint, large, note
 from shim.serve.dialects import tei_bodies as bodies
 from shim.serve.dialects.openai import texts_of
 from shim.serve.faults import Refusal
@@ -24,7 +24,7 @@ SHOWN = 200  # texts named in the header TRUNCATED, so that it stays one that pr
 TYPES = {429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
 
 
-def error(refusal: Refusal) -> dict[str, Any]:
+def error(refusal: Refusal) -> JsonObject:
     """An Error as plain values."""
     kind = "Empty" if refusal.empty else TYPES.get(refusal.status, "Validation")
     return {"error": refusal.message, "error_type": kind}
@@ -98,7 +98,7 @@ POSTS = (
 )
 
 
-def router(models: Models, documented: Callable[..., Any]) -> APIRouter:
+def router(models: Models, documented: Documented) -> APIRouter:
     """See Dialect."""
     routes = APIRouter(tags=["text-embeddings-inference"])
     for path, work, success in POSTS:
@@ -108,7 +108,7 @@ def router(models: Models, documented: Callable[..., Any]) -> APIRouter:
     async def info() -> Response:
         """The first model, and the limits of this server."""
         model, settings = next(iter(models.by_name.values())).model, models.settings
-        kind: dict[str, Any] = {"embedding": {"pooling": model.manifest.model.pooling}}
+        kind: JsonObject = {"embedding": {"pooling": model.manifest.model.pooling}}
         if model.task == "rerank":
             kind = {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
         return answer({

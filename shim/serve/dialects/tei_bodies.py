@@ -1,6 +1,6 @@
 """What the requests and answers of text-embeddings-inference look like; the source is named in tei.py."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
 
@@ -27,7 +27,7 @@ class Truncation(BaseModel):
 class Prompted(Truncation):
     """A request of texts, behind the prompt of a name."""
 
-    inputs: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
+    inputs: Annotated[object, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
     prompt_name: StrictStr | None = Field(
         None, description="A prompt of the checkpoint; query, passage, document; or a task such as retrieval.query."
     )
@@ -84,7 +84,7 @@ class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
 
     model: StrictStr | None = Field(None, description="Name of a served artifact; else the first embedder, or the first.")
-    inputs: Annotated[Any, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
+    inputs: Annotated[object, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
     add_special_tokens: StrictBool | None = None
     prompt_name: StrictStr | None = None
 
@@ -132,7 +132,7 @@ class Info(BaseModel):
     model_id: str
     model_sha: str | None
     model_dtype: str
-    model_type: dict[str, Any]
+    model_type: dict[str, object]
     max_concurrent_requests: int
     max_input_length: int
     max_batch_tokens: int

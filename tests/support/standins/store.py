@@ -13,7 +13,7 @@ from converter import cache
 from support.standins import catalog
 from support.standins import full as full_size
 
-VERSION = 2  # of what is made: those of another version are not used; raise it when tests/support/standins makes something else
+VERSION = 3  # of what is made: those of another version are not used; raise it when tests/support/standins makes something else
 HUB = Path(__file__).resolve().parents[4] / "shared/hub"
 
 
@@ -32,11 +32,7 @@ def stored(name: str, size: str, out: Path | None = None) -> Path:
             raise FileNotFoundError(f"{hub} is missing: the full size takes the real repository's files from it")
         key = f"{VERSION}-{digest_of(sorted(path for path in hub.rglob('*') if path.is_file()))}"
         build = full(name, hub)
-    place = out or folder / f"{name}-{key}"
-    if place.exists():
-        return place
-    with locked(folder):
-        return made(place, build)
+    return made(out or folder / f"{name}-{key}", build)
 
 
 def progress(message: str) -> None:
@@ -54,16 +50,20 @@ def digest_of(paths: list[Path]) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One builder at a time: a second one finds what the first has made, and would only slow it down."""
-    with (folder / "lock").open("w") as file:
+def locked(place: Path) -> Iterator[None]:
+    """One builder of a place at a time: a second one finds what the first has made."""
+    with (cache.folder().resolve() / "standin" / f"{place.name}.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def made(place: Path, build: Callable[[Path], None]) -> Path:
     """`place`, after `build` has filled it unless it is there: built under another name, renamed once complete."""
-    if not place.exists():
+    if place.exists():
+        return place
+    with locked(place):
+        if place.exists():
+            return place
         begun, building = time.monotonic(), place.with_name(f".{place.name}.building")
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)

@@ -1,0 +1,1 @@
+"""Commands of `convert` with files of their own; the others are in cli.py."""

@@ -1,0 +1,160 @@
+"""The verdict of an artifact: the figures that were measured, and the bar that they are held to."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+
+PARITY_TARGET = 0.999
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Cosines of texts with the original: the worst, the first percentile, the mean."""
+
+    worst: float
+    p01: float
+    mean: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Spread):
+    """What was measured of one head; None for what a head does not have.
+
+    worst_text: its id. by_language: the worst of each. by_dimensions: the worst when vectors are cut to so many. centred: after
+    the original's mean is subtracted. neighbours: share of the nearest that agree. reference_pairwise: mean cosine of the
+    original's texts with each other. probability: the greatest change. kendall: tau, `worst` and `mean`. top1: share of queries
+    whose best document is the same. reference_spread: mean standard deviation of the original's logits.
+    """
+
+    worst_text: str
+    by_language: dict[str, float]
+    by_dimensions: dict[str, float] | None = None
+    centred: Spread | None = None
+    neighbours: float | None = None
+    reference_pairwise: float | None = None
+    probability: float | None = None
+    kendall: dict[str, float] | None = None
+    top1: float | None = None
+    reference_spread: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Witness:
+    """The upstream library that reads the original as we do.
+
+    texts: whose outputs were compared, `tokens_of`: whose tokens. worst: |ours - theirs| / |theirs|, at most `tolerance`.
+    given: what it was told of ours, as the original's files do not say it.
+    """
+
+    library: str
+    version: str
+    texts: int
+    tokens_of: int
+    worst: float
+    tolerance: float
+    given: dict[str, object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackedKernels:
+    """The worst cosine of the kernels that a GPU uses with those that were verified."""
+
+    texts: int
+    kernels: str | None = None
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """A figure of a task, from -1 to 1, of the original and of the artifact on the same data set.
+
+    difference: the artifact's less the original's; it is from `low` to `high` with 95 % confidence. n: pairs or queries.
+    """
+
+    set: str
+    metric: str
+    original: float
+    artifact: float
+    difference: float
+    low: float
+    high: float
+    n: int
+
+
+class WorstAndMean(Protocol):
+    """Cosines or errors of texts, of which either counts."""
+
+    @property
+    def worst(self) -> float: ...
+    @property
+    def mean(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A cosine, and what must reach it: the `worst` text of every head, or the `mean` of its texts."""
+
+    cosine: float = PARITY_TARGET
+    on: Literal["worst", "mean"] = "worst"
+
+    @property
+    def allowed(self) -> float:
+        """The greatest 1 - cosine that passes."""
+        return 1 - self.cosine
+
+    def figure(self, head: WorstAndMean) -> float:
+        """The one that counts of a head's figures, or of errors."""
+        return head.worst if self.on == "worst" else head.mean
+
+    def passes(self, heads: Mapping[str, WorstAndMean]) -> bool:
+        """Whether every head reaches the bar; False where there is none. heads: their figures, by name."""
+        return bool(heads) and all(self.figure(head) >= self.cosine for head in heads.values())
+
+    def loss_of(self, heads: Mapping[str, WorstAndMean]) -> float:
+        """The 1 - cosine of the head that is farthest off; heads: their figures, by name."""
+        return 1 - min(self.figure(head) for head in heads.values())
+
+    def loss(self, losses: np.ndarray) -> float:
+        """The 1 - cosine that counts; losses: (texts,) of each text, or (heads, texts), of which the worst head counts."""
+        return float((losses if self.on == "worst" else losses.mean(axis=-1)).max())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """`parity` of the manifest. What is None is not in the file: of an artifact that was not measured, all but the first three.
+
+    target, on: see Bar. texts: how many, of rerankers pairs. kernels: which the runtime multiplied with. notes: what to know
+    before trusting the figures. corpus_sha256: of the file of texts. evaluation: what `convert eval` found.
+    """
+
+    verdict: Literal["pass", "fail", "unverified"]
+    target: float | None = None
+    on: Literal["worst", "mean"] | None = None
+    texts: int | None = None
+    runtime: str | None = None
+    device: str | None = None
+    kernels: str | None = None
+    heads: dict[str, Figures] | None = None
+    notes: list[str] | None = None
+    witness: Witness | None = None
+    packed_kernels: PackedKernels | None = None
+    corpus_sha256: str | None = None
+    evaluation: list[Evaluation] | None = None
+
+    @property
+    def bar(self) -> Bar:
+        """What the artifact was held to."""
+        return Bar(PARITY_TARGET if self.target is None else self.target, self.on or "worst")
+
+    @property
+    def worst(self) -> dict[str, float]:
+        """The cosine of each head's worst text."""
+        return {name: head.worst for name, head in (self.heads or {}).items()}
+
+    @property
+    def promised(self) -> float:
+        """The cosine that every text has: the target, or where only the mean must reach it, the worst, rounded down."""
+        return self.bar.cosine if self.bar.on == "worst" else math.floor(1e4 * min(self.worst.values())) / 1e4
