@@ -11,19 +11,12 @@ import shim
 from converter import pipeline, show
 from converter.commands.convert_all import convert_all
 from converter.commands.evaluate import evaluate
-from converter.commands.options import (
-    accept_option,
-    corpus_option,
-    json_option,
-    out_option,
-    path_argument,
-    source_option,
-)
+from converter.commands.options import accept_option, corpus_option, json_option, out_option, path_argument, source_option
+from converter.commands.publish import publish
 from converter.inventory import inventory, supported
 from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
-from converter.publish.command import publish
 from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
 from shim.artifact import Manifest, Record

@@ -3,6 +3,7 @@
 import difflib
 import re
 from collections.abc import Collection
+from typing import TypedDict
 
 from shim.artifact import Manifest
 from shim.errors import UsageError
@@ -22,6 +23,21 @@ IDS = frozenset(_IDS.split())
 OTHER, UNKNOWN = "other", "unknown"  # of IDS: one that has a name of its own; one that nobody states
 RESEARCH = ("apple-amlr", "deepfloyd-if-license")  # of IDS: no commercial use, which the name does not say
 COMMONS = re.compile(r"cc-(by(?:-nc)?(?:-nd|-sa)?)-(\d\.\d)")
+
+
+class Terms(TypedDict, total=False):
+    """What a manifest's `source` says of a license besides its name, where there is something to say."""
+
+    license_link: str
+    non_commercial: bool
+
+
+def terms(license: str, link: str) -> Terms:
+    """See Terms; link: "" where there is none."""
+    found = Terms(license_link=link) if link else Terms()
+    if non_commercial(license):
+        found["non_commercial"] = True
+    return found
 
 
 def non_commercial(license: str) -> bool:

@@ -15,11 +15,11 @@ import numpy as np
 import shim
 from converter import companions, corpus, licenses
 from converter.candidate import Candidate, Judged
+from converter.card import markdown
 from converter.evaluation.compare import compare
 from converter.evaluation.sets import gather
 from converter.job import Job, Request, resolve, settings
 from converter.proof.measure import Cosines, Progress, check_queries, measure, prepare
-from converter.publish import card
 from converter.recipe import Recipe, Source
 from converter.source.checkpoint import Checkpoint, described
 from converter.source.open import open_source
@@ -27,12 +27,13 @@ from converter.source.settle import SETTLED
 from converter.staging import empty, staged
 from converter.strategy import strategy
 from shim import artifact
-from shim.artifact import File, Manifest, Quantization, Stored
+from shim.artifact import File, Manifest, Origin, Quantization, Stored
 from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
 from shim.parity import Evaluation, Parity, Witness
 
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
-RECORD, COSINES = "quantization.json", "cosines.json"
+RECORD = "quantization.json"
+COSINES = "cosines.json"
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -56,8 +57,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             if request.verified:
                 parity, cosines = measure(directory, manifest, job.checkpoint, job.verification, progress)
                 parity = dataclasses.replace(parity, witness=witness, corpus_sha256=job.corpus_sha256)
-                manifest = _sealed(directory, dataclasses.replace(manifest, parity=parity), cosines)
-            (directory / "README.md").write_text(card.of_artifact(manifest), encoding="utf-8")
+                manifest = _keep(directory, dataclasses.replace(manifest, parity=parity), cosines)
+            (directory / "README.md").write_text(markdown.of_artifact(manifest), encoding="utf-8")
             heads = manifest.parity.heads
             return Judged(manifest.verdict == "pass", job.bar.loss_of(heads)) if heads else None
 
@@ -86,19 +87,17 @@ def verify(
     witness = prepare(checkpoint, manifest.task, texts, progress)
     parity, cosines = measure(directory, manifest, checkpoint, texts, progress)
     kept = manifest.parity.evaluation  # the files are those that it was measured on
+    origin = Origin(repo=manifest.source["repo"], revision=manifest.source["revision"])
     measured = dataclasses.replace(
         manifest,
         schema=artifact.SCHEMA,
-        source={
-            **manifest.source,
-            **described(checkpoint),
-            "repo": manifest.source["repo"],
-            "revision": manifest.source["revision"],
-        },
+        source={**manifest.source, **described(checkpoint), **origin},
         model=checkpoint.spec,
         parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest, evaluation=kept),
     )
-    return measured if corpus_file else _seal_again(directory, manifest, measured, cosines)
+    if corpus_file is None:
+        _seal_again(directory, manifest, measured, cosines)
+    return measured
 
 
 def evaluate(
@@ -145,33 +144,20 @@ def _check_writable(directory: Path) -> None:
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
 
 
-def _seal_again(directory: Path, before: Manifest, after: Manifest, cosines: Cosines | None = None) -> Manifest:
-    """Write the manifest, and the model card where it is ours; a user's own stays. cosines: where they were measured again.
+def _seal_again(directory: Path, before: Manifest, after: Manifest, cosines: Cosines | None = None) -> None:
+    """Write the manifest, new cosines, and the model card where it is ours; a user's own stays.
 
     Raises IntegrityError where the artifact is not the one any more that was measured.
     """
     if artifact.read(directory) != before:
         raise IntegrityError(f"{directory} was changed meanwhile; nothing was recorded")
-    after = _sealed(directory, after, cosines)
+    if cosines is None:
+        artifact.write(directory, after)
+    else:
+        after = _keep(directory, after, cosines)
     shown = directory / "README.md"
-    if shown.exists() and shown.read_text(encoding="utf-8") == card.of_artifact(before):
-        shown.write_text(card.of_artifact(after), encoding="utf-8")
-    return after
-
-
-def _sealed(directory: Path, manifest: Manifest, cosines: Cosines | None) -> Manifest:
-    """The manifest, written, with that of the cosines among its files; the two take their names one right after the other."""
-    if cosines is not None:
-        beside, path = directory / f".{COSINES}", directory / COSINES
-        try:
-            beside.write_text(json.dumps(cosines, allow_nan=False, separators=(",", ":")) + "\n", encoding="utf-8")
-            entry = File(sha256=artifact.hash_file(beside), size=beside.stat().st_size)
-            manifest = dataclasses.replace(manifest, files=dict(sorted({**manifest.files, COSINES: entry}.items())))
-            beside.replace(path)
-        except OSError as error:
-            raise SourceError(f"{path}: cannot be written ({error.strerror})") from None
-    artifact.write(directory, manifest)
-    return manifest
+    if shown.exists() and shown.read_text(encoding="utf-8") == markdown.of_artifact(before):
+        shown.write_text(markdown.of_artifact(after), encoding="utf-8")
 
 
 def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:
@@ -203,7 +189,12 @@ def _seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
         quantization=_quantization(job, candidate, directory),
         files=artifact.hash_files(directory),
         parity=Parity(verdict="unverified", target=job.bar.cosine, on=job.bar.on),
-        tool={"version": shim.__version__, "packages": _packages(), "settings": settings(job.request), "command": job.command},
+        tool={
+            "version": shim.__version__,
+            "packages": _packages(),
+            "settings": settings(job.request),
+            "command": job.command,
+        },
         license=job.recipe.license,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -211,16 +202,27 @@ def _seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
     return manifest
 
 
+def _keep(directory: Path, manifest: Manifest, cosines: Cosines) -> Manifest:
+    """Write the cosines, and the manifest that lists them; the two take their names one right after the other."""
+    content = json.dumps(cosines, allow_nan=False, separators=(",", ":")) + "\n"
+    beside, path = directory / f".{COSINES}", directory / COSINES
+    try:
+        beside.write_text(content, encoding="utf-8")
+        entry = File(sha256=artifact.hash_file(beside), size=beside.stat().st_size)
+        manifest = dataclasses.replace(manifest, files=dict(sorted({**manifest.files, COSINES: entry}.items())))
+        beside.replace(path)
+    except OSError as error:
+        raise SourceError(f"{path}: cannot be written ({error.strerror})") from None
+    artifact.write(directory, manifest)
+    return manifest
+
+
 def _source(job: Job) -> artifact.Source:
     """What the manifest records of the original: its files, its license, and the repository that a package stands for."""
     recipe, found = job.recipe, described(job.checkpoint)
-    if recipe.license_link:
-        found["license_link"] = recipe.license_link
-    if licenses.non_commercial(recipe.license):
-        found["non_commercial"] = True
     if found["repo"] == f"pkg:{recipe.source.package}":
         found["base_model"] = recipe.source.repo
-    return found
+    return {**found, **licenses.terms(recipe.license, recipe.license_link)}
 
 
 def _quantization(job: Job, candidate: Candidate, directory: Path) -> Quantization:

@@ -32,18 +32,17 @@ class Origin(TypedDict):
 class Source(Origin):
     """The original: its files; which of them says what; what the recipe says otherwise, and why.
 
-    license_link: an address, or a file of the original's. base_model: the hub's repository that a package stands for.
-    language, pipeline_tag: of its model card.
+    language, pipeline_tag: of its model card. base_model: the repository that a package or a folder stands for.
     """
 
     files: dict[str, File]
     facts: NotRequired[dict[str, str]]
     overrides: NotRequired[dict[str, str]]
+    language: NotRequired[list[str]]
+    pipeline_tag: NotRequired[str]
     license_link: NotRequired[str]
     non_commercial: NotRequired[bool]
     base_model: NotRequired[str]
-    language: NotRequired[list[str]]
-    pipeline_tag: NotRequired[str]
 
 
 class Stored(TypedDict):
@@ -97,12 +96,12 @@ class Settings(TypedDict):
 
 
 class Tool(TypedDict):
-    """What made the artifact; command: the one to make it again, files and folders by their names only."""
+    """What made the artifact; command: what makes the same again."""
 
     version: str
     packages: dict[str, str]
-    command: NotRequired[str]
     settings: NotRequired[Settings]
+    command: NotRequired[str]
 
 
 @dataclass(frozen=True)

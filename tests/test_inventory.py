@@ -101,7 +101,7 @@ def test_what_the_hubs_cache_holds_is_listed(tiny_artifact: Path, tmp_path: Path
 def test_of_a_published_repository_each_precision_that_is_here_is_listed(tiny_artifact: Path, tmp_path: Path) -> None:
     """From the hub's cache, and from where `shim pull` lays one precision."""
     manifest, files = published(tiny_artifact, "bge-m3")
-    absent = manifest | {"bits": 8, "files": manifest["files"] | {"onnx/model_quantized.onnx": {"sha256": "0", "size": 5}}}
+    absent = manifest | {"bits": 8, "files": manifest["files"] | {"onnx/model_quantized.onnx": {"sha256": "0" * 64, "size": 5}}}
     absent["files"].pop("onnx/model.onnx")
     repository = {"schema": 3, "name": "m3-onnx", "default": "8bit", "files": {}}
     text = json.dumps(repository | {"precisions": {"32bit": manifest, "8bit": absent}})

@@ -113,7 +113,7 @@ def test_where_rounding_falls_short_smaller_groups_are_tried(
 ) -> None:
     real, tried = pipeline.measure, []
 
-    def failing(directory: Path, manifest: Manifest, *rest: Any) -> tuple[Parity, measure.Cosines]:
+    def failing(directory: Path, manifest: Manifest, *rest: Any) -> tuple[Parity, Any]:
         sizes = {entry["group_size"] for entry in manifest.quantization["tensors"].values()}
         tried.append(sizes)
         (parity, cosines), worst = real(directory, manifest, *rest), 0.99 if 64 in sizes else 0.9995

@@ -25,7 +25,7 @@ from shim.errors import IntegrityError, UsageError
 
 TEXTS = ["A short line.", "двенадцать месяцев", "天气很好", "copper and iron " * 60]
 GRAPHS = {32: "model.onnx", 16: "model_fp16.onnx", 8: "model_quantized.onnx", 4: "model_q4.onnx"}
-PICTURES = ["assets/cosines.svg", "assets/parity.svg"]
+PICTURES = {"assets/cosines.svg", "assets/parity.svg"}  # of several precisions
 
 
 def built(folder: Path, *paths: Path) -> Repository:
@@ -50,7 +50,7 @@ def test_precisions_share_a_repository_and_each_gives_the_vectors_of_its_artifac
     manifest = json.loads((folder / "artifact.json").read_text())
     assert (manifest["schema"], manifest["name"], manifest["default"]) == (3, "tiny-onnx", "8bit")
     assert list(manifest["precisions"]) == ["32bit", "16bit", "8bit", "4bit"]
-    assert list(manifest["files"]) == PICTURES
+    assert manifest["files"].keys() == PICTURES
     listed = {name: entry for each in manifest["precisions"].values() for name, entry in each["files"].items()}
     listed |= manifest["files"]
     assert contents(folder).keys() == listed.keys() | {"README.md", "artifact.json"}
@@ -71,7 +71,7 @@ def test_transformers_js_is_told_which_graphs_have_a_file_of_data(precisions: Pr
     plain = json.loads((precisions(8) / "config.json").read_text())
     whole = built(tmp_path / "none", precisions(8), precisions(16))
     assert (tmp_path / "none/config.json").read_bytes() == (precisions(8) / "config.json").read_bytes()
-    assert list(whole.files) == ["onnx/model.onnx", *PICTURES]
+    assert whole.files.keys() == {"onnx/model.onnx", *PICTURES}
     assert whole.files["onnx/model.onnx"]["sha256"] == artifact.hash_file(precisions(16) / "onnx/model.onnx")
     built(tmp_path / "some", precisions(8, "data"), precisions(16))
     config = json.loads((tmp_path / "some/config.json").read_text())
@@ -88,7 +88,7 @@ def test_the_most_exact_graph_has_the_name_that_loaders_look_for(precisions: Pre
     folder = tmp_path / "repository"
     whole = built(folder, precisions(8, kind), precisions(16, kind))
     names = ["onnx/model.onnx", "onnx/model.onnx_data"] if kind == "data" else ["onnx/model.onnx"]
-    assert list(whole.files) == [*names, *PICTURES]
+    assert whole.files.keys() == {*names, *PICTURES}
     tokens = np.array([[102, 110, 103]])
     feed = {"input_ids": tokens, "attention_mask": np.ones_like(tokens), "token_type_ids": np.zeros_like(tokens)}
     vectors = [

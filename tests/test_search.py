@@ -12,7 +12,6 @@ import pytest
 import shim
 from converter import cache, pipeline, recipe
 from converter.calibration import Calibration
-from converter.proof.measure import Cosines
 from converter.quantize import sensitivity
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
@@ -122,7 +121,7 @@ def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request,
     measured = iter([0.9, 0.95, 0.92, 0.93, 0.94, 0.95])
     real, sizes = pipeline.measure, []
 
-    def measure(directory: Path, *rest: Any) -> tuple[Parity, Cosines]:
+    def measure(directory: Path, *rest: Any) -> tuple[Parity, Any]:
         report, cosines = real(directory, *rest)
         sizes.append(sum(path.stat().st_size for path in directory.glob("*.safetensors")))
         return short_of(report, next(measured)), cosines
@@ -140,12 +139,10 @@ def test_the_widest_codes_are_not_tried_where_the_texts_that_judge_rule_them_out
 ) -> None:
     real, tried = pipeline.measure, []
 
-    def measure(directory: Path, manifest: Manifest, *rest: Any) -> tuple[Parity, Cosines]:
+    def measure(directory: Path, manifest: Manifest, *rest: Any) -> tuple[Parity, Any]:
         report, cosines = real(directory, manifest, *rest)
         tried.append(manifest.quantization["tensors"])
-        if len(tried) > 1:
-            return report, cosines
-        return short_of(report, 0.9), cosines
+        return (report if len(tried) > 1 else short_of(report, 0.9)), cosines
 
     monkeypatch.setattr(pipeline, "measure", measure)
     assert made(request_, bits=4)[1].verdict == "pass"

@@ -58,9 +58,7 @@ def convert_all(models: tuple[str, ...], to: str, bits: str | None, org: str | N
             entries.append(entry)
         for artifacts in _repositories(entries) if org else ():
             with StageProgress(quiet=as_json) as progress:
-                published.append(
-                    _publish(upload.Request(artifacts, str(org), accept_license=asked["accept_license"]), progress)
-                )
+                published.append(_publish(artifacts, str(org), asked["accept_license"], progress))
     except KeyboardInterrupt:
         click.echo("convert: interrupted", err=True)
         left = [destination(request) for request in requests[len(entries) - unreachable :]]
@@ -98,10 +96,10 @@ def _repositories(entries: list[Entry]) -> list[list[Path]]:
     return list(found.values())
 
 
-def _publish(request: upload.Request, progress: StageProgress) -> Published:
-    names = [path.name for path in request.artifacts]
+def _publish(artifacts: list[Path], org: str, accepted: tuple[str, ...], progress: StageProgress) -> Published:
+    names = [path.name for path in artifacts]
     try:
-        outcome = upload.publish(request, progress)
+        outcome = upload.publish(upload.Request(artifacts, org, accept_license=accepted), progress)
     except SealportError as error:
         if interrupted.is_set():  # some libraries turn it into an error of their own
             raise KeyboardInterrupt from None

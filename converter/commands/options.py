@@ -9,12 +9,6 @@ source_option = click.option(
     "--source", metavar="DIR|REPO[@REV]|pkg:MODULE", help="The original, where it is not the recipe's."
 )
 path_argument = click.argument("path", metavar="ARTIFACT", type=click.Path(path_type=Path))
-accept_option = click.option(
-    "--accept-license",
-    multiple=True,
-    metavar="ID",
-    help="Take a model whose license, named here, forbids commercial use; may be repeated.",
-)
 out_option = click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -25,4 +19,10 @@ out_option = click.option(
 # Checked by the corpus reader, so that a missing file and a broken one read the same.
 corpus_option = click.option(
     "--corpus", type=click.Path(path_type=Path), metavar="FILE", help="Texts to measure on instead of ours: JSON Lines or text."
+)
+accept_option = click.option(
+    "--accept-license",
+    multiple=True,
+    metavar="ID",
+    help="Take a model whose license, named here, forbids commercial use; may be repeated.",
 )

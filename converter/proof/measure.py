@@ -33,8 +33,8 @@ def measure(
     texts: list[corpus.Text],
     progress: Progress,
 ) -> tuple[Parity, Cosines]:
-    """How near an artifact is to its original, both embedding the texts under each text's own task, and the cosines that this
-    sums up; no witness is in it.
+    """How near an artifact is to its original, both embedding the texts under each text's own task, without a witness; and the
+    cosines that it sums up.
     """
     bar = manifest.parity.bar
     prove = _rerank if manifest.task == "rerank" else _embed

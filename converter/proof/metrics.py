@@ -56,23 +56,23 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
     if broken.size:
         raise NotFiniteError(f"NaN or infinity in the vector of text {texts[broken[0]].id}")
     scores = (cosines if normalized else likeness)(reference, candidate)
-    figures = _figures(scores, texts)
+    report = _figures(scores, texts)
     width = reference.shape[1]
     cuts = [size for size in DIMENSIONS if size < width]
     by_dimensions = {str(size): float(cosines(reference[:, :size], candidate[:, :size]).min()) for size in cuts}
     if len(texts) == 1:
-        return replace(figures, by_dimensions=by_dimensions), scores
+        return replace(report, by_dimensions=by_dimensions), scores
     centre = reference.mean(axis=0)
     lengths = np.linalg.norm(reference, axis=1, keepdims=True)
     units = np.divide(reference, lengths, out=np.zeros_like(reference), where=lengths > 0)
-    figures = replace(
-        figures,
+    report = replace(
+        report,
         by_dimensions=by_dimensions,
         centred=_spread(cosines(reference - centre, candidate - centre)),
         neighbours=neighbour_agreement(reference, candidate),
         reference_pairwise=pairwise_mean(units),
     )
-    return figures, scores
+    return report, scores
 
 
 def sparse_report(reference: list[dict[int, float]], candidate: list[dict[int, float]], texts: list[Text]) -> Report:
@@ -104,14 +104,14 @@ def score_report(reference: list[np.ndarray], candidate: list[np.ndarray], ranki
     ]
     pairs = list(zip(reference, candidate, strict=True))
     taus = [kendall(one, other) for one, other in pairs]
-    figures = replace(
+    report = replace(
         _figures(np.array(centred), [ranking.query for ranking in rankings]),
         probability=float(max(np.abs(probability(one) - probability(other)).max() for one, other in pairs)),
         kendall={"worst": float(min(taus)), "mean": float(np.mean(taus))},
         top1=float(np.mean([np.argmax(one) == np.argmax(other) for one, other in pairs])),
         reference_spread=float(np.mean([one.std() for one in reference])),
     )
-    return figures, np.array(centred)
+    return report, np.array(centred)
 
 
 def by_language(scores: np.ndarray, texts: list[Text]) -> dict[str, list[float]]:

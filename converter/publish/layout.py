@@ -9,8 +9,10 @@ import os
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
-from converter.publish import card, graph, heads, pictures
+from converter.card import markdown, pictures
+from converter.publish import graph, heads
 from converter.publish.graph import ARTIFACT, DATA, GRAPHS
 from converter.publish.repository import CARD, Files, Repository
 from converter.publish.sealed import Sealed
@@ -55,11 +57,11 @@ def build(artifacts: list[Sealed], into: Path, id: str, kept: Kept | None = None
         precisions = _configured(artifacts, kept, precisions, others, into)
     heads.write(artifacts[0].path, first, into)
     default = "8bit" if onnx and "8bit" in precisions else next(iter(precisions))
+    drawn = _draw(precisions, default, into)
     repository = Repository(id, default, precisions, others)
-    drawn = _pictures(repository, into)
     repository = replace(repository, files=others | _unlisted(into, repository.listed))
     repository.write(into)
-    (into / CARD).write_text(card.card(precisions, default, id, drawn), encoding="utf-8")
+    (into / CARD).write_text(markdown.card(precisions, default, id, drawn), encoding="utf-8")
     return repository
 
 
@@ -139,16 +141,17 @@ def _unlisted(into: Path, listed: Files) -> Files:
     return {name: _entry(into / name) for name in names if name not in listed and name not in (CARD, MANIFEST)}
 
 
-def _pictures(repository: Repository, into: Path) -> dict[str, str]:
-    """Draw the card's pictures; {name: path in the repository}."""
+def _draw(precisions: dict[str, Manifest], default: str, into: Path) -> dict[str, str]:
+    """Write the card's pictures; {name: path in the repository}."""
     cosines: dict[str, pictures.Cosines] = {}
-    for key, manifest in repository.precisions.items():
+    for key, manifest in precisions.items():
         for name in (name for name in manifest.files if Path(name).name == COSINES):
-            cosines[key] = json.loads((into / name).read_bytes())
-    drawn = pictures.draw(repository.precisions, repository.default, cosines)
-    for name, svg in drawn.items():
-        _write(svg.encode(), into / ASSETS / name)
-    return {name: f"{ASSETS}/{name}" for name in drawn}
+            cosines[key] = cast(pictures.Cosines, read_object(into / name))  # its hash is the artifact's
+    made = pictures.draw(precisions, default, cosines)
+    drawn = {name: f"{ASSETS}/{name}" for name in made}
+    for name, path in drawn.items():
+        _write(made[name].encode(), into / path)
+    return drawn
 
 
 def _write(content: bytes, path: Path) -> File:

@@ -28,7 +28,7 @@ class Request:
     org, name: of the repository; by default it has the MLX artifact's name, or RECIPE-onnx. revision: the branch, made when
     missing. private: of a repository that is made. collection: the title of one that the repository is put into.
     replace: precisions that are not given go, and files that nobody published with this program are written over.
-    sign: the PEM file of a private key, which signs the manifest. accept_license: licenses without commercial use, by name.
+    sign: the PEM file of a private key, which signs the manifest. accept_license: those that may forbid commercial use.
     """
 
     artifacts: list[Path]
@@ -124,7 +124,7 @@ def _artifacts(request: Request) -> tuple[list[Sealed], str]:
         public_key(request.sign)
     artifacts = gather(request.artifacts, request.allow_unverified)
     first = artifacts[0].manifest
-    check_license(first, request.accept_license)  # that of all of them
+    check_license(first, request.accept_license)
     default = f"{first.recipe}-onnx" if first.target == "onnx" else first.name
     return artifacts, repository_id(request.org, request.name or default)
 

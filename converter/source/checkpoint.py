@@ -129,20 +129,15 @@ class Checkpoint:
 
 
 def described(checkpoint: Checkpoint) -> Source:
-    """What the manifest records of the original: where it is, its files, which file says what, what is overridden, and what
+    """What the manifest records of the original: where it is, its files, which file says what, and what is overridden; what
     its model card says of its languages and its task.
     """
-    facts = checkpoint.facts
-    found = Source(
-        **checkpoint.origin,
-        files=checkpoint.files,
-        facts={key: fact.file for key, fact in facts.items()},
-        overrides=dict(checkpoint.overrides),
-    )
-    if "language" in facts:
-        found["language"] = facts["language"].value
-    if "pipeline_tag" in facts:
-        found["pipeline_tag"] = facts["pipeline_tag"].value
+    facts = {key: fact.file for key, fact in checkpoint.facts.items()}
+    found = Source(**checkpoint.origin, files=checkpoint.files, facts=facts, overrides=dict(checkpoint.overrides))
+    if language := checkpoint.facts.get("language"):
+        found["language"] = language.value
+    if pipeline_tag := checkpoint.facts.get("pipeline_tag"):
+        found["pipeline_tag"] = pipeline_tag.value
     return found
 
 

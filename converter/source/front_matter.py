@@ -13,26 +13,22 @@ PIPELINE_TAGS = ("feature-extraction", "sentence-similarity")  # the hub's tasks
 
 
 def front_matter(directory: Path) -> Facts:
-    """What the checkpoint's card says, of values that are text: other people's YAML may hold anything.
-
-    license: an id of the hub, or of another license its name; license_link: an address or a file of the checkpoint; language: a
-    list of codes; pipeline_tag: one of PIPELINE_TAGS.
-    """
-    data = _read(directory / CARD)
+    """license: an id of the hub, or of another license its name; license_link: an address or a file of the checkpoint;
+    language: a list of codes; pipeline_tag: one of PIPELINE_TAGS."""
+    data, found = _read(directory / CARD), Facts()
     named = data.get("license_name") if data.get("license") == OTHER else data.get("license")
-    found: dict[str, object] = {}
-    if isinstance(named, str) and named:
-        found["license"] = named.lower() if named.lower() in IDS else named
+    if named:
+        license = str(named).lower() if str(named).lower() in IDS else str(named)
         texts = [name for name in LICENSES if (directory / name).is_file()]
-        link = data.get("license_link") or (texts[0] if texts and found["license"] not in IDS else "")
-        found |= {"license_link": link} if isinstance(link, str) and link else {}
-    codes = data.get("language")
-    languages = ["no" if code is False else code for code in (codes if isinstance(codes, list) else [codes])]  # YAML's `no`
-    if languages and all(isinstance(code, str) and code for code in languages):
-        found["language"] = languages
+        link = data.get("license_link") or (texts[0] if texts and license not in IDS else "")
+        found["license"] = Fact(license, CARD)
+        found |= {"license_link": Fact(str(link), CARD)} if link else {}
+    if (language := data.get("language")) not in (None, "", []):
+        languages = language if isinstance(language, list) else [language]
+        found["language"] = Fact(["no" if code is False else str(code) for code in languages], CARD)  # YAML's `no` is Norwegian
     if data.get("pipeline_tag") in PIPELINE_TAGS:
-        found["pipeline_tag"] = data["pipeline_tag"]
-    return {key: Fact(value, CARD) for key, value in found.items()}
+        found["pipeline_tag"] = Fact(data["pipeline_tag"], CARD)
+    return found
 
 
 def _read(path: Path) -> JsonObject:

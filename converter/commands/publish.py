@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from converter.commands.options import accept_option, json_option
 from converter.progress import StageProgress
 from converter.publish import upload
 from converter.publish.upload import Outcome, Request
@@ -25,12 +26,12 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead of committing to the branch.")
 @click.option("--collection", metavar="TITLE", help="Put the repository into this collection, made when missing.")
 @click.option("--allow-unverified", is_flag=True, help="Publish what is not sealed as a pass; the card says so.")
-@click.option("--accept-license", multiple=True, metavar="ID", help="The license, where it forbids commercial use.")
 @click.option("--replace", is_flag=True, help="Remove precisions that are not given, and write over files of others.")
 @click.option("--sign", type=FILE, metavar="KEY", help="Sign with this private key; shim --require-signature checks it.")
 @click.option("--dry-run", is_flag=True, help="Write the repository into a folder instead; needs no network and no token.")
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Folder that --dry-run writes (default ./NAME).")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
+@accept_option
+@json_option
 def publish(artifacts: tuple[Path, ...], dry_run: bool, out: Path | None, as_json: bool, **asked: Any) -> None:
     """Publish sealed artifacts as a repository of the hub, in one commit, or none where nothing changed.
 

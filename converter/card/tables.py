@@ -27,12 +27,12 @@ def files(precisions: Mapping[str, Manifest], default: str) -> list[str]:
     header = ["Precision", "File", "Size", "Bits per weight", *["Head"] * several, "Worst", "1st percentile", "Mean"]
     rows = []
     for key, manifest in precisions.items():
-        heads: dict[str, Figures | None] = {**(manifest.parity.heads or {"": None})}
+        heads: Mapping[str, Figures | None] = manifest.parity.heads or {"": None}
         for place, (head, figures) in enumerate(heads.items()):
             bits = f"{manifest.quantization['bits_per_weight']:.2f}"
             what = [f"**{key}**" if key == default and len(precisions) > 1 else key, f"`{weights(manifest)}`"]
             what = [*what, f"{manifest.size / 1e6:.1f} MB", bits] if place == 0 else [""] * 4
-            rows.append([*what, *[head] * several, *_spread(figures)])
+            rows.append([*what, *[head] * several, *_cosines(figures)])
     lines = table(header, rows)
     if len(precisions) > 1:
         lines += ["", f"`shim` takes **{default}** where nobody says which. Sizes are of everything that a precision needs."]
@@ -43,12 +43,13 @@ def languages(precisions: Mapping[str, Manifest]) -> list[str]:
     """The worst cosine of each language."""
     rows, found = [], dict[str, None]()
     for manifest in precisions.values():
-        found |= dict.fromkeys(language for each in (manifest.parity.heads or {}).values() for language in each.by_language)
+        found |= dict.fromkeys(
+            language for figures in (manifest.parity.heads or {}).values() for language in figures.by_language
+        )
     several = any(len(manifest.model.heads) > 1 for manifest in precisions.values())
     for key, manifest in precisions.items():
         for head, figures in (manifest.parity.heads or {}).items():
-            cosines = (figures.by_language.get(language) for language in found)
-            rows.append([key, *[head] * several, *("" if cosine is None else f"{cosine:.5f}" for cosine in cosines)])
+            rows.append([key, *[head] * several, *(_cosine(figures.by_language.get(language)) for language in found)])
     if not rows or len(found) < 2:
         return []
     header = ["Worst, by language", *["Head"] * several, *(LANGUAGES.get(language, language) for language in found)]
@@ -57,19 +58,14 @@ def languages(precisions: Mapping[str, Manifest]) -> list[str]:
 
 def evaluation(precisions: Mapping[str, Manifest]) -> list[str]:
     """What parity means to a user: scores of the original and of the artifact, where they were measured."""
-    header = ["Set", "Metric", "Precision", "Original", "Artifact", "Difference", "95 % interval", "n"]
+    header = ["Set", "Metric", "Precision", "Original", "Artifact", "Difference", "95 % of resamples", "n"]
     rows = []
     for key, manifest in precisions.items():
-        for each in manifest.parity.evaluation or ():
-            scores = [f"{100 * each.original:.2f}", f"{100 * each.artifact:.2f}", f"{100 * each.difference:+.2f}"]
-            between = f"{100 * each.low:+.2f} to {100 * each.high:+.2f}"
-            rows.append([each.set, each.metric, key, *scores, between, str(each.n)])
-    if not rows:
-        return []
-    told = (
-        "In points of 100, the original's beside the artifact's, their difference, and its bootstrap interval (`convert eval`)."
-    )
-    return ["## What it scores", "", told, "", *table(header, sorted(rows, key=lambda row: (row[0], row[1])))]
+        for entry in manifest.parity.evaluation or []:
+            between = f"{entry.low:+.4f} to {entry.high:+.4f}"
+            scores = [f"{entry.original:.4f}", f"{entry.artifact:.4f}", f"{entry.difference:+.4f}"]
+            rows.append([entry.set, entry.metric, key, *scores, between, str(entry.n)])
+    return ["## What it scores", "", *table(header, sorted(rows, key=lambda row: (row[0], row[1])))] if rows else []
 
 
 def weights(manifest: Manifest) -> str:
@@ -79,8 +75,13 @@ def weights(manifest: Manifest) -> str:
     return names[0] if len(names) == 1 else f"model*{suffix}"
 
 
-def _spread(figures: Figures | None) -> list[str]:
+def _cosines(figures: Figures | None) -> list[str]:
+    """Worst, first percentile, mean; empty cells of what was not measured."""
     return [f"{cosine:.5f}" for cosine in (figures.worst, figures.p01, figures.mean)] if figures else [""] * 3
+
+
+def _cosine(value: float | None) -> str:
+    return "" if value is None else f"{value:.5f}"
 
 
 def _number(text: str) -> bool:

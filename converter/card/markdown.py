@@ -1,20 +1,17 @@
 """The model card, README.md as the hub shows it: of an artifact, or of a repository with several precisions."""
 
-import re
 from collections.abc import Mapping
 
+from converter.card import tables, usage
+from converter.card.pictures import CURVE, HISTOGRAM
+from converter.card.rivals import TEXTS, rivals
+from converter.card.usage import Subject
 from converter.licenses import IDS, OTHER, link_of, non_commercial
-from converter.publish import tables, usage
-from converter.publish.pictures import CURVE, HISTOGRAM
-from converter.publish.rivals import TEXTS, rivals
-from converter.publish.usage import Subject
 from shim.artifact import Manifest
 from shim.prompts import DEFAULT, PAIR, ROLES, TEMPLATE, prompt_of
 
 RUNTIMES = {"mlx": "MLX (Apple Silicon)", "onnx": "ONNX Runtime (CPU, NVIDIA)"}
 WEIGHTS = (".safetensors", ".bin", ".pt")
-COPIES = ("LICENSE", "LICENSE.md")  # the files that the hub takes for a license's link
-LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")  # that the hub takes
 
 
 def of_artifact(manifest: Manifest) -> str:
@@ -61,8 +58,8 @@ def _front_matter(precisions: Mapping[str, Manifest], subject: Subject) -> str:
     data = ModelCardData(
         license=manifest.license if known else OTHER,
         license_name=None if known else manifest.license,
-        license_link=(source.get("license_link") and _license_link(manifest)) or None,
-        language=[code for code in source.get("language", []) if LANGUAGE.fullmatch(code)] or None,
+        license_link=_license_link(manifest) if source.get("license_link") else None,
+        language=source.get("language"),
         library_name=manifest.target,
         pipeline_tag="text-ranking" if reranks else source.get("pipeline_tag", "sentence-similarity"),
         base_model=base or None,
@@ -79,12 +76,9 @@ def _base(manifest: Manifest) -> str:
 
 
 def _license_link(manifest: Manifest) -> str:
-    """Where the license's text is: the copy that goes along, or an address; "" where there is neither."""
-    stated, source = manifest.source.get("license_link", ""), manifest.source
-    if stated in COPIES and stated in manifest.files:
-        return stated
-    link = link_of(manifest.license, stated, source["repo"], source["revision"])
-    return link if "://" in link else ""
+    """Where the license's text is: the copy that goes along, or what the original names."""
+    link, source = str(manifest.source.get("license_link", "")), manifest.source
+    return link if link in manifest.files else link_of(manifest.license, link, str(source["repo"]), str(source["revision"]))
 
 
 def _what(precisions: Mapping[str, Manifest], manifest: Manifest) -> str:
@@ -103,12 +97,14 @@ def _warnings(precisions: Mapping[str, Manifest]) -> list[str]:
     """What must be known before anything else."""
     lines = []
     for key, manifest in precisions.items():
-        bar, heads = manifest.parity.bar, manifest.parity.heads or {}
+        parity = manifest.parity
         if manifest.verdict == "unverified":
             lines += [f"**{key} is unverified.** Nobody has measured how near it is to the original."]
         if manifest.verdict == "fail":
+            bar, short = parity.bar, not parity.bar.passes(parity.heads or {})
             reason = f"the {bar.on} cosine with the original does not reach {bar.cosine:g}"
-            lines += [f"**{key} is below parity:** {'; '.join(manifest.parity.notes or ()) if bar.passes(heads) else reason}."]
+            reason = reason if short else "; ".join(parity.notes or [])
+            lines += [f"**{key} is below parity:** {reason}."]
     manifest = next(iter(precisions.values()))
     if non_commercial(manifest.license):
         link = _license_link(manifest)
@@ -122,18 +118,18 @@ def _verdict(precisions: Mapping[str, Manifest], default: str) -> list[str]:
     manifest, parity = precisions[default], precisions[default].parity
     if manifest.verdict != "pass":
         return []
-    worst = ", ".join(
-        f"**{cosine:.5f}**" + (f" ({head})" if len(parity.worst) > 1 else "") for head, cosine in parity.worst.items()
-    )
-    languages = {language for each in (parity.heads or {}).values() for language in each.by_language} - {"code", "und"}
+    heads = parity.heads or {}
+    worst = ", ".join(f"**{cosine:.5f}**" + (f" ({head})" if len(heads) > 1 else "") for head, cosine in parity.worst.items())
+    languages = {language for figures in heads.values() for language in figures.by_language} - {"code", "und"}
     texts = f"{parity.texts} texts" if manifest.task == "embed" else f"the rankings of {parity.texts} pairs"
     spoken = f" in {len(languages)} languages" if len(languages) > 1 else ""
     which = f", in {default}," if len(precisions) > 1 else ""
-    library = f"{parity.witness.library} {parity.witness.version}" if parity.witness else "the upstream library"
+    library = f"{parity.witness.library} {parity.witness.version}" if parity.witness else "the upstream library by itself"
+    original = f"what {library} computes from the original in fp32"
     return [
-        f"**Verdict: pass.** The worst of {texts}{spoken} has{which} a cosine of {worst} with what {library} computes from the "
-        f"original in fp32; the {parity.bar.on} must reach {parity.bar.cosine:g}. It was measured through the runtime that "
-        "serves it. `artifact.json` holds the figures and the SHA-256 of every file, and `shim` loads nothing else."
+        f"**Verdict: pass.** The worst of {texts}{spoken} has{which} a cosine of {worst} with {original}; "
+        f"the {parity.bar.on} must reach {parity.bar.cosine:g}. It was measured through the runtime that serves it. "
+        "`artifact.json` holds the figures and the SHA-256 of every file, and `shim` loads nothing else."
     ]
 
 
@@ -188,17 +184,17 @@ def _inline(text: str) -> str:
 
 def _proof(manifest: Manifest) -> list[str]:
     """How it was measured, and what else was."""
-    parity, lines = manifest.parity, list[str]()
+    parity, lines = manifest.parity, []
     for head, figures in (parity.heads or {}).items():
         if figures.by_dimensions:
             told = ", ".join(f"{worst:.5f} at {size}" for size, worst in figures.by_dimensions.items())
             lines += [f"- {head}: cut to fewer dimensions, and the original likewise, the worst is {told}."]
-        if figures.centred and figures.neighbours is not None:
+        if figures.centred:
             lines += [
                 f"- {head}: less the mean of the original's vectors, the worst is {figures.centred.worst:.5f}; "
                 f"of the ten nearest neighbours {figures.neighbours:.1%} are the same."
             ]
-        if figures.kendall and figures.top1 is not None and figures.probability is not None:
+        if figures.kendall:
             lines += [
                 f"- The best document is the same for {figures.top1:.1%} of the queries; Kendall's tau is at worst "
                 f"{figures.kendall['worst']:.3f}; a probability changes by {figures.probability:.5f} at most."
@@ -214,7 +210,7 @@ def _proof(manifest: Manifest) -> list[str]:
         ]
         told = ", ".join(witness.given)
         lines += [f"- It was told, as the original's files do not say so: {told}."] if told else []
-    lines += [f"- Note: {note}." for note in parity.notes or ()]
+    lines += [f"- Note: {note}." for note in parity.notes or []]
     overrides = manifest.source.get("overrides") or {}
     lines += [f"- Otherwise than the original's files say, {key}: {reason}" for key, reason in overrides.items()]
     return ["## How it was measured", "", *lines] if lines else []

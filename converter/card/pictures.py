@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from math import log10
 from typing import TYPE_CHECKING
 
-from converter.publish.rivals import TEXTS, rivals
+from converter.card.rivals import TEXTS, rivals
 from shim.artifact import Manifest
 
 if TYPE_CHECKING:
@@ -75,19 +75,16 @@ def _histogram(manifest: Manifest, cosines: Cosines) -> "Figure":
     order = sorted(counts, key=lambda lang: (-counts[lang], lang))
     colours = [LANGUAGES[min(place, len(LANGUAGES) - 1)][0] for place in range(len(order))]
     for axes, (head, by_language) in zip(panels, cosines.items(), strict=True):
-        below = np.zeros(BINS)
-        for lang, colour in zip(order, colours, strict=True):
-            height, _ = np.histogram(np.clip(by_language[lang], low, 1), edges)
-            bars = {"width": edges[1] - low, "align": "edge", "color": colour, "edgecolor": GROUND[0], "linewidth": 0.4}
-            some = height > 0
-            axes.bar(edges[:-1][some], height[some], bottom=below[some], **bars)
-            below += height
+        values = [np.clip(by_language[lang], low, 1) for lang in order]
+        axes.hist(values, bins=edges, stacked=True, color=colours, edgecolor=GROUND[0], linewidth=0.4)
+        for bar in [bar for bar in axes.patches if not bar.get_height()]:
+            bar.remove()
         _plain(axes)
         axes.set_xlim(low, 1 + (1 - low) / 60)
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
         top = axes.get_ylim()[1]
         axes.axvline(target, color=PASS[0], linewidth=1.2, linestyle=(0, (4, 3)))
-        _label(axes, (target, top), f"{target:g} is wanted", PASS[0], (5, 0), ("left", "top"))
+        _label(axes, (target, top), f"{target:g} is wanted", PASS[0], xytext=(5, 0), va="top")
         least = min(min(each) for each in by_language.values())
         label = head if len(cosines) > 1 else ""
         axes.set_title(f"{label}  worst {least:.5f}".strip(), loc="right", fontsize=FONT_SIZE, color=MUTED[0])
@@ -115,10 +112,11 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
     for key, (bits, worst) in points.items():
         filling = OURS[0] if key == default else GROUND[0]
         axes.plot(bits, _nines(worst), "o", markersize=8, color=filling, markeredgecolor=OURS[0], zorder=3)
-        _label(axes, (bits, _nines(worst)), key, OURS[0], (-3, 8), ("center", "baseline"), bold=key == default)
+        weight = "bold" if key == default else "normal"
+        _label(axes, (bits, _nines(worst)), key, OURS[0], fontweight=weight, xytext=(-3, 8), ha="center")
     for rival in others:
         axes.plot(rival.bits, _nines(rival.worst), "D", markersize=5.5, color=GROUND[0], markeredgecolor=RIVAL[0], zorder=3)
-        _label(axes, (rival.bits, _nines(rival.worst)), rival.name, RIVAL[0], (7, 0), ("left", "center"))
+        _label(axes, (rival.bits, _nines(rival.worst)), rival.name, RIVAL[0], xytext=(7, 0), va="center")
     worsts = [worst for _, worst in ours] + [rival.worst for rival in others] + [target]
     low, high = min(map(_nines, worsts)), max(map(_nines, worsts))
     axes.set_ylim(low - 0.35, high + 0.6)
@@ -134,7 +132,7 @@ def _curve(precisions: Mapping[str, Manifest], default: str) -> "Figure":
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.minorticks_off()
     axes.set_title("Size against parity", loc="left", fontweight="bold")
-    _label(axes, (end, _nines(target)), f"sealed from {target:g} on", PASS[0], (-4, 3), ("right", "baseline"))
+    _label(axes, (end, _nines(target)), f"sealed from {target:g} on", PASS[0], xytext=(-4, 3), ha="right")
     told = f"; rivals on {TEXTS}" if others else ""
     axes.set_xlabel(f"bits per weight; cosine of the worst text{told}")
     return figure
@@ -145,7 +143,7 @@ def _points(precisions: Mapping[str, Manifest]) -> dict[str, tuple[float, float]
     return {
         key: (manifest.quantization["bits_per_weight"], min(manifest.parity.worst.values()))
         for key, manifest in precisions.items()
-        if manifest.parity.heads
+        if manifest.parity.worst
     }
 
 
@@ -154,19 +152,9 @@ def _nines(cosine: float) -> float:
     return -log10(max(1 - cosine, NEAREST))
 
 
-def _label(
-    axes: "Axes",
-    point: tuple[float, float],
-    words: str,
-    colour: str,
-    offset: tuple[float, float],
-    align: tuple[str, str] = ("left", "baseline"),
-    bold: bool = False,
-) -> None:
-    """Words beside a point, so many units away."""
-    ha, va = align
-    weight = "bold" if bold else "normal"
-    axes.annotate(words, point, offset, textcoords="offset points", color=colour, ha=ha, va=va, fontweight=weight)
+def _label(axes: "Axes", point: tuple[float, float], name: str, colour: str, xytext: tuple[int, int], **place: str) -> None:
+    """Words beside a point; xytext: so many units away. place: of matplotlib's Text."""
+    axes.annotate(name, point, xytext, textcoords="offset points", color=colour).set(**place)
 
 
 def _language(code: str) -> str:
