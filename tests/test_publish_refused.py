@@ -32,7 +32,7 @@ def test_precisions_of_another_original_are_not_mixed_nor_lost(
     assert "16bit and 8bit cannot share a repository: vocab.txt is not the same" in one_line(publish(words, check=2))
     assert there(hub) == hub_files, "nothing happened"
     replaced = told(publish(tmp_path / "newer", "--replace", "--json"))
-    assert replaced["deleted"] == ["onnx/model_fp16.onnx"]
+    assert replaced["deleted"] == ["assets/16bit/cosines.json", "assets/parity.svg", "onnx/model_fp16.onnx"]
     assert there(hub) == expected(tmp_path, tmp_path / "newer") | {"NOTES.md": b"of an owner"}
     assert commits(hub)[0]["message"] == "Change 8bit; remove 16bit"
     assert commits(hub)[0]["description"].splitlines()[-1] == "- onnx/model_fp16.onnx"
@@ -85,4 +85,4 @@ def test_what_the_manifest_of_the_hub_does_not_hold_up_is_not_kept(hub: Hub, pub
     hub.put(REPO, files | {"artifact.json": files["artifact.json"].replace(b"onnx/model_quantized.onnx", b"../../evil")})
     assert "has files of others" in one_line(publish(precisions(16), check=2))
     publish(precisions(8), precisions(16), "--replace")
-    assert there(hub).keys() == files.keys() | {"onnx/model_fp16.onnx"}
+    assert there(hub).keys() == files.keys() | {"onnx/model_fp16.onnx", "assets/16bit/cosines.json", "assets/parity.svg"}
