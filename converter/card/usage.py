@@ -207,7 +207,9 @@ LOADERS = (
     Loader("mlx-lm", "mlx", "embed", ("qwen3",), _mlx_lm, pooled=True),
     Loader("sentence-transformers", "onnx", "embed", THREE, _sentence_transformers, tag="sentence-transformers"),
     Loader("optimum, scores", "onnx", "rerank", ("xlm_roberta",), _optimum_scores, title="optimum"),
-    Loader("transformers.js", "onnx", "embed", THREE, _transformers_js, pooled=True, hub=True, tag="transformers.js"),
+    Loader(
+        "transformers.js", "onnx", "embed", ("bert", "qwen3"), _transformers_js, pooled=True, hub=True, tag="transformers.js"
+    ),
     Loader("fastembed", "onnx", "embed", THREE, _fastembed, pooled=True, hub=True),
     Loader("text-embeddings-inference", "onnx", "embed", (), _tei, hub=True, tag="text-embeddings-inference"),
 )

@@ -29,7 +29,7 @@ def publish(into: Path, *artifacts: Path, name: str = "tiny-onnx", external: boo
         manifest = json.loads((path / "artifact.json").read_text())
         names = []
         for file in manifest["files"]:
-            if file.startswith(("quantization.", "cosines.")):
+            if file in ("quantization.json", "cosines.json"):
                 continue  # each precision has its own, which no loader needs
             target = GRAPHS[manifest["bits"]] if file == "onnx/model.onnx" else file
             (into / target).parent.mkdir(parents=True, exist_ok=True)
