@@ -95,9 +95,7 @@ def verify(
         model=checkpoint.spec,
         parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest, evaluation=kept),
     )
-    if corpus_file is None:
-        _seal_again(directory, manifest, measured, cosines)
-    return measured
+    return measured if corpus_file else _seal_again(directory, manifest, measured, cosines)
 
 
 def evaluate(
@@ -144,8 +142,8 @@ def _check_writable(directory: Path) -> None:
         raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
 
 
-def _seal_again(directory: Path, before: Manifest, after: Manifest, cosines: Cosines | None = None) -> None:
-    """Write the manifest, new cosines, and the model card where it is ours; a user's own stays.
+def _seal_again(directory: Path, before: Manifest, after: Manifest, cosines: Cosines | None = None) -> Manifest:
+    """Write the manifest, new cosines, and the model card where it is ours; a user's own stays. What was written.
 
     Raises IntegrityError where the artifact is not the one any more that was measured.
     """
@@ -158,6 +156,7 @@ def _seal_again(directory: Path, before: Manifest, after: Manifest, cosines: Cos
     shown = directory / "README.md"
     if shown.exists() and shown.read_text(encoding="utf-8") == markdown.of_artifact(before):
         shown.write_text(markdown.of_artifact(after), encoding="utf-8")
+    return after
 
 
 def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:

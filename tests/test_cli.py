@@ -105,6 +105,7 @@ def test_unverified_until_verify_seals_it(tiny: Path, tmp_path: Path, convert: C
     assert sealed["parity"]["verdict"] == "pass"
     assert sealed["parity"]["texts"] >= 200
     assert json.loads(Path(made["path"], "artifact.json").read_text())["parity"] == sealed["parity"]
+    assert json.loads(Path(made["path"], "artifact.json").read_text())["files"] == sealed["files"]
     cosines = json.loads(Path(made["path"], "cosines.json").read_text())["dense"]
     assert sum(map(len, cosines.values())) == sealed["parity"]["texts"]
     assert {language: min(each) for language, each in cosines.items()} == {

@@ -62,18 +62,18 @@ def test_what_was_not_measured_is_not_drawn(drawn: Any) -> None:
     assert draw(precisions, "8bit", {"16bit": cosines["16bit"]}).keys() == {CURVE}
     alone = {"8bit": dataclasses.replace(precisions["8bit"], source=precisions["8bit"].source | {"files": {}})}
     assert draw(alone, "8bit", cosines).keys() == {HISTOGRAM}, "a curve of one point is none"
-    unverified = {
-        key: dataclasses.replace(each, parity=Parity(verdict="unverified", target=0.999)) for key, each in precisions.items()
-    }
+    unverified = {key: dataclasses.replace(each, parity=Parity(verdict="unverified")) for key, each in precisions.items()}
     assert draw(unverified, "8bit", {}) == {}
 
 
 def test_heads_have_a_panel_each_and_what_fell_short_is_drawn_too(drawn: Any) -> None:
     precisions, cosines, _ = drawn
     low = {language: [-0.2] * len(each) for language, each in cosines["8bit"]["dense"].items()}
-    parity = precisions["8bit"].parity
-    heads = parity.heads | {"sparse": dataclasses.replace(parity.heads["dense"], worst=-0.2)}
-    failed = dataclasses.replace(precisions["8bit"], parity=dataclasses.replace(parity, heads=heads))
+    dense = precisions["8bit"].parity.heads["dense"]
+    parity = dataclasses.replace(
+        precisions["8bit"].parity, heads={"dense": dense, "sparse": dataclasses.replace(dense, worst=-0.2)}
+    )
+    failed = dataclasses.replace(precisions["8bit"], parity=parity)
     found = draw(precisions | {"8bit": failed}, "8bit", {"8bit": cosines["8bit"] | {"sparse": low}})
     shown = texts(found[HISTOGRAM])
     assert "sparse  worst -0.20000" in shown
@@ -86,6 +86,11 @@ def test_more_languages_than_colours_and_odd_names_are_drawn(drawn: Any) -> None
     cosines = {"dense": {f"l{number} <&$_^\\": [0.9995] * (number + 1) for number in range(12)}}
     shown = texts(draw(precisions, "8bit", {"8bit": cosines})[HISTOGRAM])
     assert all(f"l{number} <&$_^\\ {number + 1}" in shown for number in range(12))
+
+
+def test_one_text_of_one_language_is_drawn(drawn: Any) -> None:
+    shown = texts(draw(drawn[0], "8bit", {"8bit": {"dense": {"und": [1.0]}}})[HISTOGRAM])
+    assert {"no language 1", "Cosine of 1 texts with the original, 8bit"} <= set(shown)
 
 
 @pytest.mark.parametrize("name", [HISTOGRAM, CURVE])

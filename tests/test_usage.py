@@ -54,6 +54,8 @@ def test_a_library_is_offered_for_what_it_was_seen_to_load_only(tiny_artifact: P
         return [loader.name for loader in usage.loaders(subject)]
 
     assert offered() == ["sentence-transformers"]
+    assert offered("8bit") == ["sentence-transformers", "transformers.js", "fastembed"]
+    assert offered("8bit", modules=[]) == ["sentence-transformers"]
     assert offered(architecture="nomic_bert") == []
     assert offered(architecture="xlm_roberta", task="rerank") == ["optimum, scores"]
     assert offered(target="mlx") == ["mlx-embeddings"]

@@ -1,5 +1,6 @@
 """The model card, README.md as the hub shows it: of an artifact, or of a repository with several precisions."""
 
+import re
 from collections.abc import Mapping
 
 from converter.card import tables, usage
@@ -12,6 +13,8 @@ from shim.prompts import DEFAULT, PAIR, ROLES, TEMPLATE, prompt_of
 
 RUNTIMES = {"mlx": "MLX (Apple Silicon)", "onnx": "ONNX Runtime (CPU, NVIDIA)"}
 WEIGHTS = (".safetensors", ".bin", ".pt")
+COPIES = ("LICENSE", "LICENSE.md")  # the files that the hub takes for a license's link
+LANGUAGE = re.compile(r"[a-z]{2,3}|code|multilingual")  # that the hub takes
 
 
 def of_artifact(manifest: Manifest) -> str:
@@ -58,8 +61,8 @@ def _front_matter(precisions: Mapping[str, Manifest], subject: Subject) -> str:
     data = ModelCardData(
         license=manifest.license if known else OTHER,
         license_name=None if known else manifest.license,
-        license_link=_license_link(manifest) if source.get("license_link") else None,
-        language=source.get("language"),
+        license_link=(source.get("license_link") and _license_link(manifest)) or None,
+        language=[code for code in source.get("language", []) if LANGUAGE.fullmatch(code)] or None,
         library_name=manifest.target,
         pipeline_tag="text-ranking" if reranks else source.get("pipeline_tag", "sentence-similarity"),
         base_model=base or None,
@@ -71,19 +74,22 @@ def _front_matter(precisions: Mapping[str, Manifest], subject: Subject) -> str:
 
 def _base(manifest: Manifest) -> str:
     """The original's repository on the hub, "" where there is none."""
-    repo = str(manifest.source["repo"])
-    return str(manifest.source.get("base_model", "" if ":" in repo else repo))
+    repo = manifest.source["repo"]
+    return manifest.source.get("base_model", "" if ":" in repo else repo)
 
 
 def _license_link(manifest: Manifest) -> str:
-    """Where the license's text is: the copy that goes along, or what the original names."""
-    link, source = str(manifest.source.get("license_link", "")), manifest.source
-    return link if link in manifest.files else link_of(manifest.license, link, str(source["repo"]), str(source["revision"]))
+    """Where the license's text is: the copy that goes along, or an address; "" where there is neither."""
+    stated, source = manifest.source.get("license_link", ""), manifest.source
+    if stated in COPIES and stated in manifest.files:
+        return stated
+    link = link_of(manifest.license, stated, source["repo"], source["revision"])
+    return link if "://" in link else ""
 
 
 def _what(precisions: Mapping[str, Manifest], manifest: Manifest) -> str:
     source, base = manifest.source, _base(manifest)
-    repo, revision = str(source["repo"]), str(source["revision"])
+    repo, revision = source["repo"], source["revision"]
     page = f"https://huggingface.co/{base}" + (f"/tree/{revision}" if base == repo and revision else "")
     original = f"[{base}]({page})" if base else f"`{repo.split(':')[-1]}`"
     if repo.startswith("pkg:"):
@@ -219,7 +225,7 @@ def _proof(manifest: Manifest) -> list[str]:
 def _made(precisions: Mapping[str, Manifest]) -> list[str]:
     """The commands, the versions, and the hashes of the original's weights."""
     manifest = next(iter(precisions.values()))
-    commands = [str(each.tool["command"]) for each in precisions.values() if "command" in each.tool]
+    commands = [each.tool["command"] for each in precisions.values() if "command" in each.tool]
     lines = ["## Make it again"]
     lines += ["", "```bash", *commands, "```"] if commands else []
     packages = ", ".join(f"{name} {version}" for name, version in manifest.tool["packages"].items())

@@ -58,14 +58,15 @@ def languages(precisions: Mapping[str, Manifest]) -> list[str]:
 
 def evaluation(precisions: Mapping[str, Manifest]) -> list[str]:
     """What parity means to a user: scores of the original and of the artifact, where they were measured."""
-    header = ["Set", "Metric", "Precision", "Original", "Artifact", "Difference", "95 % of resamples", "n"]
+    header = ["Set", "Metric", "Precision", "Original", "Artifact", "Difference", "95 % interval", "n"]
     rows = []
     for key, manifest in precisions.items():
-        for entry in manifest.parity.evaluation or []:
-            between = f"{entry.low:+.4f} to {entry.high:+.4f}"
-            scores = [f"{entry.original:.4f}", f"{entry.artifact:.4f}", f"{entry.difference:+.4f}"]
-            rows.append([entry.set, entry.metric, key, *scores, between, str(entry.n)])
-    return ["## What it scores", "", *table(header, sorted(rows, key=lambda row: (row[0], row[1])))] if rows else []
+        for each in manifest.parity.evaluation or ():
+            scores = [f"{100 * each.original:.2f}", f"{100 * each.artifact:.2f}", f"{100 * each.difference:+.2f}"]
+            between = f"{100 * each.low:+.2f} to {100 * each.high:+.2f}"
+            rows.append([each.set, each.metric, key, *scores, between, str(each.n)])
+    told = "In points of 100: the original's, the artifact's, their difference and its bootstrap interval (`convert eval`)."
+    return ["## What it scores", "", told, "", *table(header, sorted(rows, key=lambda row: (row[0], row[1])))] if rows else []
 
 
 def weights(manifest: Manifest) -> str:

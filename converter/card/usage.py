@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from shim.artifact import PARITY_TARGET, Manifest
+from shim.artifact import Manifest
+from shim.parity import PARITY_TARGET
 from shim.prompts import prompt_of
 from shim.spec import NORMALIZE
 
@@ -131,6 +132,7 @@ def _transformers_js(subject: Subject) -> Code:
         f"""\
 import {{ pipeline }} from "@huggingface/transformers";
 
+// It does not cut texts at {subject.manifest.model.max_tokens} tokens, as the model wants it.
 const extract = await pipeline("feature-extraction", "{subject.where}", {{ dtype: "{dtype}" }});
 const vectors = await extract([{subject.query}], {{ pooling: "{pooling}", normalize: true }});""",
     )
@@ -154,11 +156,13 @@ TextEmbedding.add_custom_model(
     normalization=True,
     dim={spec.dimensions},
 )
-vectors = list(TextEmbedding("{subject.where}").embed([{subject.query}]))""",
+model = TextEmbedding("{subject.where}")
+model.model.tokenizer.enable_truncation({spec.max_tokens})  # it takes the tokenizer's own limit otherwise
+vectors = list(model.embed([{subject.query}]))""",
     )
 
 
-def _text_embeddings_inference(subject: Subject) -> Code:
+def _tei(subject: Subject) -> Code:
     body = shlex.quote(f'{{"inputs": [{subject.query}]}}')
     return (
         "bash",
@@ -196,39 +200,18 @@ class Loader:
         return known and (bool(subject.precision) or not self.hub)
 
 
-# The knowledge of scripts/interop: whoever adds a case there adds the architecture here, and a test compares the two.
+THREE = ("bert", "qwen3", "xlm_roberta")
+# What scripts/interop has seen, and a test compares the two: whoever adds a case there adds the architecture here.
 LOADERS = (
-    Loader("mlx-embeddings", "mlx", "embed", ("bert", "qwen3", "xlm_roberta"), _mlx_embeddings, pooled=True),
+    Loader("mlx-embeddings", "mlx", "embed", THREE, _mlx_embeddings, pooled=True),
     Loader("mlx-lm", "mlx", "embed", ("qwen3",), _mlx_lm, pooled=True),
-    Loader(
-        "sentence-transformers",
-        "onnx",
-        "embed",
-        ("bert", "qwen3", "xlm_roberta"),
-        _sentence_transformers,
-        tag="sentence-transformers",
-    ),
+    Loader("sentence-transformers", "onnx", "embed", THREE, _sentence_transformers, tag="sentence-transformers"),
     Loader("optimum, scores", "onnx", "rerank", ("xlm_roberta",), _optimum_scores, title="optimum"),
     Loader(
-        "transformers.js",
-        "onnx",
-        "embed",
-        ("bert", "qwen3"),
-        _transformers_js,
-        pooled=True,
-        hub=True,
-        tag="transformers.js",
+        "transformers.js", "onnx", "embed", ("bert", "qwen3"), _transformers_js, pooled=True, hub=True, tag="transformers.js"
     ),
-    Loader("fastembed", "onnx", "embed", ("bert", "qwen3", "xlm_roberta"), _fastembed, pooled=True, hub=True),
-    Loader(
-        "text-embeddings-inference",
-        "onnx",
-        "embed",
-        (),
-        _text_embeddings_inference,
-        hub=True,
-        tag="text-embeddings-inference",
-    ),
+    Loader("fastembed", "onnx", "embed", THREE, _fastembed, pooled=True, hub=True),
+    Loader("text-embeddings-inference", "onnx", "embed", (), _tei, hub=True, tag="text-embeddings-inference"),
 )
 UNWRITTEN = ("optimum",)  # of scripts/interop's loaders: sentence-transformers runs the same code, and pools
 

@@ -13,19 +13,25 @@ PIPELINE_TAGS = ("feature-extraction", "sentence-similarity")  # the hub's tasks
 
 
 def front_matter(directory: Path) -> Facts:
-    """license: an id of the hub, or of another license its name; license_link: an address or a file of the checkpoint;
-    language: a list of codes; pipeline_tag: one of PIPELINE_TAGS."""
+    """What the checkpoint's card says, of values that are text: other people's YAML may hold anything.
+
+    license: an id of the hub, or of another license its name; license_link: an address or a file of the checkpoint; language: a
+    list of codes; pipeline_tag: one of PIPELINE_TAGS.
+    """
     data, found = _read(directory / CARD), Facts()
     named = data.get("license_name") if data.get("license") == OTHER else data.get("license")
-    if named:
-        license = str(named).lower() if str(named).lower() in IDS else str(named)
+    if isinstance(named, str) and named:
+        license = named.lower() if named.lower() in IDS else named
         texts = [name for name in LICENSES if (directory / name).is_file()]
         link = data.get("license_link") or (texts[0] if texts and license not in IDS else "")
         found["license"] = Fact(license, CARD)
-        found |= {"license_link": Fact(str(link), CARD)} if link else {}
-    if (language := data.get("language")) not in (None, "", []):
-        languages = language if isinstance(language, list) else [language]
-        found["language"] = Fact(["no" if code is False else str(code) for code in languages], CARD)  # YAML's `no` is Norwegian
+        found |= {"license_link": Fact(link, CARD)} if isinstance(link, str) and link else {}
+    language = data.get("language")
+    codes = [
+        "no" if code is False else code for code in (language if isinstance(language, list) else [language])
+    ]  # YAML's `no`
+    if codes and all(isinstance(code, str) and code for code in codes):
+        found["language"] = Fact(codes, CARD)
     if data.get("pipeline_tag") in PIPELINE_TAGS:
         found["pipeline_tag"] = Fact(data["pipeline_tag"], CARD)
     return found
