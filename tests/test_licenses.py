@@ -126,6 +126,8 @@ def test_a_license_of_its_own_has_a_name_and_a_link_and_its_text_goes_along(
         ),
         ("pipeline_tag: text-generation\nlicense_link: LICENSE", {}),
         ("- a list", {}),
+        ("license: [mit]\nlanguage: [en, {of: sorts}]\nlicense_link: [LICENSE]", {}),
+        ("license: mit\nlicense_link: {a: b}\nlanguage: []", {"license": "mit"}),
     ],
 )
 def test_what_the_front_matter_says(front: str, wanted: dict[str, Any], tmp_path: Path) -> None:
