@@ -2,38 +2,30 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
-import os
-import platform
 from collections.abc import Collection
-from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-
-import shim
 from converter import companions, corpus, licenses
 from converter.candidate import Candidate, Judged
 from converter.card import markdown
 from converter.evaluation.compare import compare
 from converter.evaluation.sets import gather
-from converter.job import Job, Request, resolve, settings
-from converter.proof.measure import Cosines, Progress, check_queries, measure, prepare
+from converter.job import Job, Request, resolve
+from converter.proof.measure import Progress, check_queries, measure, prepare
 from converter.recipe import Recipe, Source
+from converter.sealing import check_writable, keep, seal, seal_again
 from converter.source.checkpoint import Checkpoint, described
 from converter.source.open import open_source
 from converter.source.settle import SETTLED
 from converter.staging import empty, staged
 from converter.strategy import strategy
 from shim import artifact
-from shim.artifact import File, Manifest, Origin, Quantization, Stored
-from shim.errors import IntegrityError, NotFiniteError, SourceError, UsageError
-from shim.parity import Evaluation, Parity, Witness
+from shim.artifact import Manifest, Origin
+from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.parity import Evaluation, Witness
 
-PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
 RECORD = "quantization.json"
-COSINES = "cosines.json"
 
 
 def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
@@ -53,11 +45,11 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
             """Make the directory this candidate's artifact, and measure it."""
             empty(directory)
             _write(job, candidate, directory, progress)
-            manifest = _seal(job, candidate, directory)
+            manifest = seal(job, candidate, directory)
             if request.verified:
                 parity, cosines = measure(directory, manifest, job.checkpoint, job.verification, progress)
                 parity = dataclasses.replace(parity, witness=witness, corpus_sha256=job.corpus_sha256)
-                manifest = _keep(directory, dataclasses.replace(manifest, parity=parity), cosines)
+                manifest = keep(directory, dataclasses.replace(manifest, parity=parity), cosines)
             (directory / "README.md").write_text(markdown.of_artifact(manifest), encoding="utf-8")
             heads = manifest.parity.heads
             return Judged(manifest.verdict == "pass", job.bar.loss_of(heads)) if heads else None
@@ -80,7 +72,7 @@ def verify(
     artifact.check_files(directory, manifest)
     checkpoint = _original(manifest, source)
     if corpus_file is None:
-        _check_writable(directory)
+        check_writable(directory)
     path = corpus_file or corpus.VERIFICATION
     texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
     check_queries(checkpoint, manifest.model, manifest.task, texts)
@@ -95,7 +87,7 @@ def verify(
         model=checkpoint.spec,
         parity=dataclasses.replace(parity, witness=witness, corpus_sha256=digest, evaluation=kept),
     )
-    return measured if corpus_file else _seal_again(directory, manifest, measured, cosines)
+    return measured if corpus_file else seal_again(directory, manifest, measured, cosines)
 
 
 def evaluate(
@@ -109,13 +101,13 @@ def evaluate(
     artifact.check_files(directory, manifest)
     if manifest.schema == artifact.UNWITNESSED:
         raise UsageError(f"{manifest.name} is of an older version; `convert verify` brings it up to date first")
-    _check_writable(directory)
+    check_writable(directory)
     sets = gather(manifest.task, pairs, folders, nano)
     found = compare(directory, manifest, _original(manifest, source), sets, progress)
     names = {each.set for each in found}
     kept = [each for each in manifest.parity.evaluation or () if each.set not in names]
     evaluated = dataclasses.replace(manifest, parity=dataclasses.replace(manifest.parity, evaluation=kept + found))
-    _seal_again(directory, manifest, evaluated)
+    seal_again(directory, manifest, evaluated)
     return evaluated, found
 
 
@@ -137,28 +129,6 @@ def _original(manifest: Manifest, source: str | None) -> Checkpoint:
     return checkpoint
 
 
-def _check_writable(directory: Path) -> None:
-    if not os.access(directory, os.W_OK):
-        raise SourceError(f"{directory}: cannot be written, and the new figures would be sealed into it")
-
-
-def _seal_again(directory: Path, before: Manifest, after: Manifest, cosines: Cosines | None = None) -> Manifest:
-    """Write the manifest, new cosines, and the model card where it is ours; a user's own stays. What was written.
-
-    Raises IntegrityError where the artifact is not the one any more that was measured.
-    """
-    if artifact.read(directory) != before:
-        raise IntegrityError(f"{directory} was changed meanwhile; nothing was recorded")
-    if cosines is None:
-        artifact.write(directory, after)
-    else:
-        after = _keep(directory, after, cosines)
-    shown = directory / "README.md"
-    if shown.exists() and shown.read_text(encoding="utf-8") == markdown.of_artifact(before):
-        shown.write_text(markdown.of_artifact(after), encoding="utf-8")
-    return after
-
-
 def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:
     count = 0
 
@@ -172,76 +142,6 @@ def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) 
         text = json.dumps(candidate.record, indent=1, allow_nan=False)
         (directory / RECORD).write_text(text + "\n", encoding="utf-8")
     companions.write(job.checkpoint, directory)
-
-
-def _seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
-    """The manifest of what is in the directory, not yet measured, written there."""
-    manifest = Manifest(
-        schema=artifact.SCHEMA,
-        name=job.name,
-        recipe=job.recipe.name,
-        task=job.recipe.task,
-        target=job.request.target,
-        bits=job.bits,
-        source=_source(job),
-        model=job.recipe.model,
-        quantization=_quantization(job, candidate, directory),
-        files=artifact.hash_files(directory),
-        parity=Parity(verdict="unverified", target=job.bar.cosine, on=job.bar.on),
-        tool={
-            "version": shim.__version__,
-            "packages": _packages(),
-            "settings": settings(job.request),
-            "command": job.command,
-        },
-        license=job.recipe.license,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    artifact.write(directory, manifest)
-    return manifest
-
-
-def _keep(directory: Path, manifest: Manifest, cosines: Cosines) -> Manifest:
-    """Write the cosines, and the manifest that lists them; the two take their names one right after the other."""
-    content = json.dumps(cosines, allow_nan=False, separators=(",", ":")) + "\n"
-    beside, path = directory / f".{COSINES}", directory / COSINES
-    try:
-        beside.write_text(content, encoding="utf-8")
-        entry = File(sha256=artifact.hash_file(beside), size=beside.stat().st_size)
-        manifest = dataclasses.replace(manifest, files=dict(sorted({**manifest.files, COSINES: entry}.items())))
-        beside.replace(path)
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be written ({error.strerror})") from None
-    artifact.write(directory, manifest)
-    return manifest
-
-
-def _source(job: Job) -> artifact.Source:
-    """What the manifest records of the original: its files, its license, and the repository that a package stands for."""
-    recipe, found = job.recipe, described(job.checkpoint)
-    if found["repo"] == f"pkg:{recipe.source.package}":
-        found["base_model"] = recipe.source.repo
-    return {**found, **licenses.terms(recipe.license, recipe.license_link)}
-
-
-def _quantization(job: Job, candidate: Candidate, directory: Path) -> Quantization:
-    weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
-    count = sum(int(np.prod(tensor.shape)) for tensor in job.checkpoint.tensors.values())
-    plain = {name: Stored(bits=scheme.bits, group_size=scheme.group_size) for name, scheme in candidate.plan.items()}
-    return {
-        "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
-        "tensors": candidate.integers.describe() if candidate.integers else plain,
-    }
-
-
-def _packages() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def _recipe(manifest: Manifest) -> Recipe:

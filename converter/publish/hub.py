@@ -41,6 +41,18 @@ class State:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """send: paths of what the repository has not, or has otherwise. delete: paths."""
+
+    send: list[str]
+    delete: list[str]
+
+    @property
+    def empty(self) -> bool:
+        return not self.send and not self.delete
+
+
+@dataclass(frozen=True)
 class Commit:
     """What was done. pull_request: its address, where one was opened."""
 
@@ -125,14 +137,13 @@ class Hub:
     def commit(
         self,
         folder: Path,
-        send: list[str],
-        delete: list[str],
+        changes: Changes,
         message: tuple[str, str],
         parent: str,
         create_pr: bool,
         progress: Progress,
     ) -> Commit:
-        """Send these files of the folder, then change all of it in one commit on `parent`, or in a pull request.
+        """Send files of the folder, then make all changes in one commit on `parent`, or in a pull request.
 
         message: title and description. Files go one by one, so that Ctrl-C ends at once, and content with two names goes once.
         The hub keeps what has arrived whole, so that a second try sends the rest.
@@ -140,7 +151,7 @@ class Hub:
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
         with self._errors():
-            adds = {name: CommitOperationAdd(name, folder.absolute() / name) for name in send}
+            adds = {name: CommitOperationAdd(name, folder.absolute() / name) for name in changes.send}
             for count, (name, add) in enumerate(adds.items(), 1):
                 self.api.preupload_lfs_files(
                     additions=[add], free_memory=False, repo_id=self.id, revision=self.revision, create_pr=create_pr
@@ -149,7 +160,7 @@ class Hub:
                     raise SourceError(f"{self.id}: its .gitignore keeps {name} out; nothing was committed")
                 progress("send", count, len(adds))
             done = self.api.create_commit(
-                operations=[*adds.values(), *map(CommitOperationDelete, delete)],
+                operations=[*adds.values(), *map(CommitOperationDelete, changes.delete)],
                 commit_message=message[0],
                 commit_description=message[1],
                 parent_commit=parent,

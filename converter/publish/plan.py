@@ -3,29 +3,16 @@
 import dataclasses
 import hashlib
 from collections.abc import Container
-from dataclasses import dataclass
 from pathlib import Path
 
-from converter.publish.hub import File, State
+from converter.publish.hub import Changes, File, State
 from converter.publish.repository import Repository
 from shim import artifact
 from shim.artifact import Manifest
 from shim.listing import MANIFEST, SIGNATURE
 
 
-@dataclass(frozen=True)
-class Plan:
-    """send: paths of what the repository has not, or has otherwise. delete: paths."""
-
-    send: list[str]
-    delete: list[str]
-
-    @property
-    def empty(self) -> bool:
-        return not self.send and not self.delete
-
-
-def plan(folder: Path, repository: Repository, before: Repository | None, state: State) -> Plan:
+def plan(folder: Path, repository: Repository, before: Repository | None, state: State) -> Changes:
     """What makes a repository with these files into the one in `folder`.
 
     Deleted is only what the repository's own `artifact.json` lists (`before`) and the new one does not, and a signature of
@@ -35,7 +22,7 @@ def plan(folder: Path, repository: Repository, before: Repository | None, state:
     send = [name for name, sha256 in hashes.items() if not same(folder / name, sha256, state.files.get(name))]
     gone = {name for name in (before.listed if before else ()) if name not in repository.listed}
     gone |= {SIGNATURE} if MANIFEST in send else set()
-    return Plan(send, sorted(gone & state.files.keys() - hashes.keys()))
+    return Changes(send, sorted(gone & state.files.keys() - hashes.keys()))
 
 
 def local(folder: Path, repository: Repository) -> dict[str, str]:
@@ -53,7 +40,7 @@ def same(path: Path, sha256: str, there: File | None) -> bool:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == there.blob
 
 
-def message(repository: Repository, before: Repository | None, made: Plan, there: Container[str]) -> tuple[str, str]:
+def message(repository: Repository, before: Repository | None, made: Changes, there: Container[str]) -> tuple[str, str]:
     """The title and the description of a commit: precisions, then files. there: the files before it."""
     old = before.precisions if before else {}
     words = {

@@ -105,7 +105,7 @@ def publish(request: Request, progress: Progress, bars: bool = False) -> Outcome
         commit = None
         if not changes.empty:
             words = message(made, before, changes, state.files)
-            commit = hub.commit(folder, changes.send, changes.delete, words, state.commit, request.create_pr, progress)
+            commit = hub.commit(folder, changes, words, state.commit, request.create_pr, progress)
     collection = hub.collect(request.collection, request.private) if request.collection else None
     done = {"commit": commit.id, "pull_request": commit.pull_request} if commit else {}
     return Outcome(**{**vars(outcome), **done, "collection": collection})
