@@ -12,7 +12,8 @@ from converter.quantize.grid import Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.targets.onnx import tables
-from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
+from converter.targets.onnx.ops import OPSET, OnnxOps
+from converter.targets.onnx.recorder import CONTRIB
 from shim.architectures import architecture
 from shim.errors import SealportError
 from shim.pooling import PROJECTED, outputs
@@ -20,7 +21,7 @@ from shim.pooling import PROJECTED, outputs
 TABLE_BITS = (4, *tables.BITS, 8)  # of tables, when bits are chosen for each tensor
 GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
 INTEGERS = True
-IR_VERSION = 10
+IR_VERSION = 11
 LONG = 1024  # tokens beyond which a text's attention scores are too many to hold at once
 SHAPES = {
     "score": ("batch_size",),

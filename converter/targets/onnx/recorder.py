@@ -11,6 +11,8 @@ from converter.candidate import PlanCodes
 from converter.quantize.grid import Codes, Scheme
 from converter.source.checkpoint import Checkpoint
 
+CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
+
 
 class Recorder:
     """Every call appends nodes; weights become initializers that are read only when the file is written.
@@ -58,6 +60,15 @@ class Recorder:
         self.nodes.append(node)
         self.count += 1
         return list(node.outputs)
+
+    def body(self, record: Callable[[], ir.Value | Sequence[ir.Value]], inputs: Sequence[ir.Value] = ()) -> ir.Graph:
+        """The body of an If or a Loop: the nodes that `record` appends, and its results. What is made in it stays in it."""
+        outer, self.nodes = self.nodes, []
+        found = record()
+        outputs = [found] if isinstance(found, ir.Value) else list(found)
+        graph = ir.Graph(inputs=inputs, outputs=outputs, nodes=self.nodes, name=f"body_{self.count}")
+        self.nodes = outer
+        return graph
 
     def input(self, name: str) -> ir.Value:
         """A graph input, (batch, sequence) int64. Only those that are used become inputs: other loaders must feed them all."""
@@ -110,10 +121,7 @@ class Recorder:
         for node in reversed(self.nodes):
             if any(value.name in needed for value in node.outputs):
                 kept.append(node)
-                bodies = [value.as_graph() for value in node.attributes.values() if value.type == ir.AttributeType.GRAPH]
-                takers = [node, *(inner for body in bodies for inner in body)]
-                needed |= {value.name for taker in takers for value in taker.inputs if value is not None}
-                needed |= {value.name for body in bodies for value in body.outputs}
+                needed |= _taken(node)
         self.nodes = kept[::-1]
         self.initializers = {name: value for name, value in self.initializers.items() if name in needed}
 
@@ -145,6 +153,13 @@ class Recorder:
             self.weight(f"{name}.weight_scales", groups, self.dtype, lambda: scales),
             self.weight(f"{name}.weight_zero_points", (rows, -(-groups[1] // per_byte)), np.uint8, lambda: zeros),
         )
+
+
+def _taken(node: ir.Node) -> set[str | None]:
+    """The names of all values that a node takes, or the nodes of its bodies."""
+    bodies = [value.as_graph() for value in node.attributes.values() if value.type == ir.AttributeType.GRAPH]
+    inner = (_taken(part) | {value.name for value in body.outputs} for body in bodies for part in body)
+    return {value.name for value in node.inputs if value is not None}.union(*inner)
 
 
 class Streamed(ir.LazyTensor):
