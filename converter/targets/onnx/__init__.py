@@ -11,7 +11,7 @@ from converter.candidate import Candidate
 from converter.quantize.grid import Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
-from converter.targets.onnx import tables
+from converter.targets.onnx import prefix, tables
 from converter.targets.onnx.ops import OPSET, OnnxOps
 from converter.targets.onnx.recorder import CONTRIB
 from shim.architectures import architecture
@@ -68,9 +68,12 @@ def write(
 def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     checkpoint, module = ops.checkpoint, architecture(recipe.architecture)
     spec, config = recipe.model, module.Config.read(checkpoint.config)
+    ops.prefixed = "score" in spec.heads and bool(module.ROWS)  # a causal reranker: its template and the query come first
     found = outputs(ops, module, config, spec.pooling, spec.heads, spec.modules)
-    ops.prune(list(found.values()))
+    presents = prefix.output(ops)
+    ops.prune([*found.values(), *presents])
     model = graph(ops, found, recipe, config.hidden_size)
+    model.graph.outputs.extend(presents)
     (directory / "onnx").mkdir()
     size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)
     try:
@@ -98,10 +101,10 @@ def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe, width: int) 
         result.type = ir.TensorType(ir.DataType.FLOAT)
         results.append(result)
     body = ir.Graph(
-        inputs=list(ops.inputs.values()),
+        inputs=[*ops.inputs.values(), *ops.optional.values()],
         outputs=results,
         nodes=ops.nodes,
-        initializers=list(ops.initializers.values()),
+        initializers=[*ops.initializers.values(), *ops.optional.values()],
         opset_imports={"": OPSET, CONTRIB: 1},
         name=recipe.name,
     )

@@ -1,6 +1,7 @@
 """Scaled dot-product attention as fused ONNX nodes: whole, or for long texts block by block of queries in a Loop.
 
-Each length has the operator that is fastest there, see scripts/RESULTS.md. The values are (n, length, heads * d).
+Attention is the faster operator for short texts. MultiHeadAttention is for long ones, and never has all their scores in memory,
+but only without a mask of its own. The values are (n, length, heads * d).
 """
 
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from converter.targets.onnx import prefix
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
 SHORT = 512  # tokens up to which all queries attend at once, where longer texts may come
@@ -29,6 +31,8 @@ class Attention:
     def __call__(self, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
         """See shim.architectures.Ops.attention."""
         ops = self.ops
+        if ops.prefixed:
+            key, value = (prefix.extended(ops, part, self.groups * self.size) for part in (key, value))
         if ops.dtype is np.float16 and not self.causal:  # a graph for GPUs, where this operator is the faster at any length
             return self._unmasked(*self._widened(query, key), value)
         bias = self._bias_of_all()
@@ -86,10 +90,14 @@ class Attention:
         return ops.made["short"]
 
     def _seen(self) -> ir.Value:
-        """(n, 1, 1, keys), true on tokens."""
+        """(n, 1, 1, keys), true on tokens; those of a prefix are all tokens."""
         ops = self.ops
         if "seen" not in ops.made:
-            ops.made["seen"] = ops.node("Unsqueeze", ops.cast(ops.input("attention_mask"), np.bool_), ops.constant([1, 2]))
+            seen = ops.node("Unsqueeze", ops.cast(ops.input("attention_mask"), np.bool_), ops.constant([1, 2]))
+            if ops.prefixed:
+                count = ops.node("Concat", ops.length(seen, 0), ops.constant([1, 1]), prefix.length(ops), axis=0)
+                seen = ops.node("Concat", ops.node("Expand", ops.constant(True, np.bool_), count), seen, axis=3)
+            ops.made["seen"] = seen
         return ops.made["seen"]
 
     def _bias_of_all(self) -> ir.Value:
@@ -110,6 +118,8 @@ class Attention:
         if not self.causal:
             rows = ops.node("Concat", ops.constant([1, 1]), ops.node("Sub", end, start), ops.constant([1]), axis=0)
             return ops.node("Expand", ops.node("Where", seen, kept, least), rows)
+        if ops.prefixed:
+            start, end = (ops.node("Add", place, prefix.length(ops)) for place in (start, end))
         first, last, keys = (ops.node("Squeeze", place) for place in (start, end, ops.length(seen, 3)))
         rows = ops.node("Unsqueeze", ops.node("Range", first, last, ops.constant(1)), ops.constant([1]))
         columns = ops.node("Range", ops.constant(0), keys, ops.constant(1))
@@ -118,8 +128,9 @@ class Attention:
 
     def _causal(self, query: ir.Value, key: ir.Value, value: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
         """The attention of the queries start to end, for which the keys behind them are as if there were none."""
-        seen = self.ops.slice(self._seen(), 0, end, 3)
-        key, value = (self.ops.slice(part, 0, end, 1) for part in (key, value))
+        last = self.ops.node("Add", end, prefix.length(self.ops)) if self.ops.prefixed else end
+        seen = self.ops.slice(self._seen(), 0, last, 3)
+        key, value = (self.ops.slice(part, 0, last, 1) for part in (key, value))
         return self._masked(query, key, value, self._bias(seen, start, end))
 
     def _blocks(self, query: ir.Value, most: int, attend: Callable[[ir.Value, ir.Value, ir.Value], ir.Value]) -> ir.Value:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from converter.targets.onnx import tables
+from converter.targets.onnx import prefix, tables
 from converter.targets.onnx.attention import Attention
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
@@ -147,10 +147,13 @@ class OnnxOps(Recorder):
         key = (kind, base, size)
         if key not in self.made:
             speeds = base ** (-np.arange(0, size, 2, dtype=np.float64) / size)
-            places = self.node("Transpose", self.cast(self.positions(), np.float32), perm=[1, 0])
+            places = self.node("Transpose", self.cast(self._places(), np.float32), perm=[1, 0])
             turn = self.node(kind, self.node("Mul", places, self.constant(speeds[None], np.float32)))
             self.made[key] = turn if self.dtype is np.float32 else self.cast(turn, self.dtype)
         return self.made[key]
+
+    def _places(self) -> ir.Value:
+        return self.node("Add", self.positions(), prefix.length(self)) if self.prefixed else self.positions()
 
     def attention(self, query: ir.Value, key: ir.Value, value: ir.Value, causal: bool = False) -> ir.Value:
         heads, size = self.sizes[query.name]

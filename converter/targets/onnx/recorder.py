@@ -39,6 +39,9 @@ class Recorder:
         self.wide: set[str] = set()  # values that are float32 in a float16 graph
         self.sizes: dict[str, tuple[int, ...]] = {}  # (width,) of what `linear` gave, (heads, d) once it is split
         self.count = 0
+        self.prefixed = False  # whether what all rows begin with can be given as keys and values instead, see `optional`
+        self.optional: dict[str, ir.Value] = {}
+        self.present: list[ir.Value] = []  # of each layer, in turn, the first row's keys and values
 
     def node(self, kind: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: object) -> ir.Value:
         """Append a node with one output and return that."""
@@ -76,6 +79,14 @@ class Recorder:
             shape = ir.Shape(["batch_size", "sequence_length"])
             self.inputs[name] = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64))
         return self.inputs[name]
+
+    def option(self, name: str, default: np.ndarray) -> ir.Value:
+        """A graph input that has a default: other loaders do not see it, as ONNX Runtime lists it among the initializers."""
+        if name not in self.optional:
+            tensor = ir.Tensor(default, name=name)
+            kind, shape = ir.TensorType(tensor.dtype), ir.Shape(default.shape)
+            self.optional[name] = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+        return self.optional[name]
 
     def weight(self, name: str, shape: tuple[int, ...], dtype: type, make: Callable[[], Iterable[np.ndarray]]) -> ir.Value:
         """An initializer whose values, in parts, `make` gives when they are written; the same name is the same initializer."""
