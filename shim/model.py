@@ -14,6 +14,7 @@ from shim.checks import check_text, check_texts
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.jsons import JsonObject
 from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
+from shim.prefixes import Prefixes
 from shim.prompts import prompt_of
 from shim.results import Embeddings, Output, Ranked
 from shim.runtimes import Runtime
@@ -70,6 +71,7 @@ class Model:
 
     def __init__(self, manifest: Manifest, encoder: TextEncoder, runtime: Runtime):
         self.manifest, self.encoder, self.runtime = manifest, encoder, runtime
+        self._prefixes = Prefixes(runtime, encoder)
         self.repository: str | None = None  # of the hub, that it is from, and the commit
         self.revision: str | None = None
         self.name, self.task = manifest.name, manifest.task
@@ -135,7 +137,7 @@ class Model:
 
     def compute(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
         """The outputs of one batch, in order. An output that is not finite is marked, not raised: the others are good."""
-        arrays = self.runtime.run(self.encoder.batch(encoded), tuple(dict.fromkeys(map(self._named, heads))))
+        arrays = self._prefixes.run(encoded, tuple(dict.fromkeys(map(self._named, heads))))
         return [self._output(item, row, arrays, heads) for row, item in enumerate(encoded)]
 
     def _named(self, head: str) -> str:

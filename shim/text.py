@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,25 @@ class Tokens:
     token_type_ids: np.ndarray
 
 
+@dataclass(eq=False)
+class Prefix:
+    """What the pairs of one query begin with: the ids of template and query, once they are known; how many pairs there are.
+
+    Where it meets a document they may be other tokens, so a pair's ids may follow it for a part only.
+    """
+
+    pairs: int
+    ids: list[int] = field(default_factory=list)
+
+
 @dataclass(frozen=True)
 class Encoded:
-    """One text as token ids, special tokens included, cut to the model's limit."""
+    """One text as token ids, special tokens included, cut to the model's limit. prefix: of a pair by a template."""
 
     ids: list[int]
     type_ids: list[int]
     truncated: bool
+    prefix: Prefix | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -116,8 +128,11 @@ class TextEncoder:
         prompts: Mapping[str, str],
         instruction: str | None = None,
         side: str = "right",
+        prefix: Prefix | None = None,
     ) -> list[Encoded]:
         """Token ids of the query with each document, cut on their right to max_tokens.
+
+        prefix: one for all calls with the same query; None where there is one call.
 
         The pair is the template `pair` of `prompts` where there is one, around `instruction` or its default; then only the
         document is cut, never what comes behind it. Else it is the tokenizer's own, with the default before the query, and the
@@ -140,7 +155,10 @@ class TextEncoder:
         head, tail = (encoding.ids for encoding in self._encodings([before, after], special=False))
         self.tokenizer.enable_truncation(self._room(len(head) + len(tail), "tokens of the query and its template") + len(head))
         encodings = self._encodings([before + document for document in documents], special=False)
-        return [Encoded(item.ids + tail, [*item.type_ids, *(0 for _ in tail)], bool(item.overflowing)) for item in encodings]
+        prefix = prefix or Prefix(len(documents))
+        prefix.ids = head
+        types = [0] * len(tail)
+        return [Encoded(item.ids + tail, item.type_ids + types, bool(item.overflowing), prefix) for item in encodings]
 
     def _own_pairs(self, query: str, documents: Sequence[str], side: str) -> list[Encoded]:
         self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")

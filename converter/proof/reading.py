@@ -24,6 +24,7 @@ class TorchRuntime:
     """shim.runtimes.Runtime over the checkpoint's tensors, layer by layer."""
 
     name, device, kernels = "torch", "cpu", "float32"
+    takes_past = False
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint, self.module = checkpoint, architecture(checkpoint.spec.architecture)
@@ -31,7 +32,7 @@ class TorchRuntime:
         small = sum(int(np.prod(tensor.shape)) for tensor in checkpoint.tensors.values()) <= HELD
         self.read = functools.cache(checkpoint.read) if small else checkpoint.read
 
-    def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
         import torch
 

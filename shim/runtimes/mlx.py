@@ -18,6 +18,7 @@ from shim.artifact import Manifest
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
 from shim.jsons import JsonObject, read_object, table
 from shim.pooling import head_tensors, outputs
+from shim.runtimes import PRESENT
 from shim.runtimes.mlx_ops import MlxOps, Packed
 from shim.spec import ModelSpec
 from shim.text import Tokens
@@ -79,6 +80,7 @@ class MlxRuntime:
         self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
         raw = read_object(directory / "config.json")
         self.module = architecture(spec.architecture)
+        self.takes_past = "score" in spec.heads and bool(self.module.ROWS)  # it is causal
         try:
             self.config = self.module.Config.read(raw)
         except SourceError as error:
@@ -124,11 +126,13 @@ class MlxRuntime:
                 found = list(self.weights[part].shape) if part in self.weights else "missing"
                 raise IntegrityError(f"{directory}: tensor {part} is {found}, config.json wants {list(wanted)}")
 
-    def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
-        ops = MlxOps(self.mx, self.weights, self.packed, tokens)
+        ops = MlxOps(self.mx, self.weights, self.packed, tokens, None if past is None else self.mx.array(past))
         spec = self.spec
         found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules)
+        if PRESENT in names:
+            found[PRESENT] = ops.present_key_values()
         arrays = [found[name].astype(self.mx.float32) for name in names]
         self.mx.eval(arrays)
         return {name: np.array(array) for name, array in zip(names, arrays, strict=True)}

@@ -18,10 +18,19 @@ BLOCK = 512  # queries that attend at once
 class MlxOps:
     """shim.architectures.Ops for one batch."""
 
-    def __init__(self, mx: ModuleType, weights: dict[str, Array], packed: Callable[[str], Packed | None], tokens: Tokens):
-        """packed: for the name of a quantized module, else None."""
+    def __init__(
+        self,
+        mx: ModuleType,
+        weights: dict[str, Array],
+        packed: Callable[[str], Packed | None],
+        tokens: Tokens,
+        past: Array | None = None,
+    ):
+        """packed: for the name of a quantized module, else None. past: see shim.runtimes.Runtime."""
         self.mx, self.weights, self.packed, self.tokens = mx, weights, packed, tokens
         self.mask = self.mx.array(tokens.attention_mask.astype(bool))
+        self.past, self.before = past, 0 if past is None else past.shape[1]
+        self.present: list[Array] = []  # of each causal layer in turn, its keys and values, (n, groups, length, d)
 
     def input_ids(self) -> Array:
         return self.mx.array(self.tokens.input_ids)
@@ -100,21 +109,36 @@ class MlxOps:
         return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
     def rotate(self, x: Array, base: float) -> Array:
-        return self.mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=0)
+        return self.mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=self.before)
 
     def attention(self, query: Array, key: Array, value: Array, causal: bool = False) -> Array:
         n, heads, length, width = query.shape
+        if causal:
+            key, value = self._extended(key), self._extended(value)
         attend = self.mx.fast.scaled_dot_product_attention
         parts = []
         # In blocks of queries, so that on a CPU a long text's scores are not in memory all at once.
         for start in range(0, length, BLOCK):
             end = min(start + BLOCK, length)
-            seen = slice(0, end if causal else length)
+            seen = slice(0, self.before + end if causal else length)
             mask = self._mask(start, end) if causal else self.mask[:, None, None, :]
             part = attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], scale=width**-0.5, mask=mask)
             parts.append(part)
         attended = parts[0] if len(parts) == 1 else self.mx.concatenate(parts, axis=2)
         return attended.transpose(0, 2, 1, 3).reshape(n, length, heads * width)
+
+    def _extended(self, part: Array) -> Array:
+        """A layer's keys or values behind those of the past."""
+        self.present.append(part)
+        if self.past is None:
+            return part
+        n, groups, _, width = part.shape
+        before = self.past[len(self.present) - 1].reshape(1, -1, groups, width).transpose(0, 2, 1, 3).astype(part.dtype)
+        return self.mx.concatenate([self.mx.broadcast_to(before, (n, *before.shape[1:])), part], axis=2)
+
+    def present_key_values(self) -> Array:
+        """The output PRESENT of shim.runtimes."""
+        return self.mx.stack([part[0].transpose(1, 0, 2).flatten(1) for part in self.present])
 
     def _mask(self, start: int, end: int) -> Array | str:
         """The causal mask of queries start..end over keys 0..end.

@@ -9,8 +9,11 @@ import numpy as np
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
 from shim.pooling import OUTPUTS
+from shim.runtimes import PRESENT
 from shim.text import Tokens
 
+# The optional inputs of a causal reranker's graph, see converter/targets/onnx/prefix.py.
+PAST, PRESENT_LENGTH = "past_key_values", "present_length"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -74,12 +77,19 @@ class OnnxRuntime:
     def __init__(self, session):  # type: ignore[no-untyped-def]
         self.session = session
         self.inputs = [value.name for value in session.get_inputs()]
+        self.options = {value.name: value.type for value in session.get_overridable_initializers()}
+        self.takes_past = PAST in self.options
         self.device = "cuda" if PROVIDERS["cuda"] in session.get_providers() else "cpu"
 
-    def run(self, tokens: Tokens, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
+        given = {name: getattr(tokens, name) for name in self.inputs}
+        if PRESENT in names:
+            given[PRESENT_LENGTH] = np.array(tokens.input_ids.shape[1:], np.int64)
+        if past is not None:
+            given[PAST] = past.astype(np.float16 if self.options[PAST] == "tensor(float16)" else np.float32)
         try:
-            arrays = self.session.run(list(names), {name: getattr(tokens, name) for name in self.inputs})
+            arrays = self.session.run(list(names), given)
         except Exception as error:  # see open_runtime; others, as for want of memory, are no fault of a file
             if type(error).__name__ != "InvalidArgument":
                 raise

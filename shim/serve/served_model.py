@@ -19,7 +19,7 @@ from shim.serve.metrics import Metrics
 from shim.serve.queue import Request
 from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread
 from shim.serve.settings import Settings
-from shim.text import Encoded, Piece
+from shim.text import Encoded, Piece, Prefix
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # tokenized at a time, so that a long request does not hold up a short one
 SHORT = 512  # characters that are tokenized at once: to have another thread do it would take as long
@@ -87,10 +87,10 @@ class ServedModel:
         model.check_rerank()
         query = check_text(query, "query")
         checked = check_texts(documents, "document", empty=True)
-        prompts = model.manifest.model.prompts
+        prompts, prefix = model.manifest.model.prompts, Prefix(len(checked))
 
         def encode(part: Sequence[str]) -> list[Encoded]:
-            return model.encoder.pairs(query, part, prompts, instruction, side)
+            return model.encoder.pairs(query, part, prompts, instruction, side, prefix)
 
         each = len(query) + len(instruction or "")
         return model.ranking(await self._compute(checked, encode, ("score",), truncate, each))

@@ -11,8 +11,9 @@ from converter.candidate import Candidate
 from converter.quantize.grid import Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
-from converter.targets.onnx import tables
-from converter.targets.onnx.ops import CONTRIB, OPSET, OnnxOps
+from converter.targets.onnx import prefix, tables
+from converter.targets.onnx.ops import OPSET, OnnxOps
+from converter.targets.onnx.recorder import CONTRIB
 from shim.architectures import architecture
 from shim.errors import SealportError
 from shim.pooling import PROJECTED, outputs
@@ -20,7 +21,7 @@ from shim.pooling import PROJECTED, outputs
 TABLE_BITS = (4, *tables.BITS, 8)  # of tables, when bits are chosen for each tensor
 GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
 INTEGERS = True
-IR_VERSION = 10
+IR_VERSION = 11
 LONG = 1024  # tokens beyond which a text's attention scores are too many to hold at once
 SHAPES = {
     "score": ("batch_size",),
@@ -67,9 +68,12 @@ def write(
 def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     checkpoint, module = ops.checkpoint, architecture(recipe.architecture)
     spec, config = recipe.model, module.Config.read(checkpoint.config)
+    ops.prefixed = "score" in spec.heads and bool(module.ROWS)  # a causal reranker: its template and the query come first
     found = outputs(ops, module, config, spec.pooling, spec.heads, spec.modules)
-    ops.prune(list(found.values()))
+    presents = prefix.output(ops)
+    ops.prune([*found.values(), *presents])
     model = graph(ops, found, recipe, config.hidden_size)
+    model.graph.outputs.extend(presents)
     (directory / "onnx").mkdir()
     size = sum(value.const_value.nbytes for value in ops.initializers.values() if value.const_value is not None)
     try:
@@ -97,10 +101,10 @@ def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe, width: int) 
         result.type = ir.TensorType(ir.DataType.FLOAT)
         results.append(result)
     body = ir.Graph(
-        inputs=list(ops.inputs.values()),
+        inputs=[*ops.inputs.values(), *ops.optional.values()],
         outputs=results,
         nodes=ops.nodes,
-        initializers=list(ops.initializers.values()),
+        initializers=[*ops.initializers.values(), *ops.optional.values()],
         opset_imports={"": OPSET, CONTRIB: 1},
         name=recipe.name,
     )

@@ -1,91 +1,157 @@
-"""Scaled dot-product attention as ONNX nodes: whole, or for long texts block by block of queries in a Loop."""
+"""Scaled dot-product attention as fused ONNX nodes: whole, or for long texts block by block of queries in a Loop.
+
+Attention is the faster operator for short texts. MultiHeadAttention is for long ones, and never has all their scores in memory,
+but only without a mask of its own. The values are (n, length, heads * d).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from converter.targets.onnx.recorder import Recorder
+from converter.targets.onnx import prefix
+from converter.targets.onnx.recorder import CONTRIB, Recorder
 
-BLOCK = 512  # queries whose scores are in memory at once; texts up to this long take one turn of the loop
-
-
-def attend(
-    ops: Recorder, query: ir.Value, key: ir.Value, value: ir.Value, sizes: tuple[int, int, int], causal: bool
-) -> ir.Value:
-    """See shim.architectures.Ops.attention; sizes: heads of the query, heads of key and value, width of a head."""
-    heads, groups, size = sizes
-    query = ops.node("Mul", query, ops.constant(size**-0.5, ops.dtype))
-    key = ops.node("Transpose", key, perm=[0, 1, 3, 2])
-    if groups != heads:  # a further axis over the query heads that share a key, along which MatMul repeats the key
-        query = ops.node("Reshape", query, ops.constant([0, groups, heads // groups, -1, size]))
-        key, value = (ops.node("Unsqueeze", part, ops.constant([2])) for part in (key, value))
-    rank = 4 if groups == heads else 5
-    mask = _key_mask(ops, rank, causal)
-    length = ops.length(ops.input("input_ids"), 1)
-    if not ops.blocked:
-        found = _scores_to_values(ops, query, key, value, mask, (ops.constant([0]), length) if causal else None)
-        found = ops.node("Reshape", found, ops.constant([0, heads, -1, size]))
-        joined = ops.node("Transpose", found, perm=[0, 2, 1, 3])
-        return ops.node("Reshape", joined, ops.constant([0, 0, heads * size]))
-    # `turns` blocks of `block` queries each, the last one filled up with zeros that are cut off again.
-    one = ops.constant([1])
-    turns = ops.node("Div", ops.node("Add", length, ops.constant([BLOCK - 1])), ops.constant([BLOCK]))
-    block = ops.node("Div", ops.node("Sub", ops.node("Add", length, turns), one), turns)
-    missing = ops.node("Sub", ops.node("Mul", block, turns), length)
-    pads = ops.node("Concat", ops.constant([0]), missing, axis=0)
-    query = ops.node("Pad", query, pads, ops.constant(0, ops.dtype), ops.constant([rank - 2]))
-    turn = ir.Value(name=f"turn_{ops.count}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
-    go_on = ir.Value(name=f"go_on_{ops.count}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
-    outer, ops.nodes = ops.nodes, []
-    start = ops.node("Mul", ops.node("Unsqueeze", turn, ops.constant([0])), block)
-    end = ops.node("Add", start, block)
-    part = ops.slice(query, start, end, rank - 2)
-    if causal:
-        key, value, mask = (
-            ops.slice(key, 0, end, rank - 1),
-            ops.slice(value, 0, end, rank - 2),
-            ops.slice(mask, 0, end, rank - 1),
-        )
-    found = _scores_to_values(ops, part, key, value, mask, (start, end) if causal else None)
-    body, ops.nodes = ops.nodes, outer
-    again = ir.node("Identity", (go_on,), name=f"Identity_{ops.count}")
-    again.outputs[0].name = f"{again.name}_output"
-    loop = ir.Graph(inputs=(turn, go_on), outputs=(again.outputs[0], found), nodes=(*body, again), name=f"attend_{ops.count}")
-    blocks = ops.node("Loop", ops.node("Squeeze", turns, ops.constant([0])), None, body=loop)
-    blocks = ops.node("Reshape", blocks, ops.constant([0, 0, heads, -1, size]))
-    joined = ops.node("Reshape", ops.node("Transpose", blocks, perm=[1, 0, 3, 2, 4]), ops.constant([0, -1, heads * size]))
-    return ops.slice(joined, 0, length, 1)
+SHORT = 512  # tokens up to which all queries attend at once, where longer texts may come
+CAUSAL_BLOCK = 512  # queries of a longer text whose scores are in memory at once
+BLOCK = 2048  # the same where the operator holds no scores, unless it does not know the size of the CPU's cache
 
 
-def _scores_to_values(
-    ops: Recorder,
-    query: ir.Value,
-    key: ir.Value,
-    value: ir.Value,
-    mask: ir.Value,
-    places: tuple[ir.Value, ir.Value] | None,
-) -> ir.Value:
-    """softmax(query @ key, masked) @ value; places: the first query's and behind the last one's, where attention is causal."""
-    scores = ops.node("MatMul", query, key)
-    if places is None:
-        scores = ops.node("Add", scores, mask)
-    else:
-        zero, one = ops.constant(0), ops.constant(1)
-        start, end = (ops.node("Squeeze", place, ops.constant([0])) for place in places)
-        rows = ops.node("Unsqueeze", ops.node("Range", start, end, one), ops.constant([1]))
-        last = ops.node("Squeeze", ops.node("Shape", key, start=-1), ops.constant([0]))
-        columns = ops.node("Unsqueeze", ops.node("Range", zero, last, one), ops.constant([0]))
-        seen = ops.node("And", ops.node("LessOrEqual", columns, rows), mask)
-        # Chosen, not added: where every key of a padded row is masked, a sum could be infinite, and the row NaN.
-        scores = ops.node("Where", seen, scores, ops.constant(np.finfo(ops.dtype).min, ops.dtype))
-    return ops.node("MatMul", ops.node("Softmax", scores, axis=-1), value)
+@dataclass(frozen=True)
+class Attention:
+    """The attention of one layer: how many heads its queries, and its keys and values (`groups`) have, and their width."""
 
+    ops: Recorder
+    heads: int
+    groups: int
+    size: int
+    causal: bool
 
-def _key_mask(ops: Recorder, rank: int, causal: bool) -> ir.Value:
-    """(n, 1, …, length) of `rank` axes. Causal: true on tokens; else 0 on tokens, the least finite number on padding."""
-    name = ("mask", rank, causal)
-    if name not in ops.made:
-        axes = ops.constant(list(range(1, rank - 1)))
-        seen = ops.cast(ops.node("Unsqueeze", ops.input("attention_mask"), axes), np.bool_)
-        least = ops.constant(np.finfo(ops.dtype).min, ops.dtype)
-        ops.made[name] = seen if causal else ops.node("Where", seen, ops.constant(0, ops.dtype), least)
-    return ops.made[name]
+    def __call__(self, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
+        """See shim.architectures.Ops.attention."""
+        ops = self.ops
+        if ops.prefixed:
+            key, value = (prefix.extended(ops, part, self.groups * self.size) for part in (key, value))
+        if ops.dtype is np.float16 and not self.causal:  # a graph for GPUs, where this operator is the faster at any length
+            return self._unmasked(*self._widened(query, key), value)
+        bias = self._bias_of_all()
+        if not ops.blocked:
+            return self._masked(query, key, value, bias)
+        short = self._short()
+        padding = None if self.causal else self._padding()  # made outside the branch
+
+        def in_blocks() -> ir.Value:
+            if padding is None:
+                return self._blocks(query, CAUSAL_BLOCK, lambda part, start, end: self._causal(part, key, value, start, end))
+            wide, keys = self._widened(query, key)
+            return self._blocks(wide, BLOCK, lambda part, *_: self._unmasked(part, keys, value))
+
+        whole, blocks = ops.body(lambda: self._masked(query, key, value, bias)), ops.body(in_blocks)
+        return ops.node("If", short, then_branch=whole, else_branch=blocks)
+
+    def _masked(self, query: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value) -> ir.Value:
+        """bias: (n, 1, queries, keys), what is added to the scores."""
+        return self.ops.node("Attention", query, key, value, bias, q_num_heads=self.heads, kv_num_heads=self.groups)
+
+    def _unmasked(self, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
+        """The operator that never has all scores in memory, as long as it is given no mask: `_widened` puts that elsewhere."""
+        scale = self.size**-0.5
+        return self.ops.node("MultiHeadAttention", query, key, value, domain=CONTRIB, num_heads=self.heads, scale=scale)
+
+    def _widened(self, query: ir.Value, key: ir.Value) -> tuple[ir.Value, ir.Value]:
+        """Both with further columns in each head: ones in the queries, and `_padding` in the keys."""
+        ops, padding = self.ops, self._padding()
+        split, joined = (ops.constant([0, 0, *shape]) for shape in ((self.heads, self.size), (-1,)))
+        query, key = (ops.node("Reshape", part, split) for part in (query, key))
+        query = ops.node("Pad", query, ops.constant([0, self._columns]), ops.constant(1, ops.dtype), ops.constant([3]))
+        key = ops.node("Concat", key, padding, axis=3)
+        return ops.node("Reshape", query, joined), ops.node("Reshape", key, joined)
+
+    @property
+    def _columns(self) -> int:
+        return 1 if self.ops.dtype is np.float32 else 8  # CUDA's fused kernels take multiples of 8
+
+    def _padding(self) -> ir.Value:
+        """(n, keys, heads, columns): 0 on tokens; on padding what no score reaches, and what is finite in sum with one."""
+        ops, least = self.ops, -1e30 if self.ops.dtype is np.float32 else -1e4
+        if "padding" not in ops.made:
+            seen = ops.node("Unsqueeze", ops.cast(ops.input("attention_mask"), np.bool_), ops.constant([2, 3]))
+            added = ops.node("Where", seen, ops.constant(0, ops.dtype), ops.constant(least, ops.dtype))
+            ops.made["padding"] = ops.node("Expand", added, ops.constant([1, 1, self.heads, self._columns]))
+        return ops.made["padding"]
+
+    def _short(self) -> ir.Value:
+        """Whether the keys are few enough to be taken whole, a scalar."""
+        ops = self.ops
+        if "short" not in ops.made:
+            length = ops.node("Squeeze", ops.length(self._seen(), 3))
+            ops.made["short"] = ops.node("LessOrEqual", length, ops.constant(SHORT))
+        return ops.made["short"]
+
+    def _seen(self) -> ir.Value:
+        """(n, 1, 1, keys), true on tokens; those of a prefix are all tokens."""
+        ops = self.ops
+        if "seen" not in ops.made:
+            seen = ops.node("Unsqueeze", ops.cast(ops.input("attention_mask"), np.bool_), ops.constant([1, 2]))
+            if ops.prefixed:
+                count = ops.node("Concat", ops.length(seen, 0), ops.constant([1, 1]), prefix.length(ops), axis=0)
+                seen = ops.node("Concat", ops.node("Expand", ops.constant(True, np.bool_), count), seen, axis=3)
+            ops.made["seen"] = seen
+        return ops.made["seen"]
+
+    def _bias_of_all(self) -> ir.Value:
+        """The bias of all queries, made once for all layers; of none where they go in blocks."""
+        ops, name = self.ops, ("bias", self.causal)
+        if name not in ops.made:
+            length = ops.length(ops.input("input_ids"), 1)
+            if ops.blocked:
+                length = ops.node("Where", self._short(), length, ops.constant([0]))
+            ops.made[name] = self._bias(self._seen(), ops.constant([0]), length)
+        return ops.made[name]
+
+    def _bias(self, seen: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
+        """(n, 1, end - start, keys): 0 on the keys that these queries attend to, else the least number."""
+        ops = self.ops
+        # Half of it: added to a score it must stay finite, or a padded row without any key is NaN.
+        kept, least = (ops.constant(number, ops.dtype) for number in (0, np.finfo(ops.dtype).min / 2))
+        if not self.causal:
+            rows = ops.node("Concat", ops.constant([1, 1]), ops.node("Sub", end, start), ops.constant([1]), axis=0)
+            return ops.node("Expand", ops.node("Where", seen, kept, least), rows)
+        if ops.prefixed:
+            start, end = (ops.node("Add", place, prefix.length(ops)) for place in (start, end))
+        first, last, keys = (ops.node("Squeeze", place) for place in (start, end, ops.length(seen, 3)))
+        rows = ops.node("Unsqueeze", ops.node("Range", first, last, ops.constant(1)), ops.constant([1]))
+        columns = ops.node("Range", ops.constant(0), keys, ops.constant(1))
+        seen = ops.node("And", ops.node("LessOrEqual", columns, rows), seen)
+        return ops.node("Where", seen, kept, least)
+
+    def _causal(self, query: ir.Value, key: ir.Value, value: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
+        """The attention of the queries start to end, for which the keys behind them are as if there were none."""
+        last = self.ops.node("Add", end, prefix.length(self.ops)) if self.ops.prefixed else end
+        seen = self.ops.slice(self._seen(), 0, last, 3)
+        key, value = (self.ops.slice(part, 0, last, 1) for part in (key, value))
+        return self._masked(query, key, value, self._bias(seen, start, end))
+
+    def _blocks(self, query: ir.Value, most: int, attend: Callable[[ir.Value, ir.Value, ir.Value], ir.Value]) -> ir.Value:
+        """What `attend` gives for blocks of up to `most` queries, joined. It gets a block and where that starts and ends."""
+        ops, one = self.ops, self.ops.constant([1])
+        # `turns` blocks of `block` queries each, the last one filled up with zeros that are cut off again.
+        length = ops.length(query, 1)
+        turns = ops.node("Div", ops.node("Add", length, ops.constant([most - 1])), ops.constant([most]))
+        block = ops.node("Div", ops.node("Sub", ops.node("Add", length, turns), one), turns)
+        missing = ops.node("Sub", ops.node("Mul", block, turns), length)
+        pads = ops.node("Concat", ops.constant([0]), missing, axis=0)
+        query = ops.node("Pad", query, pads, ops.constant(0, ops.dtype), ops.constant([1]))
+        turn = ir.Value(name=f"turn_{ops.count}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
+        go_on = ir.Value(name=f"go_on_{ops.count}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
+
+        def attended() -> tuple[ir.Value, ir.Value]:
+            start = ops.node("Mul", ops.node("Unsqueeze", turn, ops.constant([0])), block)
+            end = ops.node("Add", start, block)
+            return ops.node("Identity", go_on), attend(ops.slice(query, start, end, 1), start, end)
+
+        loop = ops.node("Loop", ops.node("Squeeze", turns), None, body=ops.body(attended, (turn, go_on)))
+        joined = ops.node("Transpose", loop, perm=[1, 0, 2, 3])
+        joined = ops.node("Reshape", joined, ops.constant([0, -1, self.heads * self.size]))
+        return ops.slice(joined, 0, length, 1)

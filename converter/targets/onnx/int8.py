@@ -10,7 +10,8 @@ from converter.int8.inputs import LEAST, TOP
 from converter.int8.shared_inputs import Input, Integers
 from converter.int8.weights import ZERO
 from converter.source.checkpoint import Checkpoint
-from converter.targets.onnx.ops import CONTRIB, OnnxOps
+from converter.targets.onnx.ops import OnnxOps
+from converter.targets.onnx.recorder import CONTRIB
 
 
 class IntegerOps(OnnxOps):

@@ -1,16 +1,15 @@
-"""shim.architectures.Ops that record an ONNX graph: standard operators (opset 21), and ORT's for quantized weights."""
+"""shim.architectures.Ops that record an ONNX graph: standard operators (opset 23), and ORT's where these are faster."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from converter.targets.onnx import tables
-from converter.targets.onnx.attention import attend
-from converter.targets.onnx.recorder import Recorder
+from converter.targets.onnx import prefix, tables
+from converter.targets.onnx.attention import Attention
+from converter.targets.onnx.recorder import CONTRIB, Recorder
 
-OPSET = 21
-CONTRIB = "com.microsoft"
+OPSET = 23
 
 
 class OnnxOps(Recorder):
@@ -84,17 +83,18 @@ class OnnxOps(Recorder):
         return self.node("LayerNormalization", x, self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"), epsilon=eps)
 
     def rms_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
-        # These nodes, in this order, are what onnxruntime fuses into one.
-        wide = self.full(x)
-        mean = self.node("ReduceMean", self.node("Pow", wide, self.constant(2, np.float32)), self.constant([-1]), keepdims=1)
-        root = self.node("Sqrt", self.node("Add", mean, self.constant(eps, np.float32)))
-        normed = self.node("Div", wide, root)
+        wide, sizes = self.full(x), self.sizes.get(x.name, ())
+        heads = len(sizes) == 2
+        if heads:
+            wide = self.node("Reshape", wide, self.constant([0, 0, *sizes]))
+        normed = self.node("RMSNormalization", wide, self.tensor(f"{name}.weight", dtype=np.float32), epsilon=eps, axis=-1)
+        if heads:
+            normed = self.node("Reshape", normed, self.constant([0, 0, -1]))
         if self.dtype is not np.float32:
             normed = self.cast(normed, self.dtype)
-        scaled = self.node("Mul", normed, self.tensor(f"{name}.weight"))
-        if x.name in self.sizes:
-            self.sizes[scaled.name] = self.sizes[x.name]
-        return scaled
+        if sizes:
+            self.sizes[normed.name] = sizes
+        return normed
 
     def gelu(self, x: ir.Value) -> ir.Value:
         return self.node("Gelu", x)
@@ -132,34 +132,32 @@ class OnnxOps(Recorder):
         return self._like(x, self.node("Gather", x, self.constant(index), axis=-1))
 
     def split_heads(self, x: ir.Value, heads: int) -> ir.Value:
-        size = self.sizes[x.name][0] // heads
-        parts = self.node("Transpose", self.node("Reshape", x, self.constant([0, 0, heads, size])), perm=[0, 2, 1, 3])
-        self.sizes[parts.name] = (heads, size)
-        return parts
+        # They stay side by side in the last axis, as the operators want them.
+        self.sizes[x.name] = (heads, self.sizes[x.name][0] // heads)
+        return x
 
     def rotate(self, x: ir.Value, base: float) -> ir.Value:
-        size = self.sizes[x.name][1]
+        heads, size = self.sizes[x.name]
         cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
-        low, high = self.split(x, 2)
-        turned = [
-            self.node("Sub", self.node("Mul", low, cos), self.node("Mul", high, sin)),
-            self.node("Add", self.node("Mul", high, cos), self.node("Mul", low, sin)),
-        ]
-        return self._like(x, self.node("Concat", *turned, axis=-1))
+        first = self.constant([0])  # row of the tables
+        return self._like(x, self.node("RotaryEmbedding", x, first, cos, sin, domain=CONTRIB, num_heads=heads))
 
     def _angles(self, base: float, size: int, kind: str) -> ir.Value:
         """(length, size / 2) cosines or sines of the rotary angles."""
         key = (kind, base, size)
         if key not in self.made:
             speeds = base ** (-np.arange(0, size, 2, dtype=np.float64) / size)
-            places = self.node("Transpose", self.cast(self.positions(), np.float32), perm=[1, 0])
+            places = self.node("Transpose", self.cast(self._places(), np.float32), perm=[1, 0])
             turn = self.node(kind, self.node("Mul", places, self.constant(speeds[None], np.float32)))
             self.made[key] = turn if self.dtype is np.float32 else self.cast(turn, self.dtype)
         return self.made[key]
 
+    def _places(self) -> ir.Value:
+        return self.node("Add", self.positions(), prefix.length(self)) if self.prefixed else self.positions()
+
     def attention(self, query: ir.Value, key: ir.Value, value: ir.Value, causal: bool = False) -> ir.Value:
         heads, size = self.sizes[query.name]
-        return attend(self, query, key, value, (heads, self.sizes[key.name][0], size), causal)
+        return Attention(self, heads, self.sizes[key.name][0], size, causal)(query, key, value)
 
     def _like(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """y, whose sizes and width of type are those of x."""

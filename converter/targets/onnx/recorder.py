@@ -11,6 +11,8 @@ from converter.candidate import PlanCodes
 from converter.quantize.grid import Codes, Scheme
 from converter.source.checkpoint import Checkpoint
 
+CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
+
 
 class Recorder:
     """Every call appends nodes; weights become initializers that are read only when the file is written.
@@ -37,6 +39,9 @@ class Recorder:
         self.wide: set[str] = set()  # values that are float32 in a float16 graph
         self.sizes: dict[str, tuple[int, ...]] = {}  # (width,) of what `linear` gave, (heads, d) once it is split
         self.count = 0
+        self.prefixed = False  # whether what all rows begin with can be given as keys and values instead, see `optional`
+        self.optional: dict[str, ir.Value] = {}
+        self.present: list[ir.Value] = []  # of each layer, in turn, the first row's keys and values
 
     def node(self, kind: str, *inputs: ir.Value | None, domain: str = "", name: str = "", **attributes: object) -> ir.Value:
         """Append a node with one output and return that."""
@@ -59,12 +64,29 @@ class Recorder:
         self.count += 1
         return list(node.outputs)
 
+    def body(self, record: Callable[[], ir.Value | Sequence[ir.Value]], inputs: Sequence[ir.Value] = ()) -> ir.Graph:
+        """The body of an If or a Loop: the nodes that `record` appends, and its results. What is made in it stays in it."""
+        outer, self.nodes = self.nodes, []
+        found = record()
+        outputs = [found] if isinstance(found, ir.Value) else list(found)
+        graph = ir.Graph(inputs=inputs, outputs=outputs, nodes=self.nodes, name=f"body_{self.count}")
+        self.nodes = outer
+        return graph
+
     def input(self, name: str) -> ir.Value:
         """A graph input, (batch, sequence) int64. Only those that are used become inputs: other loaders must feed them all."""
         if name not in self.inputs:
             shape = ir.Shape(["batch_size", "sequence_length"])
             self.inputs[name] = ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.INT64))
         return self.inputs[name]
+
+    def option(self, name: str, default: np.ndarray) -> ir.Value:
+        """A graph input that has a default: other loaders do not see it, as ONNX Runtime lists it among the initializers."""
+        if name not in self.optional:
+            tensor = ir.Tensor(default, name=name)
+            kind, shape = ir.TensorType(tensor.dtype), ir.Shape(default.shape)
+            self.optional[name] = ir.Value(name=name, shape=shape, type=kind, const_value=tensor)
+        return self.optional[name]
 
     def weight(self, name: str, shape: tuple[int, ...], dtype: type, make: Callable[[], Iterable[np.ndarray]]) -> ir.Value:
         """An initializer whose values, in parts, `make` gives when they are written; the same name is the same initializer."""
@@ -110,10 +132,7 @@ class Recorder:
         for node in reversed(self.nodes):
             if any(value.name in needed for value in node.outputs):
                 kept.append(node)
-                bodies = [value.as_graph() for value in node.attributes.values() if value.type == ir.AttributeType.GRAPH]
-                takers = [node, *(inner for body in bodies for inner in body)]
-                needed |= {value.name for taker in takers for value in taker.inputs if value is not None}
-                needed |= {value.name for body in bodies for value in body.outputs}
+                needed |= _taken(node)
         self.nodes = kept[::-1]
         self.initializers = {name: value for name, value in self.initializers.items() if name in needed}
 
@@ -145,6 +164,13 @@ class Recorder:
             self.weight(f"{name}.weight_scales", groups, self.dtype, lambda: scales),
             self.weight(f"{name}.weight_zero_points", (rows, -(-groups[1] // per_byte)), np.uint8, lambda: zeros),
         )
+
+
+def _taken(node: ir.Node) -> set[str | None]:
+    """The names of all values that a node takes, or the nodes of its bodies."""
+    bodies = [value.as_graph() for value in node.attributes.values() if value.type == ir.AttributeType.GRAPH]
+    inner = (_taken(part) | {value.name for value in body.outputs} for body in bodies for part in body)
+    return {value.name for value in node.inputs if value is not None}.union(*inner)
 
 
 class Streamed(ir.LazyTensor):
