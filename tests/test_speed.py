@@ -1,5 +1,6 @@
 """What `scripts/bench --speed` asks, how it asks, and what it makes of the answers; its peers' environments are not needed."""
 
+import json
 import random
 import runpy
 import sys
@@ -96,6 +97,16 @@ def test_mixed_texts_are_as_long_as_sentences() -> None:
     assert 20 <= words[1900] < words[-1] <= 60
 
 
+def test_the_first_token_is_taken_however_the_version_says_it(tmp_path: Path) -> None:
+    takes_first = runpy.run_path(str(ROOT / "scripts/speed-peers"))["takes_first"]
+    (tmp_path / "1_Pooling").mkdir()
+    said: list[tuple[dict[str, Any], bool]] = [({"pooling_mode": "cls"}, True), ({"pooling_mode": "mean"}, False)]
+    said += [({"pooling_mode_cls_token": True}, True), ({"pooling_mode_cls_token": False}, False)]
+    for settings, expected in said:
+        (tmp_path / "1_Pooling/config.json").write_text(json.dumps(settings))
+        assert takes_first(tmp_path) is expected
+
+
 def spells(seconds: list[float], outputs: np.ndarray, **more: float) -> list[dict[str, Any]]:
     return [{"seconds": 99.0, "outputs": outputs, **more}, *({"seconds": each, **more} for each in seconds)]
 
@@ -132,3 +143,10 @@ def test_rerankers_are_judged_on_logits_less_their_mean() -> None:
     found = BENCH["nearness"](timed)["ours"]
     assert found["worst"] == pytest.approx(1)
     assert found["probability"] == pytest.approx(1 / (1 + np.exp(-2)) - 1 / (1 + np.exp(-1)))
+
+
+def test_every_graph_that_a_peer_serves_from_is_made() -> None:
+    steps = runpy.run_path(str(ROOT / "scripts/speed-make"))["STEPS"]
+    made = {name for files in steps.values() for name in files.values()}
+    wanted = {more["graph"] for peers in SIDES["PEERS"].values() for _, _, more in peers.values() if "graph" in more}
+    assert wanted == made
