@@ -63,12 +63,14 @@ class Candidate:
     """What an artifact would be made of.
 
     record: `quantization.json`, nothing for none. integers: what an ONNX graph whose products are in integers has besides.
+    by_block: inputs of quantized layers are rounded to 8 bits where the target can, too, a scale for each group of weights.
     outputs: what the model gives with these codes on the calibration texts, where making them has shown that.
     """
 
     codes: PlanCodes
     record: Record = field(default_factory=Record)
     integers: "Integers | None" = None
+    by_block: bool = False
     outputs: "dict[str, list[Tensor]]" = field(default_factory=dict)
 
     @property

@@ -105,7 +105,8 @@ def main_group() -> None:
 @click.option(
     "--effort",
     type=click.Choice(EFFORTS),
-    help="fast rounds to nearest; balanced calibrates (default under 8 bits); max makes each layer mend the ones before.",
+    help="fast rounds to nearest; balanced calibrates (default under 8 bits, for ONNX at 8); "
+    "max makes each layer mend the ones before.",
 )
 @click.option(
     "--calibration",

@@ -24,6 +24,7 @@ from shim.parity import Bar
 
 EFFORTS = ("fast", "balanced", "max")
 CALIBRATED_BELOW = 8  # bits; with fewer, rounding to nearest does not suffice and calibration is the default
+INTEGER_BITS = 8  # at which ONNX multiplies in integers, where calibration shows how to round what goes in
 FULL_PRECISION_FROM = 16  # bits; with so many nothing is quantized
 SIZED_BITS = 4  # the fewest bits where only --max-size is given
 
@@ -179,7 +180,8 @@ def _effort(request: Request, bits: int) -> str:
 
     Raises UsageError for wishes that exclude each other.
     """
-    wanted = bits < CALIBRATED_BELOW or request.calibration or request.max_size
+    integers = request.target == "onnx" and bits == INTEGER_BITS
+    wanted = bits < CALIBRATED_BELOW or integers or request.calibration or request.max_size
     effort = request.effort or ("balanced" if wanted else "fast")
     if request.strict_bits and request.max_size:
         raise UsageError("--strict-bits fixes the size; leave it out, or --max-size")

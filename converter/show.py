@@ -10,7 +10,7 @@ from shim.parity import Evaluation, Spread, Witness
 INPUTS = {
     "tensor": "8 bits, one scale",
     "token": "8 bits, a scale a token",
-    "twice": "2 x 8 bits, a scale a token",
+    "block": "8 bits, a scale a block",
     "none": "float32",
 }
 
@@ -95,7 +95,8 @@ def tensors(manifest: Manifest, record: Record) -> str:
         group = f"group {entry['group_size']:3}" if "group_size" in entry else " " * 9
         line = f"  {name:{width}}  {entry['bits']:2} bits  {group}"
         if "input" in entry:
-            line += f"  input {INPUTS[entry['input']]}"
+            mode, _, apart = entry["input"].partition("+")
+            line += f"  input {INPUTS[mode]}" + (f", {apart} channels in float32" if apart else "")
         if "share_of_error" in entry:
             whole = sum(other["bytes"] for other in known.values())
             line += f"  {entry['bytes'] / whole:6.1%} of size  {entry['share_of_error']:6.1%} of error"

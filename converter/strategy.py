@@ -5,8 +5,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from converter.candidate import Candidate, HeldCodes, Judge, Plan, RoundedCodes
-from converter.job import CALIBRATED_BELOW, FULL_PRECISION_FROM, Job
+from converter.candidate import Candidate, Judge, Plan, RoundedCodes
+from converter.job import CALIBRATED_BELOW, FULL_PRECISION_FROM, INTEGER_BITS, Job
 from converter.proof.measure import Progress
 from converter.quantize.grid import GROUP_SIZES, uniform
 from converter.search import fewest_bits, leave_in_full_precision
@@ -43,9 +43,12 @@ def rounded(job: Job, progress: Progress, judge: Judge) -> None:
     for sizes in (GROUP_SIZES,) if job.request.strict_bits else (GROUP_SIZES, GROUP_SIZES[1:]):
         if job.bits < FULL_PRECISION_FROM:
             plan = uniform(job.checkpoint.matrices, job.full_precision, job.bits, sizes)
-        judged = judge(Candidate(RoundedCodes(job.checkpoint, plan, job.target.GRID), {"method": "fast"} if plan else {}))
-        if judged is None or judged.passed or not plan:
-            return
+        codes = RoundedCodes(job.checkpoint, plan, job.target.GRID)
+        # Rounded inputs multiply faster, and nothing but the verification can say whether they are near enough.
+        for by_block in (True, False) if plan and job.target.INTEGERS and job.request.verified else (False,):
+            judged = judge(Candidate(codes, {"method": "fast"} if plan else {}, by_block=by_block))
+            if judged is None or judged.passed or not plan:
+                return
     assert judged
     if not job.request.strict_bits and job.bits >= CALIBRATED_BELOW:  # fewer bits want calibration, which was not asked for
         with open_calibration(job, progress) as calibration:
@@ -55,18 +58,11 @@ def rounded(job: Job, progress: Progress, judge: Judge) -> None:
 def calibrated(job: Job, calibration: "Calibration", judge: Judge) -> None:
     """Products in integers where the target has them, at 8 bits; else, and where they fall short, the search."""
     with calibration:
-        if job.target.INTEGERS and job.bits == 8 and not job.request.max_size:
-            if (loss := in_integers(calibration, judge)) is None:
+        if job.target.INTEGERS and job.bits == INTEGER_BITS and not job.request.max_size:
+            from converter.int8.fastest import fastest  # imports torch
+
+            if (loss := fastest(job, calibration, judge)) is None:
                 return
             reached = f"products in integers reach {1 - loss:.5f}, under {job.bar.cosine:g}"
             warnings.warn(f"{reached}; only weights are quantized", stacklevel=2)
         fewest_bits(job, calibration, judge)
-
-
-def in_integers(calibration: "Calibration", judge: Judge) -> float | None:
-    """An ONNX graph whose products are in integers. Returns the 1 - cosine by which it falls short, if it does."""
-    from converter.int8.quantize import quantize  # imports torch
-
-    found = quantize(calibration)
-    judged = judge(Candidate(HeldCodes(found.codes), {"method": "integers", "tensors": found.describe()}, found))
-    return judged.loss if judged and not judged.passed else None

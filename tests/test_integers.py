@@ -2,14 +2,13 @@
 
 import dataclasses
 import functools
-import json
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from hypothesis import given, settings
@@ -17,14 +16,17 @@ from hypothesis import strategies as st
 from support.checkpoints import bert_config, write_bert, write_recipe
 from support.jobs import calibration_of
 
-from converter import corpus, pipeline, recipe, show
+from converter import corpus, recipe
+from converter.calibration import Calibration
 from converter.candidate import Candidate, HeldCodes
 from converter.corpus.calibration import prepare
+from converter.int8 import costs as int8_costs
 from converter.int8 import quantize as int8_quantize
-from converter.int8.inputs import MODES, Activation, allocate
+from converter.int8.inputs import WAYS, Activation, parsed
+from converter.int8.quantize import IntegerProducts
 from converter.int8.shared_inputs import Input, Integers, RoundedOps
 from converter.int8.smoothing import Smoothing
-from converter.int8.weights import nearest, per_channel
+from converter.int8.weights import joined, nearest, per_channel
 from converter.quantize.gptq import objective
 from converter.quantize.layerwise import Hessian
 from converter.quantize.losses import loss
@@ -55,6 +57,11 @@ def write(loaded: Recipe, checkpoint: Checkpoint, made: Integers, folder: Path) 
     onnx_target.write(loaded, checkpoint, Candidate(HeldCodes(made.codes), {}, made), 8, folder, lambda: None)
 
 
+def quantized(calibration: Calibration) -> Integers:
+    products = IntegerProducts(calibration)
+    return products.made(products.ways(0.005))
+
+
 ASKED = {"target": "onnx", "cosine": 0.99, "bits": 8}
 
 
@@ -66,18 +73,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Recipe, Checkpoint,
     loaded = recipe.load(str(write_recipe(folder / "tiny.toml")))
     checkpoint = open_source(loaded, str(directory)).without(bert.OPTIONAL)
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
-    return (
-        loaded,
-        checkpoint,
-        int8_quantize.quantize(calibration_of(checkpoint, loaded, tokens, **ASKED)),
-    )
+    return loaded, checkpoint, quantized(calibration_of(checkpoint, loaded, tokens, **ASKED))
 
 
 def test_every_layer_says_what_it_is(small: tuple[Recipe, Checkpoint, Integers]) -> None:
     found = small[2].describe()
     layers = {name for name in found if name.startswith("encoder.")}
     assert len(layers) == 12
-    assert {found[name]["input"] for name in layers} <= set(MODES)
+    assert {found[name]["input"] for name in layers} <= set(WAYS)
     assert {found[name]["input"] for name in layers} != {"none"}
     assert all(found[name]["bits"] == 8 for name in layers)
     assert found["embeddings.word_embeddings"]["bits"] == int8_quantize.TABLE_BITS
@@ -90,9 +93,9 @@ def test_an_interrupted_run_goes_on_where_it_was(
     loaded, checkpoint, fresh = small
     monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
-    layers = [name for name, mode in fresh.inputs.items() if mode.activation.mode != "none"]
+    layers = [name for name, entry in fresh.inputs.items() if entry.activation.mode in ("tensor", "token")]
     assert len(layers) > 5
-    real = {name: getattr(int8_quantize, name) for name in ("per_channel", "_likely")}
+    real = {"per_channel": int8_quantize.per_channel, "_likely": int8_costs._likely}
 
     def quantize(last: int) -> tuple[Integers | None, dict[str, int]]:
         calls = dict.fromkeys(real, 0)
@@ -103,10 +106,10 @@ def test_an_interrupted_run_goes_on_where_it_was(
                 raise KeyboardInterrupt
             return real[name](*arguments)
 
-        for name in real:
-            monkeypatch.setattr(int8_quantize, name, functools.partial(counted, name))
+        monkeypatch.setattr(int8_quantize, "per_channel", functools.partial(counted, "per_channel"))
+        monkeypatch.setattr(int8_costs, "_likely", functools.partial(counted, "_likely"))
         try:
-            return int8_quantize.quantize(calibration_of(checkpoint, loaded, tokens, **ASKED)), calls
+            return quantized(calibration_of(checkpoint, loaded, tokens, **ASKED)), calls
         except KeyboardInterrupt:
             return None, calls
 
@@ -118,30 +121,45 @@ def test_an_interrupted_run_goes_on_where_it_was(
         np.testing.assert_array_equal(resumed.codes[name].dequantize(), codes.dequantize())
 
 
+def in_one_way(calibration: Calibration, way: str) -> Integers:
+    """Every layer in this way."""
+    products = IntegerProducts(calibration)
+    return products.made([way] * len(products.sites))
+
+
+KINDS = {"tensor": "MatMulIntegerToFloat", "token": "MatMulIntegerToFloat", "block": "MatMulNBits", "none": "MatMul"}
+
+
 @SATURATES
-@pytest.mark.parametrize("mode", MODES)
-def test_the_graph_computes_what_was_meant(small: tuple[Recipe, Checkpoint, Integers], mode: str, tmp_path: Path) -> None:
-    loaded, checkpoint, made = small
-    inputs = dict(made.inputs)
-    # One mode wherever a layer has 8-bit rows; smoothing stays as it is.
-    for name, entry in made.inputs.items():
-        if entry.activation.mode != "none" and mode != "none":
-            scale = 0.05 if mode == "tensor" else 0.0
-            inputs[name] = dataclasses.replace(entry, activation=Activation(mode, entry.activation.zero or 128, scale))
-    made = dataclasses.replace(made, inputs=inputs)
+@pytest.mark.parametrize("level", [ort.GraphOptimizationLevel.ORT_DISABLE_ALL, ort.GraphOptimizationLevel.ORT_ENABLE_ALL])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_graph_computes_what_was_meant(
+    small: tuple[Recipe, Checkpoint, Integers], way: str, level: ort.GraphOptimizationLevel, tmp_path: Path
+) -> None:
+    loaded, checkpoint, _ = small
+    tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
+    made = in_one_way(calibration_of(checkpoint, loaded, tokens, **ASKED), way)
     write(loaded, checkpoint, made, tmp_path)
-    kinds = {node.op_type for node in onnx.load(tmp_path / "onnx/model.onnx").graph.node}
-    assert "MatMulIntegerToFloat" in kinds
-    runtime = open_runtime(tmp_path, listed(loaded), "cpu")
+    graph = onnx.load(tmp_path / "onnx/model.onnx")
+    onnx.checker.check_model(graph)
+    layers = {node.op_type for node in graph.graph.node if node.name.startswith("encoder.")}
+    assert layers == {KINDS[parsed(way)[0]]}
+    options = ort.SessionOptions()
+    options.graph_optimization_level = level
+    session = ort.InferenceSession(str(tmp_path / "onnx/model.onnx"), options, providers=["CPUExecutionProvider"])
     encoder = TextEncoder(checkpoint.directory, 128)
     batch = encoder.batch(encoder.encode(TEXTS))
-    (found,) = runtime.run(batch, ("sentence_embedding",)).values()
-    weights = {name: codes.dequantize() for name, codes in made.codes.items()}
+    given = {value.name: getattr(batch, value.name) for value in session.get_inputs()}
+    (found,) = session.run(["sentence_embedding"], given)
 
     def replace(name: str, weight: torch.Tensor, hessian: Hessian | None) -> torch.Tensor:
-        return torch.from_numpy(weights[name]) if name in weights else weight
+        if name not in made.codes:
+            return weight
+        beside = torch.from_numpy(made.tensors.get(f"{name}.beside", np.empty((len(weight), 0), np.float32)))
+        apart = made.inputs[name].activation.apart if name in made.inputs else ()
+        return joined(made.codes[name], beside, apart)
 
-    ops = RoundedOps(checkpoint.read, [batch], inputs, {}, replace)
+    ops = RoundedOps(checkpoint.read, [batch], made.inputs, {}, replace)
     expected = outputs(ops, bert, bert.Config.read(checkpoint.config), "mean", ("dense",))["sentence_embedding"][0].numpy()
     assert (found * expected).sum(axis=1).min() > 0.9999
     assert np.abs(found - expected).max() < 0.003
@@ -176,7 +194,7 @@ def test_no_row_of_8_bit_weights_is_worse_than_rounded(seed: int, tokens: int) -
     make = torch.Generator().manual_seed(seed)
     x = (torch.randn(tokens, 12, generator=make) @ torch.randn(12, 160, generator=make)).double()
     weight, hessian = torch.randn(16, 160, generator=make), x.T @ x / tokens
-    found, plain = per_channel(weight, hessian), nearest(weight)
+    (found, _), plain = per_channel(weight, hessian), nearest(weight)
     assert (objective(weight, found, hessian) <= objective(weight, plain, hessian)).all()
     assert found.codes.min() >= 1
     np.testing.assert_allclose(plain.dequantize(), weight, atol=0.501 * plain.scales.max())
@@ -186,15 +204,28 @@ def test_8_bit_weights_are_much_better_than_rounded_where_inputs_depend_on_each_
     make = torch.Generator().manual_seed(1)
     x = (torch.randn(400, 12, generator=make) @ torch.randn(12, 160, generator=make)).double()
     weight, hessian = torch.randn(16, 160, generator=make), x.T @ x / 400
-    ours, plain = (objective(weight, codes, hessian).sum() for codes in (per_channel(weight, hessian), nearest(weight)))
+    ours, plain = (objective(weight, codes, hessian).sum() for codes in (per_channel(weight, hessian)[0], nearest(weight)))
     assert ours < plain / 4
+
+
+def test_columns_apart_are_not_rounded_and_make_up_for_the_others() -> None:
+    make = torch.Generator().manual_seed(2)
+    x = (torch.randn(400, 12, generator=make) @ torch.randn(12, 160, generator=make)).double()
+    weight, hessian, apart = torch.randn(16, 160, generator=make), x.T @ x / 400, (3, 77, 120, 159)
+    codes, beside = per_channel(weight, hessian, apart)
+    assert (codes.dequantize()[:, list(apart)] == 0).all()
+
+    def error(kept: torch.Tensor) -> float:
+        return float(((joined(codes, kept, apart) - weight).double() @ x.T).square().mean())
+
+    assert error(beside) < error(weight[:, list(apart)]) / 2
 
 
 @pytest.mark.parametrize("value", [float("nan"), 0.0])
 def test_a_useless_hessian_leaves_the_weights_rounded(value: float) -> None:
     weight = torch.randn(4, 64, generator=torch.Generator().manual_seed(0))
     weight[2] = 0
-    found = per_channel(weight, torch.full((64, 64), value, dtype=torch.float64))
+    found, _ = per_channel(weight, torch.full((64, 64), value, dtype=torch.float64))
     np.testing.assert_array_equal(found.codes, nearest(weight).codes)
     assert (found.dequantize()[2] == 0).all()
 
@@ -212,18 +243,6 @@ def test_planes_hold_every_bit_once(bits: int) -> None:
             found[:, column] |= ((byte >> (width * (column // size))) & (2**width - 1)) << below
         start, below = start + size, below + width
     np.testing.assert_array_equal(found, codes)
-
-
-def test_slower_rounding_is_chosen_where_it_buys_most() -> None:
-    def cost(tensor: float, token: float) -> dict[str, np.ndarray]:
-        values = {"tensor": tensor, "token": token, "twice": 0.0, "none": 0.0}
-        return {mode: np.array([value, value / 2]) for mode, value in values.items()}
-
-    costs = [cost(1.0, 0.9), cost(8.0, 0.5), cost(0.2, 0.1)]
-    assert allocate(costs, [10, 10, 10], 10.0) == ["tensor"] * 3
-    assert allocate(costs, [10, 10, 10], 2.0) == ["tensor", "token", "tensor"]
-    assert allocate(costs, [10, 10, 10], 0.0) == ["twice"] * 3
-    assert allocate([cost(1.0, 0.0), cost(1.0, 0.0)], [10, 1], 1.0) == ["tensor", "token"]
 
 
 def test_the_loss_is_the_worst_head() -> None:
@@ -250,21 +269,3 @@ def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:
     x = torch.randn(9, 4, generator=make)
     expected = (x @ tensors["up.weight"].T + tensors["up.bias"]) / rows
     torch.testing.assert_close(smoothing.input(x) @ weight.T + bias, expected)
-
-
-@pytest.mark.filterwarnings("ignore:only .* calibration tokens")
-@pytest.mark.parametrize(("parity", "expected"), [(0.9, True), (0.99999, False)])
-def test_products_are_in_integers_only_where_that_is_near_enough(
-    tiny: Path, tmp_path: Path, corpus_file: Path, few_to_learn_from: Path, parity: float, expected: bool
-) -> None:
-    loaded = recipe.load(str(tiny / "tiny.toml"))
-    given = {"corpus": corpus_file, "calibration": few_to_learn_from, "effort": "balanced", "parity": parity}
-    request = pipeline.Request(loaded, "onnx", 8, str(tiny / "checkpoint"), tmp_path / "out", **given)  # type: ignore[arg-type]
-    said = nullcontext() if expected else pytest.warns(UserWarning, match=r"products in integers reach 0\.\d+, under 0\.99999")
-    with said:
-        path, manifest = pipeline.convert(request, lambda *_: None)
-    nodes = {node.op_type for node in onnx.load(str(path / "onnx/model.onnx")).graph.node}
-    assert ("MatMulIntegerToFloat" in nodes) == expected
-    assert any("input" in entry for entry in manifest.quantization["tensors"].values()) == expected
-    assert manifest.verdict == "pass"
-    assert show.tensors(manifest, json.loads((path / "quantization.json").read_text()))

@@ -14,7 +14,7 @@ from converter.quantize.layerwise import LayerwiseOps, Replace
 from shim.artifact import Stored
 from shim.text import Tokens
 
-SAMPLE = 256  # tokens of an input that are kept
+SAMPLE = 128  # tokens of an input that are kept
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Site:
     """One input, named after the first linear layer that takes it.
 
     members: those layers. before: what gives the input and can bear a Smoothing, `layer_norm`, `rms_norm` or `linear` (which
-    is multiplied with something else), and its name; two empty strings where nothing can. size: weights of all members.
+    is multiplied with something else), and its name; two empty strings where nothing can. shape: all their (outputs, inputs).
     """
 
     members: list[str]
     before: tuple[str, str]
-    size: int
+    shape: tuple[int, int]
     shown: Shown
 
 
@@ -53,8 +53,8 @@ class Observer(LayerwiseOps):
         picked = torch.linspace(0, len(rows) - 1, min(SAMPLE, len(rows))).long()
         shown = Shown(rows[picked], rows.amin(dim=0), rows.amax(dim=0))
         found = [self._from(self._with_weights("linear", name, x, bias), "product", name) for name in names]
-        size = sum(x[0].shape[-1] * part[0].shape[-1] for part in found)
-        self.sites.append(Site(list(names), ("", "") if kind == "product" else (kind, before), size, shown))
+        shape = sum(part[0].shape[-1] for part in found), x[0].shape[-1]
+        self.sites.append(Site(list(names), ("", "") if kind == "product" else (kind, before), shape, shown))
         return found
 
     def multiply(self, x: list[Tensor], y: list[Tensor]) -> list[Tensor]:
@@ -89,7 +89,8 @@ class Integers:
     """What a graph of integer products is made of.
 
     codes: {module: Codes} of every quantized layer and table. inputs: {layer: Input}. tensors: vectors that differ from the
-    checkpoint's, by its names, and those of the norms before a site, by the site's: `SITE.norm.weight`, `SITE.norm.bias`.
+    checkpoint's, by its names; those of the norms before a site, by the site's: `SITE.norm.weight`, `SITE.norm.bias`; and of
+    layers the columns that are apart, `LAYER.beside`, (rows, n).
     """
 
     codes: dict[str, Codes]
@@ -102,7 +103,7 @@ class Integers:
         for name, codes in self.codes.items():
             found[name] = {"bits": codes.scheme.bits, "group_size": codes.scheme.group_size}
             if name in self.inputs:
-                found[name]["input"] = self.inputs[name].activation.mode
+                found[name]["input"] = self.inputs[name].activation.way
         return found
 
 

@@ -3,16 +3,16 @@
 Sources: Xiao et al. 2023, SmoothQuant, equation 4; the shift of each channel: Wei et al. 2023, Outlier Suppression+, section 4.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from converter.int8.inputs import Activation, rounded, whole_range
-from converter.int8.weights import nearest
+from converter.int8.inputs import Activation, parsed, rounded, whole_range
+from converter.int8.weights import joined, nearest
 
-ALPHAS = (0.5, 0.7, 0.8, 0.9, 1.0)  # how much of the difficulty goes from inputs to weights
-ALPHAS_TWICE = (0.0, 0.25, 0.5)  # of inputs that are rounded so finely that they can take the weights' difficulty
+ALPHAS = (0.5, 0.7, 0.85, 1.0)  # how much of the difficulty goes from inputs to weights
+ROWS = 128  # of the weights that the search looks at
 WIDEST = 1e4  # between the largest and the smallest factor: what calibration never showed must not be scaled to infinity
 QUANTILES = (0.01, 0.5)  # of the tokens' own ratios of least to greatest number, from which zero points are tried
 
@@ -84,47 +84,48 @@ def smoothing(low: Tensor, high: Tensor, weights: Tensor, alpha: float, shifted:
     return Smoothing(torch.where(alive, shift, 0.0), scale)
 
 
-def objective(x: Tensor, weight: Tensor, found: Smoothing, activation: Activation) -> float:
-    """The mean square error of the product in integers, for x (tokens, width) and a matrix (rows, width)."""
-    return _error(x, found, activation, _nearest(weight, found), x @ weight.T - found.bias(weight))
+def search(shown: Shown, weight: Tensor, way: str, scales: bool, shifts: bool) -> tuple[Smoothing, Activation, float]:
+    """The smoothing and the zero point with the least mean square error of the products, none at all being the first.
 
-
-def _nearest(weight: Tensor, found: Smoothing) -> Tensor:
-    return torch.from_numpy(nearest(found.weight(weight)).dequantize())
-
-
-def _error(x: Tensor, found: Smoothing, activation: Activation, weight: Tensor, expected: Tensor) -> float:
-    return float((rounded(found.input(x), activation) @ weight.T - expected).square().mean())
-
-
-def search(shown: Shown, weight: Tensor, mode: str, scales: bool, shifts: bool) -> tuple[Smoothing, Activation, float]:
-    """The smoothing and the zero point with the least objective of those that are tried, none at all being the first.
-
-    weight: (rows, width) of all matrices that the input goes into. scales, shifts: whether what comes before bears scaled and
-    shifted channels.
+    weight: (rows, width) of all matrices that the input goes into. way: one of WAYS but `none`. scales, shifts: whether what
+    comes before bears scaled and shifted channels.
     """
+    mode, count = parsed(way)
+    weight = weight[:: -(-len(weight) // ROWS)]
+    reach = torch.maximum(shown.high, -shown.low).nan_to_num()
+    apart = tuple(sorted(torch.topk(reach, min(count, len(reach) // 4)).indices.tolist()))
     x, exact = shown.rows, shown.rows @ weight.T
-    choices = [Smoothing.identity(x.shape[1])]
+    found = [Smoothing.identity(x.shape[1])]
     for shifted in (False, True)[: scales + shifts]:
-        choices += [
-            smoothing(shown.low, shown.high, weight, alpha, shifted) for alpha in (ALPHAS_TWICE if mode == "twice" else ALPHAS)
-        ]
+        found += [smoothing(shown.low, shown.high, weight, alpha, shifted) for alpha in ALPHAS]
     best = None
-    for found in choices:
-        stored, expected = _nearest(weight, found), exact - found.bias(weight)
-        for activation in activations(found, shown, mode):
-            error = _error(x, found, activation, stored, expected)
+    for smooth in found:
+        stored, expected = _stored(smooth.weight(weight), apart), exact - smooth.bias(weight)
+        given = smooth.input(x)
+        for activation in activations(smooth, shown, mode, apart):
+            error = float((rounded(given, activation) @ stored.T - expected).square().mean())
             if best is None or error < best[2]:
-                best = found, activation, error
+                best = smooth, activation, error
     assert best is not None
     return best
 
 
-def activations(found: Smoothing, shown: Shown, mode: str) -> list[Activation]:
+def _stored(weight: Tensor, apart: tuple[int, ...]) -> Tensor:
+    """The matrix as codes rounded to nearest give it back, the columns `apart` as they are."""
+    rest = weight.clone()
+    rest[:, list(apart)] = 0
+    return joined(nearest(rest), weight[:, list(apart)], apart)
+
+
+def activations(found: Smoothing, shown: Shown, mode: str, apart: tuple[int, ...]) -> list[Activation]:
     """What to try for a smoothed input: the whole range for `tensor`, else a few zero points, the symmetric one first."""
     if mode == "tensor":
-        ends = [found.input(end) for end in (shown.low, shown.high)]
-        return [whole_range(float(ends[0].nan_to_num().min()), float(ends[1].nan_to_num().max()))]
+        ends = [found.input(end).nan_to_num() for end in (shown.low, shown.high)]
+        for end in ends:
+            end[list(apart)] = 0
+        return [replace(whole_range(float(ends[0].min()), float(ends[1].max())), apart=apart)]
+    if mode == "block":
+        return [Activation(mode)]
     smooth = found.input(shown.rows)
     least, most = smooth.amin(dim=1).clamp(max=0), smooth.amax(dim=1).clamp(min=0)
     shares = (-least / (most - least).clamp_min(1e-20)).nan_to_num()

@@ -1,10 +1,12 @@
 """8-bit weights with one symmetric scale for each row: what integer matrix products take."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.gptq import BLOCK, _inverse_root, objective
+from converter.quantize.gptq import BLOCK, _inverse_root
 from converter.quantize.grid import Codes, Scheme
 
 ZERO = 128  # what stands for 0 in Codes, whose codes are unsigned
@@ -17,22 +19,28 @@ def nearest(weight: Tensor) -> Codes:
     return _codes(weight, _scales(weight, 1.0))
 
 
-def per_channel(weight: Tensor, hessian: Tensor) -> Codes:
+def per_channel(weight: Tensor, hessian: Tensor, apart: Sequence[int] = ()) -> tuple[Codes, Tensor]:
     """Codes of a (rows, columns) float32 matrix that keep weight @ x, for x as the Hessian has them: GPTQ, a scale a row.
 
     hessian: (columns, columns) float64, the mean of x xᵀ. Columns are taken from the most important on, so that the errors of
-    those are made up for by all others. A row that rounding to nearest serves better is rounded to nearest.
+    those are made up for by all others; last by the columns `apart`, which are not rounded: they are 0 in the codes, and given
+    back beside these, (rows, n) float32. A row that rounding to nearest serves better is rounded to nearest.
     """
-    plain = nearest(weight)
+    plain, kept = _apart(weight, apart)
     order = torch.argsort(hessian.diagonal().nan_to_num(), descending=True, stable=True)
+    last = torch.isin(order, torch.tensor(apart, dtype=torch.long))
+    order = torch.cat([order[~last], order[last]])
     upper = _inverse_root(hessian[order][:, order])
     if upper is None:
-        return plain
-    scales = _searched(weight, hessian.diagonal().float())
+        return plain, kept
+    free = weight.clone()
+    free[:, list(apart)] = 0
+    scales = _searched(free, hessian.diagonal().float())
     left = weight[:, order].clone()
     codes = torch.zeros_like(left)
-    for start in range(0, left.shape[1], BLOCK):
-        end = min(start + BLOCK, left.shape[1])
+    rounded = left.shape[1] - len(apart)
+    for start in range(0, rounded, BLOCK):
+        end = min(start + BLOCK, rounded)
         block, root = left[:, start:end], upper[start:end, start:end]
         errors = torch.zeros_like(block)
         for column in range(end - start):
@@ -41,10 +49,36 @@ def per_channel(weight: Tensor, hessian: Tensor) -> Codes:
             errors[:, column] = (block[:, column] - code * scales) / root[column, column]
             block[:, column + 1 :] -= errors[:, column, None] * root[column, column + 1 :]
         left[:, end:] -= errors @ upper[start:end, end:]
-    found = _made(codes[:, torch.argsort(order)], scales)
-    better = (objective(weight, found, hessian) < objective(weight, plain, hessian)).numpy()[:, None]
-    chosen = np.where(better, found.codes, plain.codes), np.where(better, found.scales, plain.scales)
-    return Codes(*chosen, np.where(better, found.offsets, plain.offsets), found.scheme)
+    back = torch.argsort(order)
+    found, moved = _made(codes[:, back], scales), left[:, back][:, list(apart)]
+    square = hessian.float()
+    losses = [_loss(weight, *pair, apart, square) for pair in ((found, moved), (plain, kept))]
+    better = losses[0] < losses[1]
+    rows = better.numpy()[:, None]
+    chosen = np.where(rows, found.codes, plain.codes), np.where(rows, found.scales, plain.scales)
+    codes_ = Codes(*chosen, np.where(rows, found.offsets, plain.offsets), found.scheme)
+    return codes_, torch.where(better[:, None], moved, kept)
+
+
+def joined(codes: Codes, beside: Tensor, apart: Sequence[int]) -> Tensor:
+    """(rows, columns) float32: what the codes stand for, and the columns `apart` as they are beside them."""
+    weight = torch.from_numpy(codes.dequantize())
+    weight[:, list(apart)] = beside
+    return weight
+
+
+def _apart(weight: Tensor, apart: Sequence[int]) -> tuple[Codes, Tensor]:
+    """The matrix rounded to nearest but for the columns `apart`, which are 0; and those, (rows, n)."""
+    kept = weight[:, list(apart)].clone()
+    rest = weight.clone()
+    rest[:, list(apart)] = 0
+    return nearest(rest), kept
+
+
+def _loss(weight: Tensor, codes: Codes, beside: Tensor, apart: Sequence[int], square: Tensor) -> Tensor:
+    """Of each row, what GPTQ lessens, (rows,) float64."""
+    error = joined(codes, beside, apart) - weight
+    return ((error @ square).double() * error).sum(dim=1)
 
 
 def _searched(weight: Tensor, importance: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ class Target(Protocol):
     """What a module of this folder has.
 
     TABLE_BITS: the bits that a table may have, of which rows are looked up. GRID: what is stored beside the codes.
-    INTEGERS: whether products can be in integers, at 8 bits.
+    INTEGERS: whether inputs of products can be rounded to 8 bits, too.
     """
 
     TABLE_BITS: tuple[int, ...]

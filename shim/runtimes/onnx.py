@@ -36,6 +36,8 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto") -> "
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and need not be printed, too
     options.intra_op_num_threads = threads()
+    # Without VNNI, pairs of u8 x s8 products are added in 16 bits and overflow; with this they are u8 x u8 there, and exact.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     graphs = [name for name in manifest.files if name.endswith(".onnx")]
     if len(graphs) != 1:
         raise IntegrityError(f"{directory}: {len(graphs)} .onnx files in the manifest of {manifest.name}, not one graph")

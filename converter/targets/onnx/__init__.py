@@ -62,7 +62,8 @@ def write(
 
         _save(IntegerOps(checkpoint, candidate.codes, candidate.integers, blocked, done), recipe, directory)
     else:
-        _save(OnnxOps(checkpoint, candidate.codes, np.float16 if bits == 16 else np.float32, blocked, done), recipe, directory)
+        kind = np.float16 if bits == 16 else np.float32
+        _save(OnnxOps(checkpoint, candidate.codes, kind, blocked, done, candidate.by_block), recipe, directory)
 
 
 def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:

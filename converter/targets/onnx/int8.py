@@ -10,7 +10,7 @@ from converter.int8.inputs import LEAST, TOP
 from converter.int8.shared_inputs import Input, Integers
 from converter.int8.weights import ZERO
 from converter.source.checkpoint import Checkpoint
-from converter.targets.onnx.ops import OnnxOps
+from converter.targets.onnx.ops import ROUNDED, OnnxOps
 from converter.targets.onnx.recorder import CONTRIB
 
 
@@ -41,23 +41,36 @@ class IntegerOps(OnnxOps):
         entry = self.layer_inputs.get(name)
         if entry is None or entry.activation.mode == "none":
             return super().linear(name, x, bias)
+        if entry.activation.mode == "block":
+            product = self._by_block(name, self.found[name].scheme, self._smoothed(entry, x), ROUNDED)
+            product = self._biased(product, self.tensor(f"{name}.bias")) if f"{name}.bias" in self.tensors or bias else product
+            self.sizes[product.name] = self.checkpoint.tensors[f"{name}.weight"].shape[:1]
+            return product
         rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
         shift = self.tensor(f"{name}.bias") if f"{name}.bias" in self.tensors or bias else None
         weight = self.weight(f"{name}.weight_quant", (columns, rows), np.int8, lambda: self._signed(name))
         scales = self.weight(f"{name}.weight_scales", (rows,), np.float32, lambda: [self.found[name].scales[:, 0]])
-        parts, scale = self._rounded(entry, x, columns)
-        if entry.activation.mode == "tensor":
-            product = self._product(parts, (weight, scales), shift, name)
+        smooth = self._smoothed(entry, x)
+        codes, scale = self._rounded(entry, smooth, columns)
+        if scale is None:
+            product = self._product(codes, (weight, scales), shift, name)
         else:
-            product = self._product(parts[:3], (weight, scales), None, name)
-            if entry.activation.mode == "twice":
-                product = self.node("Add", product, self._product(parts[3:], (weight, scales)))
-            product = self.node("Mul", product, scale)
-            if shift is not None:
-                product = self.node("Add", product, shift)
+            product = self.node("Mul", self._product(codes, (weight, scales), None, name), scale)
             product = self.node("Reshape", product, self._rank3(rows))
+            product = product if shift is None else self._biased(product, shift)
+        if entry.activation.apart:
+            product = self.node("Add", product, self._beside(name, entry, smooth))
         self.sizes[product.name] = (rows,)
         return product
+
+    def _beside(self, name: str, entry: Input, x: ir.Value) -> ir.Value:
+        """The product of the channels that are apart, in float32; their columns are 0 among the codes."""
+        key = ("apart", entry.site)
+        if key not in self.made:
+            self.made[key] = self.node("Gather", x, self.constant(entry.activation.apart), axis=-1)
+        columns = self.tensors[f"{name}.beside"].T
+        weight = self.weight(f"{name}.weight_beside", columns.shape, np.float16, lambda: [columns.astype(np.float16)])
+        return self.node("MatMul", self.made[key], self.cast(weight, np.float32))
 
     def _signed(self, name: str) -> Iterator[np.ndarray]:
         yield (self.found[name].codes.T.astype(np.int16) - ZERO).astype(np.int8)
@@ -71,22 +84,25 @@ class IntegerOps(OnnxOps):
         return self.node("MatMulIntegerToFloat", codes, stored, scale, scales, zero, None, shift, domain=CONTRIB, name=name)
 
     def _rounded(self, entry: Input, x: ir.Value, columns: int) -> tuple[tuple[ir.Value, ...], ir.Value | None]:
-        """(codes, scale, zero) of the smoothed input, of `twice` six, and the scale of each token where it has its own.
+        """(codes, scale, zero) of the smoothed input, and the scale of each token where it has its own.
 
         With those, codes are (tokens, columns), the scales (tokens, 1); made once for all layers of a site.
         """
         key = ("rounded", entry.site)
         if key not in self.made:
-            self.made[key] = self._round(entry, self._smoothed(entry, x), columns)
+            self.made[key] = self._round(entry, x, columns)
         return self.made[key]
 
     def _smoothed(self, entry: Input, x: ir.Value) -> ir.Value:
         """The input less its shift and divided by its scale, which the norm before it does: a second one, for this site."""
-        name = f"{entry.site}.norm"
+        name, key = f"{entry.site}.norm", ("smoothed", entry.site)
         if f"{name}.weight" not in self.tensors:
             return x  # as it was, or scaled by the layer before
-        kind, before, eps = self.norms[x.name]
-        return super().layer_norm(name, before, eps) if kind == "layer_norm" else super().rms_norm(name, before, eps)
+        if key not in self.made:
+            kind, before, eps = self.norms[x.name]
+            norm = super().layer_norm if kind == "layer_norm" else super().rms_norm
+            self.made[key] = norm(name, before, eps)
+        return self.made[key]
 
     def _round(self, entry: Input, x: ir.Value, columns: int) -> tuple[tuple[ir.Value, ...], ir.Value | None]:
         zero = self.constant(entry.activation.zero, np.uint8)
@@ -99,20 +115,9 @@ class IntegerOps(OnnxOps):
         parts = (1 / (TOP - entry.activation.zero), -1 / entry.activation.zero)
         scales = [self.node("Mul", end, self.constant(part, np.float32)) for end, part in zip(ends, parts, strict=True)]
         scale = self.node("Max", *scales, self.constant(LEAST, np.float32))
-        codes = self._by_token(flat, scale, zero)
-        if entry.activation.mode == "token":
-            return (codes, one, zero), scale
-        row, points = self._per_token(scale, zero)
-        left = self.node("Sub", flat, self.node("DequantizeLinear", codes, row, points, axis=0))
-        part, middle = self.constant(1 / (TOP + 1), np.float32), self.constant(128, np.uint8)
-        return (codes, one, zero, self._by_token(left, self.node("Mul", scale, part), middle), part, middle), scale
-
-    def _per_token(self, scale: ir.Value, zero: ir.Value) -> tuple[ir.Value, ir.Value]:
         row = self.node("Squeeze", scale, self.constant([1]))
-        return row, self.node("Expand", zero, self.node("Shape", row))
-
-    def _by_token(self, x: ir.Value, scale: ir.Value, zero: ir.Value) -> ir.Value:
-        return self.node("QuantizeLinear", x, *self._per_token(scale, zero), axis=0)
+        points = self.node("Expand", zero, self.node("Shape", row))
+        return (self.node("QuantizeLinear", flat, row, points, axis=0), one, zero), scale
 
     def _rank3(self, width: int) -> ir.Value:
         """The shape (n, length, width) of what layers give."""

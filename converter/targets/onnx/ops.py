@@ -5,11 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
+from converter.quantize.grid import Scheme
 from converter.targets.onnx import prefix, tables
 from converter.targets.onnx.attention import Attention
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
 OPSET = 23
+ROUNDED = 4  # the accuracy level of MatMulNBits at which inputs are rounded to 8 bits
 
 
 class OnnxOps(Recorder):
@@ -49,18 +51,43 @@ class OnnxOps(Recorder):
 
     def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
         scheme = self.codes.plan.get(name)
-        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
+        rows = self.checkpoint.tensors[f"{name}.weight"].shape[0]
         if scheme is None:
             product = self.node("MatMul", x, self.tensor(f"{name}.weight", transpose=True), name=name)
+        elif scheme.bits == 8 and not self.by_block:
+            product = self.node("MatMul", x, self._widened(name, scheme), name=name)
         else:
-            blocks = columns // scheme.group_size
-            codes, scales, zeros = self.quantized(name, scheme, (rows, blocks, scheme.group_size))
-            parts, bits, size = (x, codes, scales, zeros), scheme.bits, scheme.group_size
-            product = self.node("MatMulNBits", *parts, domain=CONTRIB, name=name, K=columns, N=rows, bits=bits, block_size=size)
+            product = self._by_block(name, scheme, x, ROUNDED if self.by_block else 0)
         if bias:
-            product = self.node("Add", product, self.tensor(f"{name}.bias"))
+            product = self._biased(product, self.tensor(f"{name}.bias"))
         self.sizes[product.name] = (rows,)
         return product
+
+    def _by_block(self, name: str, scheme: Scheme, x: ir.Value, level: int) -> ir.Value:
+        """The product with packed codes; with the level ROUNDED of inputs that the kernel rounds to 8 bits, a scale a group."""
+        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
+        codes, scales, zeros = self.quantized(name, scheme, (rows, columns // scheme.group_size, scheme.group_size))
+        parts = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.group_size}
+        inputs = x, codes, scales, zeros
+        return self.node("MatMulNBits", *inputs, domain=CONTRIB, name=name, **parts, accuracy_level=level)
+
+    def _widened(self, name: str, scheme: Scheme) -> ir.Value:
+        """The (in, out) matrix that 8-bit codes stand for, of constants alone: a runtime computes it once, when it loads.
+
+        Multiplying by 8-bit codes as they are, onnxruntime's MatMulNBits unpacks the whole matrix for each batch.
+        """
+        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
+        groups = columns // scheme.group_size
+        codes, scales, zeros = self.quantized(name, scheme, (rows, groups, scheme.group_size))
+        steps, points = (self.node("Reshape", part, self.constant([rows, groups, 1])) for part in (scales, zeros))
+        centred = self.node("Sub", self.cast(codes, np.float32), self.cast(points, np.float32))
+        whole = self.node("Reshape", self.node("Mul", centred, steps), self.constant([rows, columns]))
+        return self.node("Transpose", whole, perm=[1, 0])
+
+    def _biased(self, product: ir.Value, bias: ir.Value) -> ir.Value:
+        found = self.node("Add", product, bias)
+        self.sums[found.name] = product, bias
+        return found
 
     def linears(self, names: Sequence[str], x: ir.Value, bias: bool = True) -> list[ir.Value]:
         return [self.linear(name, x, bias) for name in names]
@@ -80,7 +107,13 @@ class OnnxOps(Recorder):
         return wide
 
     def layer_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
-        return self.node("LayerNormalization", x, self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias"), epsilon=eps)
+        scale = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
+        if self.dtype is not np.float32 or x.name not in self.residuals:
+            return self.node("LayerNormalization", x, *scale, epsilon=eps)
+        # Not Add, which onnxruntime fuses into SkipLayerNormalization: that takes three times as long on a CPU.
+        one, other = self.residuals[x.name]
+        total = self.node("Sum", *self.sums.get(one.name, (one,)), other)
+        return self.node("LayerNormalization", total, *scale, epsilon=eps)
 
     def rms_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
         wide, sizes = self.full(x), self.sizes.get(x.name, ())
@@ -97,6 +130,8 @@ class OnnxOps(Recorder):
         return normed
 
     def gelu(self, x: ir.Value) -> ir.Value:
+        if self.dtype is np.float32 and x.name in self.sums:
+            return self.node("BiasGelu", *self.sums[x.name], domain=CONTRIB)
         return self.node("Gelu", x)
 
     def silu(self, x: ir.Value) -> ir.Value:
@@ -110,7 +145,10 @@ class OnnxOps(Recorder):
 
     def add(self, x: ir.Value, y: ir.Value) -> ir.Value:
         if not {x.name, y.name} & self.wide:
-            return self.node("Add", x, y)
+            total = self.node("Add", x, y)
+            if x.name in self.sizes:
+                self.residuals[total.name] = x, y
+            return total
         total = self.node("Add", self.full(x), self.full(y))
         self.wide.add(total.name)
         return total

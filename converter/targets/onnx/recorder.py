@@ -19,7 +19,7 @@ class Recorder:
 
     dtype: what the graph computes in, float32 or float16; its outputs are float32 either way. blocked: attend block by block.
     codes: of the modules that are stored as integers.
-    done: called as each weight of the checkpoint is written.
+    done: called as each weight of the checkpoint is written. by_block: inputs of packed products are rounded to 8 bits.
     """
 
     def __init__(
@@ -29,14 +29,17 @@ class Recorder:
         dtype: type,
         blocked: bool,
         done: Callable[[], None],
+        by_block: bool = False,
     ):
-        self.checkpoint, self.codes = checkpoint, codes
+        self.checkpoint, self.codes, self.by_block = checkpoint, codes, by_block
         self.dtype, self.blocked, self.done = dtype, blocked, done
         self.nodes: list[ir.Node] = []
         self.initializers: dict[str, ir.Value] = {}
         self.inputs: dict[str, ir.Value] = {}
         self.made: dict[object, ir.Value] = {}  # what every layer shares
         self.wide: set[str] = set()  # values that are float32 in a float16 graph
+        self.sums: dict[str, tuple[ir.Value, ir.Value]] = {}  # of a product with its bias, the two
+        self.residuals: dict[str, tuple[ir.Value, ir.Value]] = {}  # of a product added to something, the two
         self.sizes: dict[str, tuple[int, ...]] = {}  # (width,) of what `linear` gave, (heads, d) once it is split
         self.count = 0
         self.prefixed = False  # whether what all rows begin with can be given as keys and values instead, see `optional`
