@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
+from conftest import standin, standin_recipe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.checkpoints import bert_config, write_bert, write_recipe
@@ -29,7 +30,7 @@ from converter.int8.smoothing import Smoothing
 from converter.int8.weights import joined, nearest, per_channel
 from converter.quantize.gptq import objective
 from converter.quantize.layerwise import Hessian
-from converter.quantize.losses import loss
+from converter.quantize.losses import loss, masks_of
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source
@@ -256,6 +257,24 @@ def test_the_loss_is_the_worst_head() -> None:
         "sparse_weights": [torch.tensor([[1.0, 0.0], [1.0, 0.0]])],
     }
     np.testing.assert_allclose(loss(one, other, masks), [0.4, 0.0], atol=1e-6)
+
+
+def test_smoothing_without_rounding_leaves_the_model_as_it_was() -> None:
+    """Qwen3 has a norm before some inputs, and before others a layer whose rows bear the smoothing."""
+    name = "qwen3-embedding-0.6b"
+    loaded = standin_recipe(name)
+    checkpoint = open_source(loaded, str(standin(name)))
+    tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:40])
+    products = IntegerProducts(calibration_of(checkpoint, loaded, tokens, **ASKED))
+    entries = [choice["tensor"] for choice in products.choices]
+    assert {entry.before[0] for entry in entries if not entry.smoothing.is_identity} == {"rms_norm", "linear"}
+    smoothed = [dataclasses.replace(entry, activation=Activation("none")) for entry in entries]
+    run = products.calibration.run
+    with torch.inference_mode():
+        exact, found = (
+            run(int8_costs.rounded(checkpoint.read, tokens, *given)) for given in (([], []), (products.sites, smoothed))
+        )
+    assert loss(exact, found, masks_of(tokens)).max() < 1e-9
 
 
 def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:

@@ -16,6 +16,7 @@ from converter.quantize.layerwise import Hessian, Replace
 from converter.quantize.losses import loss, masks_of
 from shim.text import Tokens
 
+HELD = 1.5e9  # bytes of tensors that are read once for all sites; to read them takes longer than to multiply by them
 HALF = 0.5  # of rounding's error in weights that GPTQ leaves, about; what it leaves of the square is a quarter
 Read = Callable[[str], np.ndarray]  # a tensor of the checkpoint by name, float32
 
@@ -48,14 +49,14 @@ def costs(
     Measured is the way `token`; the others cost that times the ratio of their products' errors.
     """
     masks, folder = masks_of(probes), calibration.folder("integers")
-    small: dict[str, np.ndarray] = {}
+    held: dict[str, np.ndarray] = {}
 
-    def read(name: str) -> np.ndarray:  # small tensors once, large ones again and again, never all in memory
-        if name in small:
-            return small[name]
+    def read(name: str) -> np.ndarray:
+        if name in held:
+            return held[name]
         array = calibration.job.checkpoint.read(name)
-        if array.size <= 1 << 21:
-            small[name] = array
+        if array.nbytes + sum(each.nbytes for each in held.values()) <= HELD:
+            held[name] = array
         return array
 
     exact: Outputs = {}

@@ -126,8 +126,11 @@ class RoundedOps(LayerwiseOps):
         self.inputs, self.rows = inputs, rows
 
     def linears(self, names: Sequence[str], x: list[Tensor], bias: bool = True) -> list[list[Tensor]]:
-        entry = self.inputs.get(names[0])
-        inputs = x if entry is None else [rounded(entry.smoothing.input(part), entry.activation) for part in x]
+        entry, inputs = self.inputs.get(names[0]), x
+        if entry is not None:
+            if entry.before[0] != "linear":  # that layer's rows are divided already
+                inputs = [entry.smoothing.input(part) for part in inputs]
+            inputs = [rounded(part, entry.activation) for part in inputs]
         shared, found = self.hessian(inputs), []
         for name in names:
             weight, shift = layer(self.read, name, entry, self.rows.get(name), bias)
