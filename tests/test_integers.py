@@ -38,7 +38,7 @@ from converter.targets import onnx as onnx_target
 from converter.targets.onnx.tables import plane_widths, planes
 from shim.architectures import bert
 from shim.pooling import outputs
-from shim.runtimes.onnx import open_runtime
+from shim.runtimes.onnx import open_runtime, overflows
 from shim.text import Encoded, TextEncoder
 
 TEXTS = ["one", "a rather longer text about rivers and their mouths", "двенадцать месяцев"]
@@ -288,3 +288,11 @@ def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:
     x = torch.randn(9, 4, generator=make)
     expected = (x @ tensors["up.weight"].T + tensors["up.bias"]) / rows
     torch.testing.assert_close(smoothing.input(x) @ weight.T + bias, expected)
+
+
+def test_products_that_could_overflow_are_made_otherwise(tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    assert overflows(cpuinfo)
+    for flags, expected in (("avx2 fma", True), ("avx2 avx512_vnni", False), ("avx2 avx_vnni", False)):
+        cpuinfo.write_text(f"flags : fpu {flags}\n", encoding="utf-8")
+        assert overflows(cpuinfo) == expected

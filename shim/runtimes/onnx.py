@@ -36,8 +36,8 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto") -> "
     options = ort.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised, and need not be printed, too
     options.intra_op_num_threads = threads()
-    # Without VNNI, pairs of u8 x s8 products are added in 16 bits and overflow; with this they are u8 x u8 there, and exact.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if overflows():  # then products are u8 x u8, which is slower and exact
+        options.add_session_config_entry("session.x64quantprecision", "1")
     graphs = [name for name in manifest.files if name.endswith(".onnx")]
     if len(graphs) != 1:
         raise IntegrityError(f"{directory}: {len(graphs)} .onnx files in the manifest of {manifest.name}, not one graph")
@@ -52,6 +52,14 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto") -> "
     if not all(OUTPUTS.get(head) in outputs for head in manifest.model.heads):
         raise IntegrityError(f"{path}: the graph's outputs are {', '.join(outputs):.200}, not the heads of the manifest")
     return runtime
+
+
+def overflows(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU may add pairs of u8 x s8 products in 16 bits, too few for them: those of x86 do that without VNNI."""
+    try:
+        return "vnni" not in cpuinfo.read_text()
+    except OSError:  # not Linux
+        return True
 
 
 def threads(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
