@@ -290,8 +290,11 @@ def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:
     torch.testing.assert_close(smoothing.input(x) @ weight.T + bias, expected)
 
 
-def test_products_that_could_overflow_are_made_otherwise(tmp_path: Path) -> None:
+def test_products_that_could_overflow_are_made_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    assert not overflows(cpuinfo)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
     assert overflows(cpuinfo)
     for flags, expected in (("avx2 fma", True), ("avx2 avx512_vnni", False), ("avx2 avx_vnni", False)):
         cpuinfo.write_text(f"flags : fpu {flags}\n", encoding="utf-8")

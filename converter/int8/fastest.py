@@ -16,26 +16,26 @@ def fastest(job: Job, calibration: Calibration, judge: Judge) -> float | None:
     attempt, where none passes.
     """
     products = IntegerProducts(calibration)
-    first = Trial({}, job.bar.allowed, WORSE * job.bar.allowed)
+    first = Trial({}, job.bar.allowed, WORSE * job.bar.allowed)  # not made: the first target comes from it
     trials: list[Trial] = []
-    ways: list[list[str]] = []
+    tried: list[list[str]] = []  # the way of each site, trial by trial
 
-    def attempt(way: list[str]) -> Trial | None:
-        made = products.made(way)
+    def attempt(ways: list[str]) -> Trial | None:
+        made = products.made(ways)
         judged = judge(Candidate(HeldCodes(made.codes), {"method": "integers", "tensors": made.describe()}, made))
-        return Trial({}, products.predicted(way), judged.loss, passed=judged.passed) if judged else None
+        return Trial({}, products.predicted(ways), judged.loss, passed=judged.passed) if judged else None
 
     while (target := next_target(first, trials, job.bar.allowed, ATTEMPTS)) is not None:
-        if (way := products.ways(target)) in ways:
+        if (ways := products.ways(target)) in tried:
             break
-        if (trial := attempt(way)) is None:  # nothing is verified: what was written stays
+        if (trial := attempt(ways)) is None:  # nothing is verified: what was written stays
             return None
-        ways.append(way)
+        tried.append(ways)
         trials.append(trial)
     passed = [place for place, trial in enumerate(trials) if trial.passed]
     if not passed:
         return min(trial.measured for trial in trials)
     best = max(passed, key=lambda place: trials[place].predicted)
     if best != len(trials) - 1:
-        attempt(ways[best])
+        attempt(tried[best])
     return None

@@ -1,6 +1,7 @@
 """ONNX Runtime: runs the graph of an artifact on CUDA where it is installed and asked for, else on the CPU."""
 
 import os
+import platform
 from dataclasses import fields
 from pathlib import Path
 
@@ -56,6 +57,8 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto") -> "
 
 def overflows(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU may add pairs of u8 x s8 products in 16 bits, too few for them: those of x86 do that without VNNI."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
     try:
         return "vnni" not in cpuinfo.read_text()
     except OSError:  # not Linux
