@@ -11,7 +11,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import standin, standin_recipe
 from support.checkpoints import bert_config, write_bert, write_recipe
 from support.jobs import calibration_of
 
@@ -23,11 +22,10 @@ from converter.int8 import costs as int8_costs
 from converter.int8 import quantize as int8_quantize
 from converter.int8.inputs import WAYS, Activation, parsed
 from converter.int8.quantize import IntegerProducts
-from converter.int8.shared_inputs import Input, Integers, RoundedOps
-from converter.int8.smoothing import Smoothing
+from converter.int8.shared_inputs import Integers, RoundedOps
 from converter.int8.weights import joined, nearest
 from converter.quantize.layerwise import Hessian
-from converter.quantize.losses import loss, masks_of
+from converter.quantize.losses import loss
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source
@@ -93,7 +91,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
     layers = [name for name, entry in fresh.inputs.items() if entry.activation.mode in ("tensor", "token")]
     assert len(layers) > 5
-    real = {"per_channel": int8_quantize.per_channel, "_likely": int8_costs._likely}
+    real = {"per_channel": int8_quantize.per_channel, "RoundedVariants": int8_costs.RoundedVariants}
 
     def quantize(last: int) -> tuple[Integers | None, dict[str, int]]:
         calls = dict.fromkeys(real, 0)
@@ -105,7 +103,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
             return real[name](*arguments)
 
         monkeypatch.setattr(int8_quantize, "per_channel", functools.partial(counted, "per_channel"))
-        monkeypatch.setattr(int8_costs, "_likely", functools.partial(counted, "_likely"))
+        monkeypatch.setattr(int8_costs, "RoundedVariants", functools.partial(counted, "RoundedVariants"))
         try:
             return quantized(calibration_of(checkpoint, loaded, tokens, **ASKED)), calls
         except KeyboardInterrupt:
@@ -113,7 +111,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
     assert quantize(3)[0] is None
     resumed, calls = quantize(99)
-    assert calls == {"per_channel": len(layers) - 3, "_likely": 0}
+    assert calls == {"per_channel": len(layers) - 3, "RoundedVariants": 0}
     assert resumed is not None
     for name, codes in fresh.codes.items():
         np.testing.assert_array_equal(resumed.codes[name].dequantize(), codes.dequantize())
@@ -212,37 +210,6 @@ def test_the_loss_is_the_worst_head() -> None:
         "sparse_weights": [torch.tensor([[1.0, 0.0], [1.0, 0.0]])],
     }
     np.testing.assert_allclose(loss(one, other, masks), [0.4, 0.0], atol=1e-6)
-
-
-def test_smoothing_without_rounding_leaves_the_model_as_it_was() -> None:
-    """Qwen3 has a norm before some inputs, and before others a layer whose rows bear the smoothing."""
-    name = "qwen3-embedding-0.6b"
-    loaded = standin_recipe(name)
-    checkpoint = open_source(loaded, str(standin(name)))
-    tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:40])
-    products = IntegerProducts(calibration_of(checkpoint, loaded, tokens, **ASKED))
-    entries = [choice["tensor"] for choice in products.choices]
-    assert {entry.before[0] for entry in entries if not entry.smoothing.is_identity} == {"rms_norm", "linear"}
-    smoothed = [dataclasses.replace(entry, activation=Activation("none")) for entry in entries]
-    run = products.calibration.run
-    with torch.inference_mode():
-        exact, found = (
-            run(int8_costs.rounded(checkpoint.read, tokens, *given)) for given in (([], []), (products.sites, smoothed))
-        )
-    assert loss(exact, found, masks_of(tokens)).max() < 1e-9
-
-
-def test_smoothing_a_layer_before_is_borne_by_its_rows() -> None:
-    from converter.int8.shared_inputs import layer
-
-    make = torch.Generator().manual_seed(3)
-    tensors = {"up.weight": torch.randn(6, 4, generator=make), "up.bias": torch.randn(6, generator=make)}
-    smoothing = Smoothing(torch.randn(4, generator=make), torch.rand(4, generator=make) + 0.5)
-    entry, rows = Input("up", ("layer_norm", "norm"), smoothing, Activation("token")), torch.rand(6, generator=make) + 0.5
-    weight, bias = layer(lambda name: tensors[name].numpy(), "up", entry, rows, True)
-    x = torch.randn(9, 4, generator=make)
-    expected = (x @ tensors["up.weight"].T + tensors["up.bias"]) / rows
-    torch.testing.assert_close(smoothing.input(x) @ weight.T + bias, expected)
 
 
 def test_products_that_could_overflow_are_made_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,22 +1,22 @@
 """How each input could be rounded, and what that takes from the cosine of the texts that suffer most."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
 
 from converter import cache
-from converter.calibration import Calibration, Outputs
-from converter.int8.inputs import BLOCK, WAYS, Activation
-from converter.int8.shared_inputs import Input, RoundedOps, Site
+from converter.calibration import Calibration
+from converter.int8.inputs import BLOCK, WAYS, Activation, rounded
+from converter.int8.shared_inputs import Input, Site, layer
 from converter.int8.smoothing import Smoothing, search
 from converter.int8.weights import nearest
-from converter.quantize.layerwise import Hessian, Replace
 from converter.quantize.losses import loss, masks_of
+from converter.quantize.variants import CLEAN, Lanes, VariantOps
 from shim.text import Tokens
 
-HELD = 1.5e9  # bytes of tensors that are read once for all sites; to read them takes longer than to multiply by them
+MEMORY = 1.2e9  # bytes of the activations of all variants that are computed in one pass
 HALF = 0.5  # of rounding's error in weights that GPTQ leaves, about; what it leaves of the square is a quarter
 Read = Callable[[str], np.ndarray]  # a tensor of the checkpoint by name, float32
 
@@ -48,32 +48,52 @@ def costs(
 
     Measured is the way `token`; the others cost that times the ratio of their products' errors.
     """
-    masks, folder = masks_of(probes), calibration.folder("integers")
-    held: dict[str, np.ndarray] = {}
-
-    def read(name: str) -> np.ndarray:
-        if name in held:
-            return held[name]
-        array = calibration.job.checkpoint.read(name)
-        if array.nbytes + sum(each.nbytes for each in held.values()) <= HELD:
-            held[name] = array
-        return array
-
-    exact: Outputs = {}
+    masks, checkpoint = masks_of(probes), calibration.job.checkpoint
+    tokens = sum(batch.input_ids.size for batch in probes)
+    together = max(1, int(MEMORY / (8 * tokens * max(max(site.shape) for site in sites))))
     found = []
-    for site, choice, error in zip(sites, given, errors, strict=True):
+    for start in range(0, len(sites), together):
+        entries = {site.members[0]: choice["token"] for site, choice in zip(sites, given, strict=True)}
+        part = list(entries)[start : start + together]
 
-        def measured(site: Site = site, choice: dict[str, Input] = choice) -> dict[str, np.ndarray]:
-            if not exact:
-                exact.update(calibration.run(rounded(read, probes, [], [])))
-            ops = rounded(read, probes, [site], [choice["token"]], _likely(site))
-            return {"token": loss(exact, calibration.run(ops), masks)}
+        def measured(entries: dict[str, Input] = entries, part: list[str] = part) -> dict[str, np.ndarray]:
+            ops = RoundedVariants(checkpoint.read, probes, {name: entries[name] for name in part}, done)
+            outputs = calibration.run(ops)
+            exact = {head: value[CLEAN] for head, value in outputs.items()}
+            lanes = {name: {head: value.get(name, value[CLEAN]) for head, value in outputs.items()} for name in part}
+            return {name: loss(exact, lane, masks) for name, lane in lanes.items()}
 
-        token = cache.arrays(folder, f"{site.members[0]}.costs", measured)["token"]
-        scale = max(error["token"], 1e-30)
-        found.append({way: token * (error.get(way, 0.0) / scale) for way in WAYS})
-        done()
+        measured_part = cache.arrays(calibration.folder("integers"), ["costs", *part], measured)
+        for name, error in zip(part, errors[start : start + together], strict=True):
+            scale = max(error["token"], 1e-30)
+            found.append({way: measured_part[name] * (error.get(way, 0.0) / scale) for way in WAYS})
     return found
+
+
+class RoundedVariants(VariantOps):
+    """The model and, for each of some sites, a variant with that input alone rounded, named after the site's first layer.
+
+    entries: {first layer: Input}. done: called when a site is reached.
+    """
+
+    def __init__(self, read: Read, batches: list[Tokens], entries: Mapping[str, Input], done: Callable[[], None]):
+        super().__init__(read, batches, lambda _: None)
+        self.entries, self.done = entries, done
+
+    def linear(self, name: str, x: Lanes, bias: bool = True) -> Lanes:
+        return self.linears([name], x, bias)[0]
+
+    def linears(self, names: Sequence[str], x: Lanes, bias: bool = True) -> list[Lanes]:
+        found = [self._with_weights("linear", name, x, bias) for name in names]
+        if (entry := self.entries.get(names[0])) is None:
+            return found
+        inputs = [rounded(entry.smoothing.input(part), entry.activation) for part in x[CLEAN]]
+        for name, lanes in zip(names, found, strict=True):
+            weight, shift = layer(self.read, name, entry, None, bias)
+            likely = weight + HALF * (torch.from_numpy(nearest(weight).dequantize()) - weight)
+            lanes[names[0]] = [F.linear(part, likely, shift) for part in inputs]
+        self.done()
+        return found
 
 
 def probes(tokens: list[Tokens], losses: np.ndarray, limit: int) -> list[Tokens]:
@@ -95,32 +115,3 @@ def probes(tokens: list[Tokens], losses: np.ndarray, limit: int) -> list[Tokens]
             parts = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
             found.append(Tokens(*(part[rows, :length] for part in parts)))
     return found
-
-
-def _likely(site: Site) -> Replace:
-    """Weights of a site about as far from the true ones as they will be, before they are there."""
-
-    def replace(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
-        if name not in site.members:
-            return weight
-        return weight + HALF * (torch.from_numpy(nearest(weight).dequantize()) - weight)
-
-    return replace
-
-
-def exactly(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
-    """A Replace that leaves the weight as it is."""
-    return weight
-
-
-def rounded(
-    read: Read, tokens: list[Tokens], sites: list[Site], entries: list[Input], replace: Replace = exactly
-) -> RoundedOps:
-    """The model with the inputs of these sites rounded, and its weights as they are, or as `replace` makes them."""
-    inputs: dict[str, Input] = {}
-    rows = {}
-    for site, entry in zip(sites, entries, strict=True):
-        inputs |= dict.fromkeys(site.members, entry)
-        if site.before[0] == "linear":
-            rows[site.before[1]] = entry.smoothing.scale
-    return RoundedOps(read, tokens, inputs, rows, replace)

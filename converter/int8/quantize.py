@@ -6,9 +6,9 @@ from torch import Tensor
 
 from converter import cache
 from converter.calibration import Calibration
-from converter.int8.costs import choices, costs, probes, rounded
+from converter.int8.costs import choices, costs, probes
 from converter.int8.inputs import BLOCK, allocate
-from converter.int8.shared_inputs import Input, Integers, Observer, Site, layer
+from converter.int8.shared_inputs import Input, Integers, Observer, Site, layer, rounded_model
 from converter.int8.weights import joined, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
@@ -53,7 +53,9 @@ class IntegerProducts:
                 self.choices.append(inputs)
                 errors.append(error)
                 done()
-            harmed = calibration.run(rounded(self.read, self.tokens, self.sites, self._entries(["token"] * len(self.sites))))
+            harmed = calibration.run(
+                rounded_model(self.read, self.tokens, self.sites, self._entries(["token"] * len(self.sites)))
+            )
             limit = int(np.clip(PROBES / (pass_cost * len(self.sites)), *PROBE))
             worst = probes(self.tokens, loss(exact, harmed, masks_of(self.tokens)), limit)
             found = costs(calibration, self.sites, self.choices, errors, worst, done)
@@ -74,7 +76,7 @@ class IntegerProducts:
         tables = {name: scheme for name, shape in self.observer.tables.items() if (scheme := self._table(shape))}
         done = _Steps(self.calibration, len(tables) + sum(len(site.members) for site in self.sites))
         with torch.inference_mode():
-            final = rounded(self.read, self.tokens, self.sites, self._entries(ways), self._replace(tables, ways, done))
+            final = rounded_model(self.read, self.tokens, self.sites, self._entries(ways), self._replace(tables, ways, done))
             wanted = dict.fromkeys(tables, "")
             for site, way in zip(self.sites, ways, strict=True):
                 wanted |= {name: way for name in site.members if self._scheme(name, way)}

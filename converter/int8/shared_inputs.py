@@ -10,7 +10,7 @@ from torch import Tensor
 from converter.int8.inputs import Activation, rounded
 from converter.int8.smoothing import Shown, Smoothing
 from converter.quantize.grid import Codes
-from converter.quantize.layerwise import LayerwiseOps, Replace
+from converter.quantize.layerwise import Hessian, LayerwiseOps, Replace
 from shim.artifact import Stored
 from shim.text import Tokens
 
@@ -35,7 +35,7 @@ class Observer(LayerwiseOps):
     """Runs the model as it is and collects `sites`, and the names of `tables` with their shapes."""
 
     def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens]):
-        super().__init__(read, batches, lambda name, weight, hessian: weight)
+        super().__init__(read, batches, exactly)
         self.sites: list[Site] = []
         self.tables: dict[str, tuple[int, ...]] = {}
         self.came: list[tuple[object, tuple[str, str]]] = []  # the latest values that could be of use, and where they came from
@@ -139,6 +139,24 @@ class RoundedOps(LayerwiseOps):
                 self.weights[f"{name}.bias"] = shift
             found.append(self._with_weights("linear", name, inputs, shift is not None))
         return found
+
+
+def exactly(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
+    """A Replace that leaves the weight as it is."""
+    return weight
+
+
+def rounded_model(
+    read: Callable[[str], np.ndarray], tokens: list[Tokens], sites: list[Site], entries: list[Input], replace: Replace = exactly
+) -> RoundedOps:
+    """The model with the inputs of these sites rounded, and its weights as they are, or as `replace` makes them."""
+    inputs: dict[str, Input] = {}
+    rows = {}
+    for site, entry in zip(sites, entries, strict=True):
+        inputs |= dict.fromkeys(site.members, entry)
+        if site.before[0] == "linear":
+            rows[site.before[1]] = entry.smoothing.scale
+    return RoundedOps(read, tokens, inputs, rows, replace)
 
 
 def layer(
