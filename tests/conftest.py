@@ -1,13 +1,11 @@
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import json
 import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +17,7 @@ from support.checkpoints import write_bert, write_recipe
 from support.commands import run, run_process
 from support.hub import WRITE, Hub
 from support.servers import Server, Started
+from support.shared import MiniLM, shared_by_all
 
 from converter import corpus, pipeline, recipe
 from converter.proof import reference
@@ -112,16 +111,6 @@ def pytest_unconfigure() -> None:
         shutil.rmtree(os.environ["SEALPORT_TESTS"])
 
 
-@contextlib.contextmanager
-def shared_by_all(name: str) -> Iterator[Path]:
-    """A folder of this run's processes, for one of them at a time."""
-    folder = Path(os.environ["SEALPORT_TESTS"]) / name
-    folder.mkdir(exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield folder
-
-
 @functools.cache
 def made(name: str, target: str, bits: int) -> tuple[Path, Manifest]:
     """The artifact of a small checkpoint, verified on the whole corpus, but for what is slow.
@@ -195,15 +184,9 @@ def below(
 
 
 @pytest.fixture(scope="session")
-def minilm_artifacts() -> dict[str, Path]:
-    """all-MiniLM-L6-v2, real weights, converted and verified on the whole corpus: `mlx-8`, `onnx-8`, `onnx-16`, `onnx-32`."""
-    with shared_by_all("minilm") as out:
-        made = {}
-        for target, bits in (("mlx", 8), ("onnx", 8), ("onnx", 16), ("onnx", 32)):
-            made[f"{target}-{bits}"] = path = out / f"all-minilm-l6-v2-{target}-{bits}bit"
-            if not path.exists():
-                run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out)
-    return made
+def minilm_artifacts() -> Mapping[str, Path]:
+    """See MiniLM: `mlx-8`, `onnx-8`, `onnx-16`, `onnx-32`."""
+    return MiniLM()
 
 
 @pytest.fixture

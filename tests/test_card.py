@@ -4,7 +4,7 @@ import dataclasses
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ NAME = "my-org/minilm-onnx"
 
 
 @pytest.fixture(scope="session")
-def precisions(minilm_artifacts: dict[str, Path]) -> dict[str, Manifest]:
+def precisions(minilm_artifacts: Mapping[str, Path]) -> dict[str, Manifest]:
     """all-MiniLM-L6-v2 in three precisions, as a published repository has them."""
     return {f"{bits}bit": artifact.read(minilm_artifacts[f"onnx-{bits}"]) for bits in (32, 16, 8)}
 

@@ -6,7 +6,7 @@ import os
 import runpy
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +167,7 @@ def test_a_reranker_orders_the_candidates_as_its_own_library_does(tmp_path: Path
 
 @pytest.mark.slow
 def test_of_the_trained_model_figures_are_those_of_bench_and_of_its_own_library(
-    minilm_artifacts: dict[str, Path], shared: Path, tmp_path: Path, convert: Convert
+    minilm_artifacts: Mapping[str, Path], shared: Path, tmp_path: Path, convert: Convert
 ) -> None:
     """Every fifth pair of STS-B's dev split, and questions on XQuAD's paragraphs."""
     lines = (shared / "data/stsb/stsb-en-dev.csv").read_text(encoding="utf-8").splitlines(keepends=True)[::5]

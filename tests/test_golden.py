@@ -1,7 +1,7 @@
 """End to end: original -> convert -> shim serve -> the official client, against vectors that sentence-transformers wrote."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parent / "golden"
 @pytest.fixture(scope="module")
 def client(
     serve: Callable[..., str],
-    minilm_artifacts: dict[str, Path],
+    minilm_artifacts: Mapping[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> openai.OpenAI:
     """Every BERT recipe at 32 and 8 bits behind one server; the goldens are the proof of those that are not verified."""
@@ -27,7 +27,8 @@ def client(
         if name != "all-minilm-l6-v2":
             source = golden_checkpoint(name, tmp_path_factory.mktemp("checkpoint"))
             for target, bits in (("onnx", 32), ("onnx", 8), ("mlx", 8)):
-                request = pipeline.Request(recipe.load(name), target, bits, str(source), out, verified=False)
+                settings = {"verified": False, "effort": "fast"}
+                request = pipeline.Request(recipe.load(name), target, bits, str(source), out, **settings)
                 paths.append(pipeline.convert(request, lambda *_: None)[0])
     return openai.OpenAI(base_url=f"{serve(*paths, '--allow-unverified')}/v1", api_key="none")
 

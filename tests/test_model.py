@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ MIXED = ["a", "The committee met on Tuesday to discuss the harbour.", "река"
 
 
 @pytest.mark.parametrize(("kind", "tolerance"), [("onnx-32", 1e-5), ("mlx-8", 1e-5), ("onnx-8", 1e-5), ("onnx-16", 1e-3)])
-def test_a_mixed_batch_equals_single_calls(minilm_artifacts: dict[str, Path], kind: str, tolerance: float) -> None:
+def test_a_mixed_batch_equals_single_calls(minilm_artifacts: Mapping[str, Path], kind: str, tolerance: float) -> None:
     model = shim.load(minilm_artifacts[kind])
     together = model.embed(MIXED)
     alone = [model.embed([text]) for text in MIXED]
@@ -31,7 +32,7 @@ def test_a_mixed_batch_equals_single_calls(minilm_artifacts: dict[str, Path], ki
     np.testing.assert_allclose(np.linalg.norm(together.dense, axis=1), 1, atol=1e-6)
 
 
-def test_texts_that_mean_the_same_are_near(minilm_artifacts: dict[str, Path]) -> None:
+def test_texts_that_mean_the_same_are_near(minilm_artifacts: Mapping[str, Path]) -> None:
     for path in minilm_artifacts.values():
         a, b, c = shim.load(path).embed(["How do I reset my password?", "I forgot my login code", "The soup needs salt"]).dense
         assert a @ b > 0.4 > 0.2 > a @ c
@@ -81,7 +82,7 @@ def test_an_artifact_loads_only_in_its_own_runtime(tiny_artifact: Path) -> None:
         shim.load(tiny_artifact, device="tpu")
 
 
-def test_mlx_on_a_cpu_says_that_it_is_slow(minilm_artifacts: dict[str, Path]) -> None:
+def test_mlx_on_a_cpu_says_that_it_is_slow(minilm_artifacts: Mapping[str, Path]) -> None:
     if sys.platform == "darwin":
         pytest.skip("this Mac has a GPU")
     with pytest.warns(UserWarning, match="slow"):
@@ -91,7 +92,7 @@ def test_mlx_on_a_cpu_says_that_it_is_slow(minilm_artifacts: dict[str, Path]) ->
 
 
 @pytest.mark.parametrize(("kind", "module", "extra"), [("mlx-8", "mlx", "mlx"), ("onnx-8", "onnxruntime", "onnx")])
-def test_a_missing_runtime_names_the_extra(minilm_artifacts: dict[str, Path], kind: str, module: str, extra: str) -> None:
+def test_a_missing_runtime_names_the_extra(minilm_artifacts: Mapping[str, Path], kind: str, module: str, extra: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None; import shim; shim.load({str(minilm_artifacts[kind])!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert f"pip install 'sealport[{extra}]'" in done.stderr.splitlines()[-1]
@@ -114,7 +115,7 @@ def test_a_graph_that_onnxruntime_cannot_read_is_named(tiny_artifact: Path, tmp_
     ],
 )
 def test_mlx_weights_that_are_not_what_config_says_are_named(
-    minilm_artifacts: dict[str, Path], tmp_path: Path, name: str, change: tuple[int, ...] | None, message: str
+    minilm_artifacts: Mapping[str, Path], tmp_path: Path, name: str, change: tuple[int, ...] | None, message: str
 ) -> None:
     broken = Path(shutil.copytree(minilm_artifacts["mlx-8"], tmp_path / "broken"))
     tensors = load_file(broken / "model.safetensors")

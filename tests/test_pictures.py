@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -22,7 +23,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 
 @pytest.fixture(scope="session")
-def drawn(minilm_artifacts: dict[str, Path]) -> tuple[dict[str, Manifest], dict[str, Any], dict[str, str]]:
+def drawn(minilm_artifacts: Mapping[str, Path]) -> tuple[dict[str, Manifest], dict[str, Any], dict[str, str]]:
     """all-MiniLM-L6-v2 in three precisions, their cosines, and the pictures."""
     paths = {f"{bits}bit": minilm_artifacts[f"onnx-{bits}"] for bits in (32, 16, 8)}
     precisions = {key: artifact.read(path) for key, path in paths.items()}
@@ -128,7 +129,7 @@ def test_words_are_legible_and_bars_are_told_from_the_page(page: int) -> None:
     assert len({colour[page] for colour in pictures.LANGUAGES}) == len(pictures.LANGUAGES)
 
 
-def test_the_same_figures_give_the_same_bytes_in_any_process(drawn: Any, minilm_artifacts: dict[str, Path]) -> None:
+def test_the_same_figures_give_the_same_bytes_in_any_process(drawn: Any, minilm_artifacts: Mapping[str, Path]) -> None:
     code = "import json, sys; from pathlib import Path; from converter.card.pictures import draw; from shim import artifact\n"
     code += "paths = {f'{artifact.read(Path(path)).bits}bit': Path(path) for path in sys.argv[1:]}\n"
     code += "cosines = {key: json.loads((path / 'cosines.json').read_text()) for key, path in paths.items()}\n"

@@ -4,7 +4,7 @@ import base64
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ TEXTS = ["The ferry leaves at nine.", "Паром отходит в девять
 
 
 @pytest.fixture(scope="module")
-def address(serve: Callable[..., str], minilm_artifacts: dict[str, Path], tiny_artifact: Path) -> str:
+def address(serve: Callable[..., str], minilm_artifacts: Mapping[str, Path], tiny_artifact: Path) -> str:
     return serve(minilm_artifacts["onnx-32"], minilm_artifacts["mlx-8"], tiny_artifact)
 
 
@@ -31,7 +31,7 @@ def client(address: str) -> openai.OpenAI:
 @pytest.mark.parametrize("kind", ["onnx-32", "mlx-8"])
 @pytest.mark.parametrize("encoding_format", ["float", "base64", None])
 def test_the_openai_client_gets_the_librarys_vectors(
-    client: openai.OpenAI, minilm_artifacts: dict[str, Path], kind: str, encoding_format: str | None
+    client: openai.OpenAI, minilm_artifacts: Mapping[str, Path], kind: str, encoding_format: str | None
 ) -> None:
     path = minilm_artifacts[kind]
     options: dict[str, Any] = {"encoding_format": encoding_format} if encoding_format else {}
@@ -113,7 +113,7 @@ def test_a_long_text_is_cut_and_said_to_be(address: str) -> None:
     assert answer.json()["usage"]["total_tokens"] == 131
 
 
-def test_requests_from_many_threads_get_their_own_vectors(client: openai.OpenAI, minilm_artifacts: dict[str, Path]) -> None:
+def test_requests_from_many_threads_get_their_own_vectors(client: openai.OpenAI, minilm_artifacts: Mapping[str, Path]) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     texts = [f"text number {number} of the crowd" for number in range(48)]

@@ -8,6 +8,7 @@ import sys
 import urllib.request
 import venv
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,7 +31,7 @@ def test_the_wheel_carries_recipes_and_corpus(wheel: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_serves_without_torch(wheel: Path, minilm_artifacts: dict[str, Path], tmp_path: Path) -> None:
+def test_it_serves_without_torch(wheel: Path, minilm_artifacts: Mapping[str, Path], tmp_path: Path) -> None:
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv/bin/python"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
