@@ -62,7 +62,7 @@ def test_a_norm_takes_the_smoothing_in(seed: int, shifted: bool) -> None:
 def test_the_search_is_never_worse_than_no_smoothing(seed: int, mode: str, scales: bool) -> None:
     x, weight = problem(seed)
     shown = Shown(x, x.amin(dim=0), x.amax(dim=0))
-    found, activation, error = search(shown, weight, mode, scales, scales)
+    found, activation, error = search(shown, weight, [mode], scales, scales)[mode]
     plain = Smoothing.identity(x.shape[1])
     assert error == pytest.approx(objective(x, weight, found, activation), rel=1e-3)
     tried = activations(plain, shown, mode.split("+")[0], activation.apart)
@@ -73,7 +73,7 @@ def test_the_search_is_never_worse_than_no_smoothing(seed: int, mode: str, scale
 
 def test_it_is_much_better_where_channels_differ() -> None:
     x, weight = problem(0)
-    found, _, error = search(Shown(x, x.amin(dim=0), x.amax(dim=0)), weight, "token", True, True)
+    found, _, error = search(Shown(x, x.amin(dim=0), x.amax(dim=0)), weight, ["token"], True, True)["token"]
     assert not found.is_identity
     assert error < objective(x, weight, Smoothing.identity(64), Activation("token")) / 4
 
@@ -92,7 +92,7 @@ def test_useless_channels_get_no_factor(value: float, mode: str) -> None:
     assert torch.isfinite(found.shift).all()
     assert (found.scale > 0).all()
     x[:, 5] = 0
-    chosen = search(Shown(x, low, high), weight, mode, True, True)
+    chosen = search(Shown(x, low, high), weight, [mode], True, True)[mode]
     assert np.isfinite(chosen[2])
     assert torch.isfinite(chosen[0].scale).all()
 
@@ -107,8 +107,8 @@ def test_channels_that_calibration_hardly_showed_are_not_scaled_without_end() ->
 def test_channels_apart_are_exact_and_let_the_others_be_rounded_more_finely() -> None:
     x, weight = problem(0)
     shown = Shown(x, x.amin(dim=0), x.amax(dim=0))
-    _, plain, error = search(shown, weight, "tensor", False, False)
-    _, activation, less = search(shown, weight, "tensor+8", False, False)
+    _, plain, error = search(shown, weight, ["tensor"], False, False)["tensor"]
+    _, activation, less = search(shown, weight, ["tensor+8"], False, False)["tensor+8"]
     assert {0, 1} <= set(activation.apart)  # the two large channels
     assert activation.scale < plain.scale / 10
     assert less < error / 50

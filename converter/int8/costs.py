@@ -25,15 +25,12 @@ def choices(read: Read, site: Site) -> tuple[dict[str, Input], dict[str, float]]
     """The best Input of each way for a site; and of each way that rounds, the mean square error of the products."""
     weight = torch.cat([torch.from_numpy(read(f"{name}.weight")) for name in site.members])
     inputs = {"none": Input(site.members[0], site.before, Smoothing.identity(weight.shape[1]), Activation("none"))}
-    errors = {}
-    bears = bool(site.before[0]), site.before[0] == "layer_norm"
-    for way in WAYS[:-1]:
-        if way == "block" and weight.shape[1] % BLOCK:
-            inputs[way] = inputs["none"]
-            continue
-        smoothing, activation, errors[way] = search(site.shown, weight, way, *bears)
+    blocks = weight.shape[1] % BLOCK == 0
+    ways = [way for way in WAYS[:-1] if way != "block" or blocks]
+    found = search(site.shown, weight, ways, bool(site.before[0]), site.before[0] == "layer_norm")
+    for way, (smoothing, activation, _) in found.items():
         inputs[way] = Input(site.members[0], site.before, smoothing, activation)
-    return inputs, errors
+    return {"block": inputs["none"]} | inputs, {way: error for way, (*_, error) in found.items()}
 
 
 def costs(

@@ -3,6 +3,7 @@
 Sources: Xiao et al. 2023, SmoothQuant, equation 4; the shift of each channel: Wei et al. 2023, Outlier Suppression+, section 4.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -84,29 +85,36 @@ def smoothing(low: Tensor, high: Tensor, weights: Tensor, alpha: float, shifted:
     return Smoothing(torch.where(alive, shift, 0.0), scale)
 
 
-def search(shown: Shown, weight: Tensor, way: str, scales: bool, shifts: bool) -> tuple[Smoothing, Activation, float]:
-    """The smoothing and the zero point with the least mean square error of the products, none at all being the first.
+Found = tuple[Smoothing, Activation, float]  # and the mean square error of the products with them
 
-    weight: (rows, width) of all matrices that the input goes into. way: one of WAYS but `none`. scales, shifts: whether what
+
+def search(shown: Shown, weight: Tensor, ways: Sequence[str], scales: bool, shifts: bool) -> dict[str, Found]:
+    """Of each way the smoothing and the zero point with the least error of the products, none at all being the first.
+
+    weight: (rows, width) of all matrices that the input goes into. ways: of WAYS, but not `none`. scales, shifts: whether what
     comes before bears scaled and shifted channels.
     """
-    mode, count = parsed(way)
     weight = weight[:: -(-len(weight) // ROWS)]
     reach = torch.maximum(shown.high, -shown.low).nan_to_num()
-    apart = tuple(sorted(torch.topk(reach, min(count, len(reach) // 4)).indices.tolist()))
     x, exact = shown.rows, shown.rows @ weight.T
-    found = [Smoothing.identity(x.shape[1])]
+    smoothings = [Smoothing.identity(x.shape[1])]
     for shifted in (False, True)[: scales + shifts]:
-        found += [smoothing(shown.low, shown.high, weight, alpha, shifted) for alpha in ALPHAS]
-    best = None
-    for smooth in found:
-        stored, expected = _stored(smooth.weight(weight), apart), exact - smooth.bias(weight)
-        given = smooth.input(x)
-        for activation in activations(smooth, shown, mode, apart):
-            error = float((rounded(given, activation) @ stored.T - expected).square().mean())
-            if best is None or error < best[2]:
-                best = smooth, activation, error
-    assert best is not None
+        smoothings += [smoothing(shown.low, shown.high, weight, alpha, shifted) for alpha in ALPHAS]
+    parts = {}
+    for way in ways:
+        mode, count = parsed(way)
+        parts[way] = mode, tuple(sorted(torch.topk(reach, min(count, len(reach) // 4)).indices.tolist()))
+    best: dict[str, Found] = {}
+    for smooth in smoothings:
+        scaled, expected, given = smooth.weight(weight), exact - smooth.bias(weight), smooth.input(x)
+        stored: dict[tuple[int, ...], Tensor] = {}
+        for way, (mode, apart) in parts.items():
+            if apart not in stored:
+                stored[apart] = _stored(scaled, apart)
+            for activation in activations(smooth, shown, mode, apart):
+                error = float((rounded(given, activation) @ stored[apart].T - expected).square().mean())
+                if way not in best or error < best[way][2]:
+                    best[way] = smooth, activation, error
     return best
 
 
