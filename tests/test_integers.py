@@ -23,7 +23,7 @@ from converter.int8 import quantize as int8_quantize
 from converter.int8.inputs import WAYS, Activation, parsed
 from converter.int8.quantize import IntegerProducts
 from converter.int8.shared_inputs import Integers, RoundedOps
-from converter.int8.weights import joined, nearest
+from converter.int8.weights import ZERO, joined, nearest
 from converter.quantize.layerwise import Hessian
 from converter.quantize.losses import loss
 from converter.recipe import Recipe
@@ -221,3 +221,24 @@ def test_products_that_could_overflow_are_made_otherwise(tmp_path: Path, monkeyp
     for flags, expected in (("avx2 fma", True), ("avx2 avx512_vnni", False), ("avx2 avx_vnni", False)):
         cpuinfo.write_text(f"flags : fpu {flags}\n", encoding="utf-8")
         assert overflows(cpuinfo) == expected
+
+
+@SATURATES
+def test_weights_for_a_cpu_whose_pairs_overflow_give_the_same_vectors(
+    small: tuple[Recipe, Checkpoint, Integers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, checkpoint, made = small
+    name = "encoder.layer.0.output.dense"
+    weights = made.codes[name].codes.astype(np.int64).T - ZERO
+    inputs = np.random.default_rng(0).integers(0, 256, (64, len(weights)))
+    products = inputs[:, :, None] * weights
+    pairs = products[:, ::2] + products[:, 1::2]
+    assert (np.abs(pairs) > np.iinfo(np.int16).max).any(), "AVX2 without VNNI adds two products in 16 bits"
+    write(loaded, checkpoint, made, tmp_path)
+    encoder = TextEncoder(checkpoint.directory, 128)
+    batch, found = encoder.batch(encoder.encode(TEXTS)), []
+    for value in (False, True):
+        monkeypatch.setattr("shim.runtimes.onnx.overflows", lambda value=value: value)
+        runtime = open_runtime(tmp_path, listed(loaded), "cpu")
+        found.append(runtime.run(batch, ("sentence_embedding",))["sentence_embedding"])
+    np.testing.assert_allclose(found[1], found[0], atol=1e-6)
