@@ -7,7 +7,7 @@ import socket
 from enum import Enum
 
 from starlette.types import Receive, Scope, Send
-from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from shim.serve.connections import LINGER, SPARE, Connections, Wait
@@ -20,7 +20,7 @@ UPGRADE = re.compile(rb"\r\nUpgrade:", re.IGNORECASE)
 HIDDEN = b"\r\nIgnored:"  # as long, so that lengths stay right
 HEAD = 65_536  # bytes of a request line with its headers, of trailers, or of whatever else is no body
 FIELDS = 100  # headers of a request: each costs some 150 bytes, however short it is
-FRAMING = 2  # bytes around the chunks of a body for each byte in them, HEAD aside
+FRAMING = 0.5  # bytes around the chunks of a body for each byte in them, HEAD aside
 PIPELINE = 16  # requests that wait for the answer of an earlier one
 HEAD_PART, BODY_PART = 16_384, 65_536  # bytes that are parsed before the limits are looked at again
 DISCARDED = 64_000_000  # bytes of a refused body that are read and thrown away
@@ -106,6 +106,11 @@ class Protocol(HttpToolsProtocol):
             start += size
             self._moved, body, framed = False, self._body, self._stage is Stage.BODY
             super().data_received(part)
+            if self._body > body:
+                self._moved = True
+                self.cycle.message_event.set()
+                if len(self.cycle.body) > HIGH_WATER_LIMIT:
+                    self.flow.pause_reading()
             if framed and self._stage is Stage.BODY:
                 self._framing += len(part) - (self._body - body)
                 if self._framing > HEAD + FRAMING * self._body:  # each chunk costs as much as a large one
@@ -141,10 +146,10 @@ class Protocol(HttpToolsProtocol):
             self._fail(Refusal(Kind.HEAD, f"over {PIPELINE} requests ahead of their answers", headers=CLOSE))
 
     def on_body(self, body: bytes) -> None:
-        """Bytes of a body."""
-        self._moved = True
+        """Bytes of a body, as in uvicorn, but for what can be done once for many chunks."""
         self._body += len(body)
-        super().on_body(body)
+        if not self.cycle.response_complete:
+            self.cycle.body += body
 
     def on_message_complete(self) -> None:
         """A request is whole."""
