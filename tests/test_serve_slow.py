@@ -146,3 +146,13 @@ def test_a_log_that_nobody_reads_stops_no_request(tiny_artifact: Path, tmp_path:
         process.terminate()
         assert process.wait(20) == 0
     os.close(read)
+
+
+def test_sigterm_answers_what_is_whole_before_what_is_half_sent(start: Callable[..., Server]) -> None:
+    server = start()
+    server.fault.write_text("slow 0.7")
+    with connect(server) as connection:
+        connection.sendall(head("/v1/embeddings", length(BODY)) + BODY + head()[:-2])
+        server.until(lambda: server.figure("queue_requests") == 1)
+        server.end()
+        assert answered(connection)[0] == 200

@@ -185,10 +185,15 @@ class Protocol(HttpToolsProtocol):
         """Whether a request waits for its answer, or for the end of it."""
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _turn(self) -> bool:
+        """Whether the next answer is that to what is being received."""
+        unanswered = self._stage is Stage.BODY and not self.pipeline and not self.cycle.response_started
+        return unanswered or not self._answering
+
     def refuse(self, refusal: Refusal) -> None:
         """Answer what is being received, where it is its turn, and end the connection."""
-        turn = not self.pipeline and (not self._answering or (self._stage is Stage.BODY and not self.cycle.response_started))
-        self._refuse(refusal) if turn else self.transport.abort()
+        self._refuse(refusal) if self._turn else self.transport.abort()
 
     def _refuse(self, refusal: Refusal) -> None:
         if self._ended or self.transport.is_closing():
@@ -257,22 +262,21 @@ class Protocol(HttpToolsProtocol):
             self._unread_since = now
         waited = now - (self._since if self._unread_since is None else self._unread_since)
         refused = self._ended or (self._stage is Stage.BODY and not self._answering)
-        if self.waits() is not None and waited > (
-            min(LINGER, self.server_state.timeout) if refused else self.server_state.timeout
-        ):
-            self._expire()
+        allowed = min(LINGER, self.server_state.timeout) if refused else self.server_state.timeout
+        if (wait := self.waits()) is not None and waited > allowed:
+            self._expire(wait)
         elif self._half_closed:
             self._leave_if_reset()
 
-    def _expire(self) -> None:
-        seconds = f"{self.server_state.timeout} s (--request-timeout)"
-        log.info("a client was too slow", extra={"wait": str(self.waits()).lower()})
+    def _expire(self, wait: Wait) -> None:
+        log.info("a client was too slow", extra={"wait": wait.name.lower()})
         if self._ended or self._unread_since is not None:
             self.transport.abort()
         elif self._stage is Stage.BETWEEN:
             self.transport.close()
         else:
-            self.refuse(Refusal(Kind.TIMEOUT, f"the request was not whole within {seconds}", headers=CLOSE))
+            message = f"the request was not whole within {self.server_state.timeout} s (--request-timeout)"
+            self.refuse(Refusal(Kind.TIMEOUT, message, headers=CLOSE))
 
     def evict(self) -> None:
         """See Connection."""
@@ -280,7 +284,7 @@ class Protocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """The server stops: what is whole is answered, what is not is refused."""
-        if self._stage is Stage.BETWEEN or self._ended:
+        if self._stage is Stage.BETWEEN or self._ended or not self._turn:
             super().shutdown()
         else:
             self.refuse(STOPPING)
@@ -289,5 +293,6 @@ class Protocol(HttpToolsProtocol):
     def stop(self) -> bool:
         """See Connection."""
         waits = self._answering and not self._ended
-        self._refuse(STOPPING) if waits and not self.cycle.response_started else self.transport.abort()
+        first = waits and not self.pipeline and not self.cycle.response_started
+        self._refuse(STOPPING) if first else self.transport.abort()
         return waits
