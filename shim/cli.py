@@ -84,17 +84,33 @@ def main_group() -> None:
     "--batch-tokens", default=BATCH_TOKENS, show_default=True, type=click.IntRange(1), help="Padded tokens computed at once."
 )
 @click.option(
-    "--drain-timeout",
-    default=30,
+    "--max-connections", default=512, show_default=True, type=click.IntRange(1), help="Connections, beside 16 for health only."
+)
+@click.option(
+    "--max-held",
+    default=64_000_000,
+    show_default=True,
+    type=click.IntRange(0),
+    help="Bytes of bodies and answers held at once, beyond 64 KiB each; a client may hold half of them.",
+)
+@click.option(
+    "--request-timeout",
+    default=60,
     show_default=True,
     type=click.IntRange(1),
-    help="Seconds to finish, on SIGTERM.",
+    help="Seconds for a client to send a request, and to read its answer.",
+)
+@click.option(
+    "--drain-timeout", default=30, show_default=True, type=click.IntRange(1), help="Seconds to finish and end, on SIGTERM."
 )
 @click.option("--api-key", envvar="SEALPORT_API_KEY", help="Key that clients must send; others see it in the process list.")
 @click.option("--api-key-file", type=FILE, help="File of keys, one a line.")
 @click.option("--admin-key", envvar="SEALPORT_ADMIN_KEY", help="Key of POST /admin/reload, which is shut without one.")
 @click.option("--admin-key-file", type=FILE, help="File of admin keys, one a line.")
 @click.option("--insecure", is_flag=True, help="Listen on an address that others can reach without a key.")
+@click.option(
+    "--allowed-host", multiple=True, help="Name that requests may be sent to, in `Host`; may be repeated. Any by default."
+)
 @click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
 @loading
 def serve(artifacts: tuple[str, ...], opener: Opener, host: str, port: int, insecure: bool, **given: Any) -> int:
@@ -108,7 +124,8 @@ def serve(artifacts: tuple[str, ...], opener: Opener, host: str, port: int, inse
     keys = read_keys(given.pop("api_key"), given.pop("api_key_file"), "--api-key")
     admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
     check_exposure(host, keys, insecure)
-    settings = Settings(keys=keys, admin_keys=admin_keys, origins=given.pop("cors_origin"), **given)
+    origins, hosts = given.pop("cors_origin"), given.pop("allowed_host")
+    settings = Settings(keys=keys, admin_keys=admin_keys, origins=origins, hosts=hosts, **given)
     return serve_forever([partial(opener, name) for name in artifacts], host, port, settings)
 
 

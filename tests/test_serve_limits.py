@@ -249,3 +249,13 @@ def test_a_file_without_a_good_key_is_refused(tmp_path: Path, content: bytes | N
         read_keys(None, tmp_path / "keys", "--api-key")
     with pytest.raises(UsageError, match="not empty"):
         read_keys("", None, "--api-key")
+
+
+def test_a_file_of_keys_that_everyone_may_write_is_warned_of(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    (tmp_path / "keys").write_text("sesame\n")
+    (tmp_path / "keys").chmod(0o644)
+    assert read_keys(None, tmp_path / "keys", "--api-key") == ("sesame",)
+    assert not recwarn
+    (tmp_path / "keys").chmod(0o646)
+    with pytest.warns(UserWarning, match="keys may be written by every user; chmod o-w"):
+        read_keys(None, tmp_path / "keys", "--api-key")

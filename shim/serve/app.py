@@ -13,10 +13,11 @@ import shim
 from shim.errors import SealportError, UsageError
 from shim.jsons import JsonObject
 from shim.serve.answers import TRUNCATED, Responses, answer
+from shim.serve.bodies import Body, Held
 from shim.serve.dialects import DIALECTS, openai, tei_bodies
 from shim.serve.direct import Direct
 from shim.serve.faults import Kind, Refusal
-from shim.serve.limits import OPEN, Body, Full, Keys
+from shim.serve.limits import OPEN, Full, Hosts, Keys, Paths
 from shim.serve.logs import Record
 from shim.serve.metrics import CONTENT_TYPE, Metrics
 from shim.serve.models import Models
@@ -27,6 +28,7 @@ ERRORS = {
     400: "The request cannot be meant.",
     401: "The key is missing or wrong.",
     404: "No such model is served here.",
+    408: "The request was not whole within --request-timeout.",
     413: "The body is over --max-body.",
     422: "More than --max-inputs texts, or a text too long where `truncate` is false.",
     429: "Too many requests wait; `retry-after` says how long.",
@@ -78,7 +80,9 @@ def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) 
 
 def create_app(models: Models, metrics: Metrics) -> FastAPI:
     """The application over loaded models."""
-    app = FastAPI(title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None)
+    app = FastAPI(
+        title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None, redirect_slashes=False
+    )
     key = [Depends(HTTPBearer(auto_error=False, description="The server's key, where it has one."))]  # only documents it
     routers = [dialect.router(models, documented) for dialect in DIALECTS]
     for router in routers:
@@ -88,7 +92,7 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
     _add_handlers(app)
     paths = app.openapi()["paths"]
     app.add_middleware(Direct, routes=[route for router in routers for route in router.routes])
-    app.add_middleware(Body, settings=models.settings)
+    app.add_middleware(Body, settings=models.settings, held=Held(models.settings, metrics))
     app.add_middleware(Full, full=models.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
     app.add_middleware(Keys, settings=models.settings)
     if models.settings.origins:
@@ -96,7 +100,10 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
         app.add_middleware(
             CORSMiddleware, allow_origins=origins, allow_methods=methods, allow_headers=["*"], expose_headers=EXPOSED
         )
+    if models.settings.hosts:
+        app.add_middleware(Hosts, settings=models.settings)
     app.add_middleware(Record, metrics=metrics, routes=frozenset(paths) | OPEN)
+    app.add_middleware(Paths)
     return app
 
 

@@ -12,7 +12,11 @@ class Kind(Enum):
     NO_ADMIN_KEY = "no_admin_key", 403
     NO_MODEL = "no_model", 404
     RELOAD = "reload", 409
+    HOST = "host", 400
+    TIMEOUT = "timeout", 408
     BODY = "limit", 413
+    URL = "limit", 414
+    HEAD = "limit", 431
     LIMIT = "limit", 422
     TOO_LONG = "too_long", 422
     OVERLOADED = "overloaded", 429
@@ -20,6 +24,7 @@ class Kind(Enum):
     BATCH = "batch", 500
     INTERNAL = "internal", 500
     STOPPING = "stopping", 503
+    CROWDED = "connections", 503
     UNREADY = "unready", 503
     HTTP = "http", 500  # the framework's own, such as a route that is not there: it brings its status
 

@@ -1,14 +1,16 @@
-"""Who may ask, how much, and when: keys, the size of a body and room for it are checked before any of it is parsed."""
+"""Who may ask, where, and when: paths, hosts, keys, and room in the queue, before any of a body is read."""
 
 import hmac
+import re
 from collections.abc import Callable
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shim.serve.faults import Kind, Refusal
 from shim.serve.refusals import refusal_response
 from shim.serve.settings import Settings
 
+CLIENT = "sealport.client"  # the key of a request's scope under which the API key is that it came with
 ADMIN = "/admin/"
 # What a load balancer, a scraper and a reader of the documentation need; no text goes in, none comes out.
 OPEN = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"})
@@ -39,6 +41,7 @@ class Keys:
         token = token.strip() if scheme.lower() == b"bearer" else b""
         # Every key is compared, each in constant time: how long it takes tells nothing.
         if sum(hmac.compare_digest(token, key.encode()) for key in keys):
+            scope[CLIENT] = token
             return None
         what = "the key is wrong" if token else "a key is needed, as `Authorization: Bearer …`"
         return Refusal(Kind.KEY, what, headers={"www-authenticate": "Bearer"})
@@ -57,37 +60,36 @@ class Full:
         await (self.app if refusal is None else refusal_response(scope, refusal))(scope, receive, send)
 
 
-class Body:
-    """413 for a body over the limit. One within it is read whole here, and handed on as one message."""
+class Paths:
+    """Takes HEAD for GET, whose body the connection leaves out, and a path for what it is without a slash at its end.
 
-    def __init__(self, app: ASGIApp, settings: Settings):
-        self.app, self.limit = app, settings.max_body
+    A redirect in its place would name a scheme and a host, which behind a proxy are not those that the client knows.
+    """
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI call."""
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        message = f"the body is over {self.limit} bytes (--max-body); send it in parts"
-        refusal = Refusal(Kind.BODY, message, headers={"connection": "close"})
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-        if int(announced) > self.limit:
-            await refusal_response(scope, refusal)(scope, receive, send)
-            return
-        body = bytearray()
-        more = True
-        while more:
-            part = await receive()
-            if part["type"] != "http.request":
-                return  # the client left while sending
-            body += part.get("body", b"")
-            more = part.get("more_body", False)
-            if len(body) > self.limit:
-                await refusal_response(scope, refusal)(scope, receive, send)
-                return
-        pending: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        if scope["type"] == "http" and (scope["method"] == "HEAD" or scope["path"].endswith("/")):
+            scope["path"] = scope["path"].rstrip("/") or "/"
+            if scope["method"] == "HEAD":
+                scope = dict(scope) | {"method": "GET"}
+        await self.app(scope, receive, send)
 
-        async def replay() -> Message:
-            return pending.pop() if pending else await receive()
 
-        await self.app(scope, replay, send)
+class Hosts:
+    """400 for what is sent to a name that is none of ours, as by a page whose own name has been made to lead here."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app, self.hosts = app, {host.lower() for host in settings.hosts}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One ASGI call."""
+        app = self.app
+        if scope["type"] == "http" and scope["path"] not in OPEN:
+            given = next((value for name, value in scope["headers"] if name == b"host"), b"").decode("latin-1").lower()
+            host = re.sub(r":\d*$", "", given)
+            if host not in self.hosts:
+                app = refusal_response(scope, Refusal(Kind.HOST, "the name in `Host` is not one of ours (--allowed-host)"))
+        await app(scope, receive, send)

@@ -3,7 +3,10 @@
 import asyncio
 import json
 import logging
+import os
+import queue
 import sys
+import threading
 import time
 import traceback
 from contextlib import nullcontext
@@ -14,8 +17,11 @@ from shim.serve.metrics import Metrics
 
 STANDARD = frozenset(vars(logging.makeLogRecord({})))
 WAIT = 0.1
+PENDING = 10_000  # lines that wait for whoever reads stderr; some 2 MB
+LAST = 1.0
 GONE = 499  # of a client that left before its answer: seen here only, as nobody is there to read it
 FACTS = "sealport"  # the key of a request's scope under which its handler notes what the log may hold
+REFUSED = "sealport.refused"  # and that of the Refusal which the connection itself has sent
 DUMP = json.JSONEncoder(default=str).encode
 log = logging.getLogger("shim.request")
 
@@ -40,30 +46,59 @@ class JsonFormatter(logging.Formatter):
 
 
 class Lines(logging.Handler):
-    """Lines on stderr: those of requests within WAIT seconds, many in one write; any other at once, with all before it."""
+    """Lines on stderr: those of requests within WAIT seconds, many in one write; any other at once, with all before it.
+
+    They are written by a thread of their own: a reader that has stopped stops no request. What it would leave lying is lost.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._lines: list[str] = []
+        self._ready: queue.SimpleQueue[tuple[bytes, int]] = queue.SimpleQueue()
+        self._pending = self._lost = 0  # lines handed to the thread, and lines given up
+        threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write the record, or keep it for a moment."""
         try:
             self._lines.append(self.format(record) + "\n")
             if record.name != log.name:
-                self.flush()
+                self._hand_over()
             elif len(self._lines) == 1:
-                asyncio.get_running_loop().call_later(WAIT, self.flush)
+                asyncio.get_running_loop().call_later(WAIT, self._hand_over)
         except Exception:  # any, as in logging's own handlers: a line that cannot be written fails nothing else
             self.handleError(record)
 
     def flush(self) -> None:
-        """Write what was kept; called at exit, too."""
+        """Write what was kept, within LAST seconds; called at exit, too."""
+        self._hand_over()
+        end = time.monotonic() + LAST
+        while self._pending and time.monotonic() < end:
+            time.sleep(0.005)
+
+    def _hand_over(self) -> None:
         with self.lock or nullcontext():
             lines, self._lines = self._lines, []
-            if lines:
-                sys.stderr.write("".join(lines))
-                sys.stderr.flush()
+            if self._pending + len(lines) > PENDING:
+                self._lost += len(lines)
+            elif lines:
+                if self._lost:
+                    lines.insert(0, DUMP({"level": "warning", "message": "lines lost", "lines": self._lost}) + "\n")
+                    self._lost = 0
+                self._pending += len(lines)
+                self._ready.put(("".join(lines).encode(), len(lines)))
+
+    def _write(self) -> None:
+        while True:
+            data, count = self._ready.get()
+            try:
+                while data:
+                    # Not by sys.stderr, whose lock the interpreter's end would wait for.
+                    data = data[os.write(sys.stderr.fileno(), data) :]
+            except OSError:
+                pass  # whoever read it has gone
+            with self.lock or nullcontext():
+                self._pending -= count
 
 
 def set_up() -> None:
@@ -102,6 +137,8 @@ class Record:
             status, facts["kind"] = 500, "internal"
             raise
         finally:
+            if (refusal := scope.get(REFUSED)) is not None:
+                status, facts["kind"] = refusal.status, refusal.kind.label
             # A path of a client's own making is a label of its own, or a text: neither is kept.
             route = scope["path"] if scope["path"] in self.routes else "other"
             seconds = time.perf_counter() - started

@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -11,6 +12,8 @@ from shim.errors import UsageError
 from shim.model import Model
 from shim.serve.settings import Settings
 
+BACKLOG = 256  # connections that the system keeps for us; all of them may come at once
+OTHERS = 384  # open files that are no connections, SPARE and BACKLOG included
 log = logging.getLogger("shim")
 
 
@@ -25,7 +28,9 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
         import prometheus_client  # noqa: F401
         import uvicorn
 
-        from shim.serve.server import Protocol, Server
+        from shim.serve.connections import Connections
+        from shim.serve.protocol import Protocol
+        from shim.serve.server import Server
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'sealport[serve]'") from None
     from shim.serve.app import create_app
@@ -37,13 +42,19 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     metrics = Metrics()
     models = Models(settings, metrics)
+    connections = Connections(settings, metrics)
+
+    def code() -> int:
+        return int(models.unanswered > 0 or server.unanswered > 0)
+
     with _bind(host, port) as listener:
         try:
             for opener in openers:
                 models.add(opener)
             set_up()
             shown = f"[{host}]" if ":" in host else host
-            listener.listen(1024)  # who reads the next line may connect at once
+            connections.limit = _places(settings.max_connections)
+            listener.listen(BACKLOG)  # who reads the next line may connect at once
             names, address = ", ".join(models.by_name), f"http://{shown}:{listener.getsockname()[1]}"
             facts = {"models": list(models.by_name), "address": address}
             config = uvicorn.Config(
@@ -54,20 +65,36 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,  # nothing here depends on who asks
+                backlog=BACKLOG,
                 timeout_graceful_shutdown=settings.drain_timeout,
             )
             gc.freeze()  # all that stays: under load, collections would go through it again and again
             started = partial(log.info, "%s running on %s", names, address, extra=facts)
-            Server(config, started, models.refuse).run(sockets=[listener])
+            server = Server(config, connections, started, models.refuse, code)
+            server.run(sockets=[listener])
             log.info("stopped", extra={"unanswered": models.unanswered})
         finally:
             ended = models.close()
-    code = int(models.unanswered > 0)
     if not ended:
         # A batch that hangs is in a runtime's own code, which would abort an interpreter that ends under it.
         logging.shutdown()
-        os._exit(code)
-    return code
+        os._exit(code())
+    return code()
+
+
+def _places(wanted: int) -> int:
+    """How many connections the process may have, at most `wanted`: the limit of open files is raised as far as it can be."""
+    needed, endless = wanted + OTHERS, resource.RLIM_INFINITY
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if endless != soft < needed:
+        soft = needed if hard == endless else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    places = wanted if endless == soft else min(wanted, soft - OTHERS)
+    if places < 1:
+        raise UsageError(f"a limit of {soft} open files leaves no connection; raise it (ulimit -n)")
+    if places < wanted:
+        log.warning("the limit of open files leaves fewer connections", extra={"files": soft, "connections": places})
+    return places
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -1,39 +1,41 @@
-"""uvicorn's server and HTTP protocol, but for what clients and signals would run into."""
+"""uvicorn's server, which ends in time whatever its clients do."""
 
 import asyncio
-import re
+import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-UPGRADE = re.compile(rb"\r\nUpgrade:", re.IGNORECASE)
-HIDDEN = b"\r\nIgnored:"  # as long, so that lengths stay right
-ANSWERING = 1  # seconds beyond the drain's for refusals to be sent
+from shim.serve.connections import Connections
 
-
-class Protocol(HttpToolsProtocol):
-    """Sees no `Upgrade`, which we never make: the parser would take a request's body for the other protocol's.
-
-    Java's and curl's clients offer HTTP/2 in this way. JSON has no line break before a name, so that no body is changed.
-    """
-
-    def data_received(self, data: bytes) -> None:
-        """Bytes of a connection."""
-        super().data_received(UPGRADE.sub(HIDDEN, data) if UPGRADE.search(data) else data)
+MARGIN = 2.0  # seconds of the drain, at most half of it, in which refusals are sent and the last batch ends
 
 
 class Server(uvicorn.Server):
-    """Ends on a signal whenever that comes, and refuses what is not answered when the drain's time is over."""
+    """Ends on a signal whenever that comes, and refuses what is not answered shortly before the drain's time is over."""
 
-    def __init__(self, config: uvicorn.Config, started: Callable[[], None], refuse: Callable[[], None]):
+    server_state: Connections
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        connections: Connections,
+        started: Callable[[], None],
+        refuse: Callable[[], None],
+        code: Callable[[], int],
+    ):
+        """started: called when requests are taken. refuse: ends what the models have accepted. code: to exit with."""
         super().__init__(config)
         assert config.timeout_graceful_shutdown is not None
-        self._started, self._refuse, self._drain = started, refuse, config.timeout_graceful_shutdown
-        config.timeout_graceful_shutdown += ANSWERING
+        self.server_state = connections
+        self._started, self._refuse, self._code = started, refuse, code
+        self._drain = config.timeout_graceful_shutdown
+        self.unanswered = 0  # requests that no model had accepted yet
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Serve until a signal. Before and after uvicorn minds them itself, they ask for the same."""
@@ -56,7 +58,26 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         self._started()
 
+    async def on_tick(self, counter: int) -> bool:
+        """Every tenth of a second: look after the connections every tenth time; whether to end."""
+        if counter % 10 == 0:
+            self.server_state.look(self._loop.time())
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was accepted."""
-        self._loop.call_later(self._drain, self._refuse)
+        margin = min(MARGIN, self._drain / 2)
+        self._loop.call_later(self._drain - margin, self._refuse)
+        self._loop.call_later(self._drain - margin / 2, self._stop)
+        # Even where a thread, the disk or whoever reads the log holds everything up.
+        last = threading.Timer(self._drain - margin / 4, self._leave)
+        last.daemon = True
+        last.start()
         await super().shutdown(sockets)
+
+    def _stop(self) -> None:
+        self.unanswered += self.server_state.stop()
+
+    def _leave(self) -> None:
+        logging.shutdown()
+        os._exit(self._code())

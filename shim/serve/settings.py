@@ -1,6 +1,8 @@
 """How a server is to run: its limits and its keys."""
 
 import ipaddress
+import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,18 +14,24 @@ from shim.errors import UsageError
 class Settings:
     """max_body: bytes. max_inputs: texts a request. max_queue: requests a model has accepted and not answered.
 
-    batch_tokens: padded tokens computed at once. drain_timeout: seconds to answer what was accepted when told to stop. keys and
-    admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose pages may ask.
+    batch_tokens: padded tokens computed at once. max_held: bytes of bodies and answers, see Held. request_timeout: seconds for
+    a client to send a request, and to read an answer. drain_timeout: seconds to answer what was accepted and end, when told to
+    stop. keys and admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose
+    pages may ask. hosts: names that requests may be sent to; any if there are none.
     """
 
     max_body: int = 2_000_000
     max_inputs: int = 2048
     max_queue: int = 64
     batch_tokens: int = BATCH_TOKENS
+    max_connections: int = 512
+    max_held: int = 64_000_000
+    request_timeout: int = 60
     drain_timeout: int = 30
     keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
 
 
 def read_keys(key: str | None, path: Path | None, name: str) -> tuple[str, ...]:
@@ -35,8 +43,11 @@ def read_keys(key: str | None, path: Path | None, name: str) -> tuple[str, ...]:
     if path is not None:
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
+            mode = path.stat().st_mode
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{name} file {path} cannot be read ({type(error).__name__})") from None
+        if mode & stat.S_IWOTH:
+            warnings.warn(f"{name} file {path} may be written by every user; chmod o-w it", stacklevel=2)
         found = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         if not found:
             raise UsageError(f"{name} file {path} holds no key; write one a line")
