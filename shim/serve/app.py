@@ -13,6 +13,7 @@ import shim
 from shim.errors import SealportError, UsageError
 from shim.jsons import JsonObject
 from shim.serve.answers import TRUNCATED, Responses, answer
+from shim.serve.clients import Clients
 from shim.serve.dialects import DIALECTS, openai, tei_bodies
 from shim.serve.direct import Direct
 from shim.serve.faults import Kind, Refusal
@@ -90,6 +91,7 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
     app.add_middleware(Direct, routes=[route for router in routers for route in router.routes])
     app.add_middleware(Body, settings=models.settings)
     app.add_middleware(Full, full=models.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
+    app.add_middleware(Clients, settings=models.settings)
     app.add_middleware(Keys, settings=models.settings)
     if models.settings.origins:
         origins, methods = models.settings.origins, ["GET", "POST"]

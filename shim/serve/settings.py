@@ -10,9 +10,11 @@ from shim.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """max_body: bytes. max_inputs: texts a request. max_queue: requests a model has accepted and not answered.
+    """max_body: bytes. max_inputs: texts a request. max_queue: work that a model takes on of one client at once: a request
+    counts as one, and as one more for each WORK characters.
 
-    batch_tokens: padded tokens computed at once. drain_timeout: seconds to answer what was accepted when told to stop. keys and
+    batch_tokens: padded tokens computed at once. batch_timeout: seconds after which a batch that takes far longer than its like
+    hangs, and the model is started anew. drain_timeout: seconds to answer what was accepted when told to stop. keys and
     admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose pages may ask.
     """
 
@@ -20,6 +22,7 @@ class Settings:
     max_inputs: int = 2048
     max_queue: int = 64
     batch_tokens: int = BATCH_TOKENS
+    batch_timeout: int = 120
     drain_timeout: int = 30
     keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()

@@ -1,0 +1,71 @@
+"""Whose turn it is: one at a time, a piece of work each, client by client; and how much of a queue one client may fill."""
+
+import asyncio
+from collections import deque
+from contextvars import ContextVar
+
+CLIENT: ContextVar[str] = ContextVar("client", default="")  # who asks, in what answers a request
+CLIENTS = 4  # shares of a queue, all clients together
+
+
+class Turns:
+    """One turn at a time. Of those who wait, each client's first goes before any client's second. Of one event loop."""
+
+    def __init__(self) -> None:
+        self.free = True
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # in the order of the clients' turns
+
+    async def take(self, client: str) -> None:
+        """Wait for a turn; then `give` it on."""
+        if self.free:
+            self.free = False
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(client, deque()).append(turn)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self.give()
+            raise
+
+    def give(self) -> None:
+        """The turn is over."""
+        while self._waiting:
+            client = next(iter(self._waiting))
+            line = self._waiting.pop(client)
+            turn = line.popleft()
+            if line:
+                self._waiting[client] = line  # behind all others
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self.free = True
+
+
+class Shares:
+    """Work that was accepted and is not done, by client: `share` for each, CLIENTS shares in all.
+
+    Who has none is given any amount: else what is larger than a share would never be done.
+    """
+
+    def __init__(self, share: int):
+        self.share, self.total = share, 0
+        self.held: dict[str, int] = {}
+
+    def full(self, client: str, work: int = 1) -> bool:
+        """Whether the client is given no more."""
+        held = self.held.get(client, 0)
+        return (held > 0 and held + work > self.share) or (self.total > 0 and self.total + work > CLIENTS * self.share)
+
+    def take(self, client: str, work: int) -> None:
+        """Work that is accepted."""
+        self.held[client] = self.held.get(client, 0) + work
+        self.total += work
+
+    def give(self, client: str, work: int) -> None:
+        """Work that is done."""
+        self.held[client] -= work
+        self.total -= work
+        if not self.held[client]:
+            del self.held[client]
