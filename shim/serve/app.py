@@ -88,7 +88,8 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
     _add_reload(app, models, key)
     _add_handlers(app)
     paths = app.openapi()["paths"]
-    app.add_middleware(Direct, routes=[route for router in routers for route in router.routes])
+    direct = [route for router in routers for route in router.routes]
+    app.add_middleware(Direct, routes=direct, max_inputs=models.settings.max_inputs)
     app.add_middleware(Body, settings=models.settings)
     app.add_middleware(Full, full=models.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
     app.add_middleware(Clients, settings=models.settings)

@@ -7,6 +7,7 @@ from itertools import chain, islice, zip_longest
 
 from shim.batches import fits
 from shim.results import Output
+from shim.serve.turns import following
 from shim.text import Encoded
 
 LOOKAHEAD = 256  # texts among which a batch looks for its like in length
@@ -61,7 +62,7 @@ class Queue:
     def __init__(self, budget: int):
         self.budget = budget
         self.turns: dict[str, deque[Request]] = {}  # of each client, with something waiting, in the order of their turns
-        self.waiting = 0
+        self.waiting, self._last = 0, ""
 
     def add(self, request: Request, texts: Sequence[Text]) -> None:
         """More texts of a request."""
@@ -83,22 +84,24 @@ class Queue:
         """The next batch, all of the same heads. Empty when nothing waits."""
         if not self.turns:
             return []
-        client, requests = next(iter(self.turns.items()))
-        batch = fill(list(islice(self._window(requests[0].heads), LOOKAHEAD)), budget or self.budget)
+        client = self._last = following(self.turns, self._last)
+        requests = self.turns[client] = self.turns.pop(client)  # behind all others
+        lines = [requests, *(line for name, line in self.turns.items() if name != client)]
+        batch = fill(list(islice(_window(lines, requests[0].heads), LOOKAHEAD)), budget or self.budget)
         taken = {id(text) for text in batch}
         for request in {id(text.request): text.request for text in batch}.values():
             request.waiting = deque(text for text in request.waiting if id(text) not in taken)
         self.waiting -= len(batch)
         requests.rotate(-1)
-        self.turns[client] = self.turns.pop(client)  # behind all others
         left = {name: deque(request for request in line if request.waiting) for name, line in self.turns.items()}
         self.turns = {name: line for name, line in left.items() if line}
         return batch
 
-    def _window(self, heads: tuple[str, ...]) -> Iterator[Text]:
-        """The texts in turns: of each client the first of its first request, then of each the first of its second."""
-        lines = ([request for request in line if request.heads == heads] for line in self.turns.values())
-        return _in_turns(_in_turns(islice(request.waiting, LOOKAHEAD) for request in line) for line in lines)
+
+def _window(lines: Iterable[Iterable[Request]], heads: tuple[str, ...]) -> Iterator[Text]:
+    """The texts in turns: of each client the first of its first request, then of each the first of its second."""
+    asked = ([request for request in line if request.heads == heads] for line in lines)
+    return _in_turns(_in_turns(islice(request.waiting, LOOKAHEAD) for request in line) for line in asked)
 
 
 def _in_turns(rows: Iterable[Iterable[Text]]) -> Iterator[Text]:

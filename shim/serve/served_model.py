@@ -191,8 +191,8 @@ class ServedModel:
     def _counted(self, texts: object) -> object:
         """The texts themselves, which nobody has looked into yet."""
         if isinstance(texts, list) and len(texts) > self.settings.max_inputs:
-            limit = f"at most {self.settings.max_inputs} (--max-inputs)"
-            raise Refusal(Kind.LIMIT, f"{len(texts)} texts in one request, {limit}; send several requests", "texts")
+            message = f"too many texts in one request, at most {self.settings.max_inputs} (--max-inputs); send several requests"
+            raise Refusal(Kind.LIMIT, message, "texts")
         return texts
 
     def _cost(self, texts: list[str], characters: int, heads: tuple[str, ...]) -> int:

@@ -2,7 +2,9 @@
 
 import asyncio
 from collections import deque
+from collections.abc import Iterable
 from contextvars import ContextVar
+from itertools import islice
 
 CLIENT: ContextVar[str] = ContextVar("client", default="")  # who asks, in what answers a request
 CLIENTS = 4  # shares of a queue, all clients together
@@ -12,13 +14,13 @@ class Turns:
     """One turn at a time. Of those who wait, each client's first goes before any client's second. Of one event loop."""
 
     def __init__(self) -> None:
-        self.free = True
+        self.free, self._last = True, ""
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}  # in the order of the clients' turns
 
     async def take(self, client: str) -> None:
         """Wait for a turn; then `give` it on."""
         if self.free:
-            self.free = False
+            self.free, self._last = False, client
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append(turn)
@@ -32,21 +34,28 @@ class Turns:
     def give(self) -> None:
         """The turn is over."""
         while self._waiting:
-            client = next(iter(self._waiting))
+            client = following(self._waiting, self._last)
             line = self._waiting.pop(client)
             turn = line.popleft()
             if line:
                 self._waiting[client] = line  # behind all others
             if not turn.done():
+                self._last = client
                 turn.set_result(None)
                 return
         self.free = True
 
 
+def following(clients: Iterable[str], last: str) -> str:
+    """The first of the clients, but not the one whose turn was the last if there is another."""
+    first, second = (*islice(clients, 2), "")[:2]
+    return second if first == last and second else first
+
+
 class Shares:
     """Work that was accepted and is not done, by client: `share` for each, CLIENTS shares in all.
 
-    Who has none is given any amount: else what is larger than a share would never be done.
+    What is larger than a share counts as one: else it would never be done, or keep out others.
     """
 
     def __init__(self, share: int):
@@ -55,16 +64,18 @@ class Shares:
 
     def full(self, client: str, work: int = 1) -> bool:
         """Whether the client is given no more."""
-        held = self.held.get(client, 0)
-        return (held > 0 and held + work > self.share) or (self.total > 0 and self.total + work > CLIENTS * self.share)
+        held, work = self.held.get(client, 0), min(work, self.share)
+        return held + work > self.share or self.total + work > CLIENTS * self.share
 
     def take(self, client: str, work: int) -> None:
         """Work that is accepted."""
+        work = min(work, self.share)
         self.held[client] = self.held.get(client, 0) + work
         self.total += work
 
     def give(self, client: str, work: int) -> None:
         """Work that is done."""
+        work = min(work, self.share)
         self.held[client] -= work
         self.total -= work
         if not self.held[client]:
