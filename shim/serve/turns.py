@@ -27,7 +27,11 @@ class Turns:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn in (line := self._waiting.get(client, deque())):
+                line.remove(turn)
+                if not line:
+                    del self._waiting[client]
+            elif not turn.cancelled():
                 self.give()
             raise
 
@@ -39,7 +43,7 @@ class Turns:
             turn = line.popleft()
             if line:
                 self._waiting[client] = line  # behind all others
-            if not turn.done():
+            if not turn.done():  # cancelled in this moment
                 self._last = client
                 turn.set_result(None)
                 return
