@@ -22,7 +22,7 @@ from shim.model import Model, load
 from shim.results import Embeddings
 
 Result = TypeVar("Result")
-Opener = Callable[[str], Model]
+Opener = Callable[..., Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
 TEXT = 'a JSON string or {"text": "…"}'
@@ -78,11 +78,23 @@ def main_group() -> None:
 @click.option("--max-body", default=2_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
 @click.option("--max-inputs", default=2048, show_default=True, type=click.IntRange(1), help="Texts of a request.")
 @click.option(
-    "--max-queue", default=64, show_default=True, type=click.IntRange(1), help="Requests that a model takes on at once."
+    "--max-queue",
+    default=64,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Work that a model takes on of each key (or address): 1 a request, and 1 more for 32768 characters.",
 )
 @click.option(
     "--batch-tokens", default=BATCH_TOKENS, show_default=True, type=click.IntRange(1), help="Padded tokens computed at once."
 )
+@click.option(
+    "--batch-timeout",
+    default=120,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Seconds, and ten times what its like took, until a batch hangs and the model is started anew.",
+)
+@click.option("--plain-text", is_flag=True, help="Take control tokens in texts, such as <|im_end|>, for text.")
 @click.option(
     "--max-connections", default=512, show_default=True, type=click.IntRange(1), help="Connections, beside 16 for health only."
 )
@@ -113,7 +125,9 @@ def main_group() -> None:
 )
 @click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
 @loading
-def serve(artifacts: tuple[str, ...], opener: Opener, host: str, port: int, insecure: bool, **given: Any) -> int:
+def serve(
+    artifacts: tuple[str, ...], opener: Opener, host: str, port: int, insecure: bool, plain_text: bool, **given: Any
+) -> int:
     """Serve artifacts over HTTP, of this machine or of the hub; GET /docs lists the routes.
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
@@ -126,7 +140,7 @@ def serve(artifacts: tuple[str, ...], opener: Opener, host: str, port: int, inse
     check_exposure(host, keys, insecure)
     origins, hosts = given.pop("cors_origin"), given.pop("allowed_host")
     settings = Settings(keys=keys, admin_keys=admin_keys, origins=origins, hosts=hosts, **given)
-    return serve_forever([partial(opener, name) for name in artifacts], host, port, settings)
+    return serve_forever([partial(opener, name, plain_text=plain_text) for name in artifacts], host, port, settings)
 
 
 @main_group.command()

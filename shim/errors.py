@@ -20,6 +20,10 @@ class UsageError(SealportError, ValueError):
         self.param, self.empty = param, empty
 
 
+class TooLongError(UsageError):
+    """A text is longer than it may be, and cannot be cut."""
+
+
 class SourceError(SealportError):
     """A checkpoint, the hub or the disk could not be read or written."""
 

@@ -29,6 +29,7 @@ def load(
     min_parity: float | None = None,
     precision: str | None = None,
     require_signature: str | os.PathLike[str] | None = None,
+    plain_text: bool = False,
 ) -> "Model":
     """Load a sealed artifact: manifest, hashes and verdict are checked first.
 
@@ -36,7 +37,8 @@ def load(
     runtime: `auto` takes the one that the artifact was made for. device: `auto`, `cpu`, `gpu` (mlx) or `cuda` (onnx).
     min_parity: accept an artifact that was sealed at this lower target. allow_unverified: skip the verdict, and the hashes of
     a directory. precision: of a repository that has several, such as `8bit`. require_signature: the PEM file of the public key
-    of who must have signed it; then no hash is skipped.
+    of who must have signed it; then no hash is skipped. plain_text: control tokens in what users give are text; by default they
+    mean what they mean upstream.
     Raises IntegrityError for an artifact that is not whole, not sealed or not signed, UsageError for a runtime, device or
     precision it cannot have, SourceError where the hub cannot give it.
     """
@@ -56,7 +58,7 @@ def load(
     elif require_signature is not None or not allow_unverified:
         artifact.check_files(directory, manifest)
     opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
-    encoder = TextEncoder(directory, manifest.model.max_tokens, manifest.model.lower_case)
+    encoder = TextEncoder(directory, manifest.model.max_tokens, manifest.model.lower_case, plain_text)
     model = Model(manifest, encoder, opener(directory, manifest, device))
     if found is not None:
         model.repository, model.revision = found.repository, found.revision
@@ -101,7 +103,7 @@ class Model:
         """
         self.check_embed(heads, late_chunking)
         check_dimensions(dimensions, self.dimensions)
-        prompt = prompt_of(self.manifest.model, task, instruction, prompt_name)
+        prompt = self.prompt(task, instruction, prompt_name)
         encoded = self.encoder.encode(check_texts(texts), prompt)
         return self.embeddings(self.compute_all(encoded, ("dense", *heads)), heads, dimensions)
 
@@ -118,6 +120,11 @@ class Model:
         documents = check_texts(documents, "document", empty=True)
         encoded = self.encoder.pairs(query, documents, self.manifest.model.prompts, instruction)
         return self.ranking(self.compute_all(encoded, ("score",)), top_n)
+
+    def prompt(self, task: str | None = None, instruction: str | None = None, name: str | None = None) -> str:
+        """What goes before a text, see `prompt_of`."""
+        given = instruction and self.encoder.plain(instruction)
+        return prompt_of(self.manifest.model, task, given, name)
 
     def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False) -> None:
         """Raise UsageError for a reranker, for heads that the model has not, and for late chunking."""

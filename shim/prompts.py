@@ -43,7 +43,7 @@ def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | 
     Raises UsageError for an unknown task, and for an instruction given to a model that takes none.
     """
     if task is not None and task not in TASKS:
-        raise UsageError(f"task {task!r} unknown ({', '.join(TASKS)})", "task")
+        raise UsageError(f"task {task!r:.100} unknown ({', '.join(TASKS)})", "task")
     template = prompts.get(TEMPLATE)
     if instruction is not None:
         if template is None:
@@ -75,7 +75,7 @@ def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None 
             return spec.prompt_names[name]
         if not knows_prompt(spec, name):
             known = dict.fromkeys((*spec.prompt_names, *NAMES, *TASKS))
-            raise UsageError(f"prompt_name {name!r} unknown ({', '.join(known)})")
+            raise UsageError(f"prompt_name {name!r:.100} unknown ({', '.join(known)})")
         task = NAMES.get(name, name)
     own = prompt_for(spec.prompts, task, instruction)
     if own or instruction is not None or (task is not None and (task in spec.prompts or TEMPLATE in spec.prompts)):

@@ -1,19 +1,20 @@
 """Texts to tokens: task prompts, pairs, special tokens, truncation and padding, whatever the tokenizer file itself has set."""
 
-import contextlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer, normalizers
+from tokenizers import Encoding
 
 from shim.checks import check_text
-from shim.errors import IntegrityError, UsageError
+from shim.contents import Contents, Steps, completed
+from shim.errors import IntegrityError, TooLongError, UsageError
 from shim.jsons import read_object
 from shim.prompts import DEFAULT, PAIR, SLOT
+from shim.seams import FARTHEST, parts
 
 MAX_ID = 2**32  # of a token, in the tokenizer's library
 
@@ -32,13 +33,19 @@ class Tokens:
 
 @dataclass(eq=False)
 class Prefix:
-    """What the pairs of one query begin with: the ids of template and query, once they are known; how many pairs there are.
+    """What the pairs of one query have in common: what is known of it once the first is encoded; how many pairs there are.
 
-    Where it meets a document they may be other tokens, so a pair's ids may follow it for a part only.
+    ids: of template and query. Where they meet a document they may be other tokens, so a pair's ids may follow them for a part
+    only: those before the last seam, `sure` many. seam: the text behind it. tail: what ends a pair. query: of a pair of the
+    tokenizer's own.
     """
 
     pairs: int
     ids: list[int] = field(default_factory=list)
+    sure: int = 0
+    seam: str = ""
+    tail: list[int] = field(default_factory=list)
+    query: Encoding | None = None
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Encoded:
     prefix: Prefix | None = field(default=None, compare=False, repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """One token and where it lies in its text, in characters; a special token lies nowhere."""
 
@@ -65,19 +72,16 @@ class Piece:
 class TextEncoder:
     """The tokenizer of an artifact; its own padding and truncation are replaced by ours."""
 
-    def __init__(self, directory: Path, max_tokens: int, lower_case: bool = False):
+    def __init__(self, directory: Path, max_tokens: int, lower_case: bool = False, plain: bool = False):
         """Read `tokenizer.json` and the padding id of `config.json` in `directory`; max_tokens counts special tokens.
 
-        lower_case: whether texts are lower-cased before anything else of the tokenizer's.
+        lower_case: whether texts are lower-cased before anything else of the tokenizer's. plain: whether control tokens in a
+        text, a query, a document or an instruction are text, too; by default they mean what they mean upstream.
         """
         self.directory, self.max_tokens = directory, max_tokens
-        with self._sound():
-            self.tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        if lower_case and not _lowers(self.tokenizer.normalizer):
-            steps = [normalizers.Lowercase(), *([self.tokenizer.normalizer] if self.tokenizer.normalizer else [])]
-            self.tokenizer.normalizer = normalizers.Sequence(steps)
-        self.tokenizer.no_padding()
-        with self._sound():
+        self._contents = Contents(directory / "tokenizer.json", lower_case, plain)
+        self.tokenizer = self._contents.tokenizer
+        with self._contents.sound():
             added = self.tokenizer.num_special_tokens_to_add(False)
         self._room(added, "special tokens")
         config = read_object(directory / "config.json")
@@ -92,34 +96,25 @@ class TextEncoder:
         causal = config.get("model_type") == "qwen3" and config.get("pad_token_id") is not None
         self.unscored = pad_id if causal and "ForSequenceClassification" in str(names) else None
 
-    def _encodings(self, texts: list[Any], special: bool = True) -> list[Any]:
-        """The library's encodings of texts or pairs; `special` puts the special tokens around them."""
-        with self._sound():
-            return self.tokenizer.encode_batch(texts, add_special_tokens=special)
-
-    @contextlib.contextmanager
-    def _sound(self) -> Iterator[None]:
-        """Raise IntegrityError for whatever the tokenizer's library finds in its file, at once or with the first text."""
-        try:
-            yield
-        except BaseException as error:
-            # It raises bare Exception, and where it did not expect a fault, its own PanicException, which is none of those.
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            path = self.directory / "tokenizer.json"
-            raise IntegrityError(f"{path}: not a readable tokenizer ({' '.join(str(error).split()):.200})") from None
-
     def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
 
-        Raises UsageError for a prompt that leaves no room for a text.
+        Raises UsageError for a prompt that leaves no room for a text, TooLongError as `shim.seams.parts` does.
         """
+        return completed(self.encoding(texts, prompt, side))
+
+    def encoding(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> Steps[list[Encoded]]:
+        """`encode` in steps."""
         if prompt:
-            self.tokenizer.no_truncation()
-            self._room(len(self._encodings([prompt])[0].ids), "tokens of the prompt")
-        self.tokenizer.enable_truncation(self.max_tokens, direction=side)
-        encodings = self._encodings([prompt + text for text in texts])
-        return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
+            taken = yield from self._contents.of_one(prompt, self.max_tokens)
+            self._room(len(taken) + self.tokenizer.num_special_tokens_to_add(False), "tokens of the prompt")
+        whole = [prompt + self._contents.plain(text) for text in texts]
+
+        def made(content: Encoding) -> Encoded:
+            self.tokenizer.enable_truncation(self.max_tokens, direction=side)
+            return _encoded(self.tokenizer.post_process(content))
+
+        return (yield from self._contents.of_all(whole, self.max_tokens, made, side))
 
     def pairs(
         self,
@@ -137,46 +132,100 @@ class TextEncoder:
         The pair is the template `pair` of `prompts` where there is one, around `instruction` or its default; then only the
         document is cut, never what comes behind it. Else it is the tokenizer's own, with the default before the query, and the
         longer of the two is cut, as in sentence-transformers' CrossEncoder; `side` left cuts on the left. Raises UsageError for
-        a query that leaves a template no room for a document, and for an instruction that has no place.
+        a query that leaves a template no room for a document, and for an instruction that has no place; TooLongError as
+        `encode`, and for a query of over FARTHEST characters.
         """
+        return completed(self.pairing(query, documents, prompts, instruction, side, prefix or Prefix(len(documents))))
+
+    def pairing(
+        self,
+        query: str,
+        documents: Sequence[str],
+        prompts: Mapping[str, str],
+        instruction: str | None,
+        side: str,
+        prefix: Prefix,
+    ) -> Steps[list[Encoded]]:
+        """`pairs` in steps."""
+        if len(query) > FARTHEST:
+            raise TooLongError(f"the query has over {FARTHEST} characters", "query")
+        query, documents = self._contents.plain(query), [self._contents.plain(document) for document in documents]
         template = prompts.get(PAIR)
         if template is None:
             if instruction is not None:
                 raise UsageError("this model takes no instruction; leave it out")
-            return self._own_pairs(prompts.get(DEFAULT, "") + query, documents, side)
+            return (yield from self._own_pairs(prompts.get(DEFAULT, "") + query, documents, side, prefix))
         if side != "right":
             raise UsageError(f"this model's documents are cut on the right, not on the {side}")
         if instruction is not None:
             check_text(instruction, "instruction", param="instruction")
-        values = {"{query}": query, SLOT: prompts.get(DEFAULT, "") if instruction is None else instruction}
-        before, after = template.split("{document}")
-        before = re.sub(r"\{query\}|\{instruction\}", lambda slot: values[slot[0]], before)
-        self.tokenizer.no_truncation()
-        head, tail = (encoding.ids for encoding in self._encodings([before, after], special=False))
-        self.tokenizer.enable_truncation(self._room(len(head) + len(tail), "tokens of the query and its template") + len(head))
-        encodings = self._encodings([before + document for document in documents], special=False)
-        prefix = prefix or Prefix(len(documents))
-        prefix.ids = head
-        types = [0] * len(tail)
-        return [Encoded(item.ids + tail, item.type_ids + types, bool(item.overflowing), prefix) for item in encodings]
+            instruction = self._contents.plain(instruction)
+        if not prefix.ids:
+            values = {"{query}": query, SLOT: prompts.get(DEFAULT, "") if instruction is None else instruction}
+            before, after = template.split("{document}")
+            before = re.sub(r"\{query\}|\{instruction\}", lambda slot: values[slot[0]], before)
+            yield from self._begin(before, after, prefix)
+        sure, tail = prefix.ids[: prefix.sure], prefix.tail
+        room = self.max_tokens - len(tail) - prefix.sure
+        types = [0] * self.max_tokens
 
-    def _own_pairs(self, query: str, documents: Sequence[str], side: str) -> list[Encoded]:
+        def made(content: Encoding) -> Encoded:
+            ids = [*sure, *content.ids[:room], *tail]
+            return Encoded(ids, types[: len(ids)], len(content) > room, prefix)
+
+        return (yield from self._contents.of_all([prefix.seam + document for document in documents], room, made))
+
+    def _begin(self, before: str, after: str, prefix: Prefix) -> Steps[None]:
+        """Note what all pairs of a template begin and end with."""
+        seams = self._contents.seams
+        cut = max((found.start() for found in seams.finditer(before)), default=0) if seams else 0
+        sure = yield from self._contents.of_one(before[:cut], self.max_tokens)
+        behind = yield from self._contents.of_one(before[cut:], self.max_tokens)
+        tail = yield from self._contents.of_one(after, self.max_tokens)
+        self._room(len(sure) + len(behind) + len(tail), "tokens of the query and its template")
+        prefix.sure, prefix.seam, prefix.tail = len(sure), before[cut:], tail.ids
+        prefix.ids = sure.ids + behind.ids
+
+    def _own_pairs(self, query: str, documents: Sequence[str], side: str, prefix: Prefix) -> Steps[list[Encoded]]:
         self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
-        self.tokenizer.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
-        encodings = self._encodings([(query, document) for document in documents])
-        return [Encoded(item.ids, item.type_ids, bool(item.overflowing)) for item in encodings]
+        if prefix.query is None:
+            prefix.query = yield from self._contents.of_one(query, len(query), side)  # whole: the longer of the two is cut
+        first = prefix.query
+
+        def made(content: Encoding) -> Encoded:
+            self.tokenizer.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
+            return _encoded(self.tokenizer.post_process(first, content))
+
+        return (yield from self._contents.of_all(documents, max(self.max_tokens, len(first)), made, side))
 
     def pieces(self, texts: Sequence[str], special: bool = True) -> list[list[Piece]]:
         """Each text's tokens, uncut; `special` puts the special tokens around them."""
+        return [list(chain.from_iterable(self.piecing(text, special))) for text in texts]
+
+    def piecing(self, text: str, special: bool = True) -> Iterator[list[Piece]]:
+        """`pieces` of one text, part by part."""
+        before, after = self._edges() if special else ([], [])
+        yield before
+        start = 0
+        for part in parts(text, self._contents.seams):
+            (encoding,) = completed(self._contents.of_short([part]))
+            rows = zip(encoding.ids, encoding.offsets, strict=True)
+            yield [Piece(id, part[left:right], False, start + left, start + right) for id, (left, right) in rows]
+            start += len(part)
+        yield after
+
+    def _edges(self) -> tuple[list[Piece], list[Piece]]:
+        """The special tokens before a text, and those behind it."""
         self.tokenizer.no_truncation()
-        found = []
-        for text, encoding in zip(texts, self._encodings(list(texts), special), strict=True):
-            rows = zip(encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True)
-            found.append([
-                Piece(id, token, True, None, None) if mask else Piece(id, text[start:stop], False, start, stop)
-                for id, token, mask, (start, stop) in rows
-            ])  # fmt: skip
-        return found
+        found = self.tokenizer.encode("a")
+        rows = [Piece(id, token, True, None, None) for id, token in zip(found.ids, found.tokens, strict=True)]
+        mask = found.special_tokens_mask
+        first = mask.index(0) if 0 in mask else len(mask)
+        return rows[:first], [row for row, special in zip(rows[first:], mask[first:], strict=True) if special]
+
+    def plain(self, text: str) -> str:
+        """What a user says in a prompt, its control tokens split where they are to be text."""
+        return self._contents.plain(text)
 
     def _room(self, taken: int, what: str) -> int:
         if taken >= self.max_tokens:
@@ -208,7 +257,5 @@ class TextEncoder:
         return Tokens(ids, mask, types)
 
 
-def _lowers(normalizer: normalizers.Normalizer | None) -> bool:
-    """Whether one of its steps is Lowercase; BERT's own lower-casing does not count, as sentence-transformers has it."""
-    steps: Any = normalizer if isinstance(normalizer, normalizers.Sequence) else [normalizer]
-    return any(isinstance(step, normalizers.Lowercase) for step in steps)
+def _encoded(item: Encoding) -> Encoded:
+    return Encoded(item.ids, item.type_ids, bool(item.overflowing))

@@ -51,19 +51,29 @@ def test_a_model_that_failed_is_ready_again_without_a_client(start: Callable[...
     server.until(lambda: server.ready() == 200)
 
 
-def test_nan_is_an_error_and_the_model_unready(start: Callable[..., Server]) -> None:
+def test_nan_is_an_error_of_its_text_and_the_model_stays_ready(start: Callable[..., Server]) -> None:
     server = start()
     server.fault.write_text("nan")
-    answer = server.embed(["honest", "poison"])
-    assert answer.status_code == 500
-    assert "NaN" in answer.json()["error"]["message"]
-    assert "null" not in answer.json()["error"]["message"]
+    for _ in range(5):
+        answer = server.embed(["honest", "poison"])
+        assert answer.status_code == 500
+        assert "NaN" in answer.json()["error"]["message"]
+        assert "null" not in answer.json()["error"]["message"]
+        assert server.ready() == 200
+    assert server.embed("honest").status_code == 200
+    assert server.figure("not_finite_total") == 5
+
+
+def test_a_model_that_gives_nan_for_a_sound_text_too_is_unready_until_it_does_not(start: Callable[..., Server]) -> None:
+    server = start()
+    server.fault.write_text("rot")
+    assert server.embed("honest").status_code == 500
     assert server.ready() == 503
     assert httpx.get(f"{server.url}/health").json()["error_type"] == "Unhealthy"
-    assert server.embed("honest").status_code == 200, "finite outputs are still given"
-    assert server.ready() == 503, "a model that gave NaN stays unready"
     assert httpx.get(f"{server.url}/health/live").status_code == 200
-    assert server.figure("not_finite_total") == 1
+    server.fault.unlink()
+    assert server.embed("honest").status_code == 200, "finite outputs are given at once"
+    server.until(lambda: server.ready() == 200)
 
 
 def test_what_nobody_foresaw_is_500_in_the_figures_and_the_log_too(start: Callable[..., Server]) -> None:
@@ -77,6 +87,36 @@ def test_what_nobody_foresaw_is_500_in_the_figures_and_the_log_too(start: Callab
     server.until(lambda: any('"status": 500' in line for line in server.lines))
     server.fault.unlink()
     assert server.embed("text").status_code == 200
+
+
+def test_a_text_that_breaks_its_batch_does_not_break_those_of_others(start: Callable[..., Server]) -> None:
+    server = start()
+    server.fault.write_text("hold")
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(server.embed, "one")
+        server.until(lambda: server.figure("queue_requests") == 1)
+        honest = [pool.submit(server.embed, f"text {number}") for number in range(7)]
+        poison = pool.submit(server.embed, "poison")
+        server.until(lambda: server.figure("queue_requests") == 9)
+        server.fault.write_text("raise")
+        assert [answer.result().status_code for answer in (first, *honest)] == [200] * 8
+        assert poison.result().status_code == 500
+    assert server.ready() == 200
+
+
+@pytest.mark.parametrize("kind", ["hang", "exit"])
+def test_a_model_that_hangs_or_whose_thread_ends_is_started_anew(start: Callable[..., Server], kind: str) -> None:
+    server = start("--batch-timeout", 1)
+    before = server.embed("text").json()
+    server.fault.write_text(kind)
+    answer = server.embed("poison")
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
+    assert answer.json()["error"]["message"] == "the model is started anew"
+    server.until(lambda: server.ready() == 200)
+    assert server.embed("text").json() == before
+    assert any("started anew" in line for line in server.lines)
+    assert httpx.get(f"{server.url}/health/live").status_code == 200
+    server.fault.unlink()
 
 
 def test_a_full_queue_is_429_and_says_when_to_come_back(start: Callable[..., Server]) -> None:
@@ -171,8 +211,8 @@ def test_reload_takes_only_what_is_whole(start: Callable[..., Server], tiny_arti
     assert "65" in reload(headers=KEY).json()["error"]["message"]
     assert server.embed("text").json() == before
     (path / "artifact.json").write_text(manifest)
-    server.fault.write_text("nan")
-    assert server.embed("poison").status_code == 500
+    server.fault.write_text("rot")
+    assert server.embed("text").status_code == 500
     assert server.ready() == 503
     server.fault.write_text("")
     assert reload(headers=KEY).json()["model"] == "tiny-onnx-32bit"

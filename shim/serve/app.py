@@ -14,6 +14,7 @@ from shim.errors import SealportError, UsageError
 from shim.jsons import JsonObject
 from shim.serve.answers import TRUNCATED, Responses, answer
 from shim.serve.bodies import Body, Held
+from shim.serve.clients import Clients
 from shim.serve.dialects import DIALECTS, openai, tei_bodies
 from shim.serve.direct import Direct
 from shim.serve.faults import Kind, Refusal
@@ -91,9 +92,11 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
     _add_reload(app, models, key)
     _add_handlers(app)
     paths = app.openapi()["paths"]
-    app.add_middleware(Direct, routes=[route for router in routers for route in router.routes])
+    direct = [route for router in routers for route in router.routes]
+    app.add_middleware(Direct, routes=direct, max_inputs=models.settings.max_inputs)
     app.add_middleware(Body, settings=models.settings, held=Held(models.settings, metrics))
     app.add_middleware(Full, full=models.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
+    app.add_middleware(Clients, settings=models.settings)
     app.add_middleware(Keys, settings=models.settings)
     if models.settings.origins:
         origins, methods = models.settings.origins, ["GET", "POST"]

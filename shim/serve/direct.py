@@ -1,5 +1,6 @@
 """A short cut to the routes that compute: the web framework's own way to them costs about as much as all else in a request."""
 
+import re
 from collections.abc import Iterable
 from typing import get_type_hints
 
@@ -12,18 +13,21 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shim.errors import UsageError
 from shim.serve.answers import Endpoint
 from shim.serve.faults import Refusal
+from shim.serve.parsing import Parsing
 from shim.serve.refusals import refusal_response, usage_refusal
+
+JSON = re.compile(rb"\s*application/(.+\+)?json\s*(;|$)", re.IGNORECASE)  # as the framework has it
 
 
 class Direct:
     """Calls the endpoint of a POST whose body is the JSON that its route wants.
 
     Whatever else comes goes the framework's way, which words its own refusals; so does what it traces. Wants the body in one
-    message.
+    message. max_inputs: texts of a request, of whose lists no more is looked into.
     """
 
-    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute]):
-        self.app = app
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], max_inputs: int):
+        self.app, self.parsing = app, Parsing(max_inputs)
         self.routes: dict[str, tuple[Endpoint, TypeAdapter[object]]] = {}
         for route in routes:
             if isinstance(route, APIRoute) and route.methods == {"POST"}:
@@ -38,7 +42,7 @@ class Direct:
         message = await receive()
         endpoint, adapter = self.routes[scope["path"]]
         try:
-            body = adapter.validate_json(message["body"])
+            body = await self.parsing.read(adapter, message["body"])
         except ValidationError:
             pending = [message]
 
@@ -46,6 +50,9 @@ class Direct:
                 return pending.pop() if pending else await receive()
 
             await self.app(scope, again, send)
+            return
+        except Refusal as error:
+            await refusal_response(scope, error)(scope, receive, send)
             return
         try:
             response = await endpoint(body=body, request=Request(scope, receive))
@@ -59,4 +66,4 @@ class Direct:
 def _plain(scope: Scope) -> bool:
     """Whether the body is said to be JSON, and nothing traces the request."""
     kind = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
-    return kind.partition(b";")[0] == b"application/json" and "fastapi.telemetry" not in scope
+    return JSON.match(kind) is not None and "fastapi.telemetry" not in scope

@@ -1,14 +1,22 @@
 """All that is served, by name: loaded, found, reloaded, ended."""
 
 import asyncio
+import logging
+import threading
 from collections.abc import Callable
 
-from shim.errors import UsageError
+from shim.errors import SealportError, UsageError
 from shim.model import Model
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
+from shim.serve.scheduler import BrokenOutputError
 from shim.serve.served_model import ServedModel, overloaded
 from shim.serve.settings import Settings
+from shim.serve.turns import CLIENT
+
+LOOK = 1.0  # seconds between looks at the models' threads
+AGAIN = 10.0  # seconds after a start that failed
+log = logging.getLogger("shim")
 
 
 class Models:
@@ -21,6 +29,8 @@ class Models:
         self._replaced: list[ServedModel] = []  # which still have requests to answer
         self.unanswered = 0  # requests that the end came too early for
         self._reloading = asyncio.Lock()
+        self._closing = threading.Event()
+        self._watch: threading.Thread | None = None
 
     def add(self, opener: Callable[[], Model]) -> None:
         """Load one more artifact. Raises what `opener` raises, and UsageError for a name given twice."""
@@ -30,6 +40,9 @@ class Models:
             raise UsageError(f"{found.model.name} is given twice")
         self.by_name[found.model.name] = found
         self.aliases.setdefault(found.model.manifest.recipe, found.model.name)
+        if self._watch is None:
+            self._watch = threading.Thread(target=self._watching, name="watch", daemon=True)
+            self._watch.start()
 
     def find(self, name: str | None, task: str, head: str = "") -> ServedModel:
         """The artifact of that name; where none is asked for, the first of the task with that head. Raises Refusal."""
@@ -38,17 +51,17 @@ class Models:
                 if found.model.task == task and head in ("", *found.model.manifest.model.heads):
                     return found
             raise Refusal(Kind.NO_MODEL, f"no {head} {task} model is served here".replace("  ", " "), "model")
-        found_or_none = self.by_name.get(self.aliases.get(name, name))
+        found_or_none = self.by_name.get(name) or self.by_name.get(self.aliases.get(name, ""))
         if found_or_none is None:
             message = f"model {name[:100]!r} is not served here; there is {', '.join(self.by_name)}"
             raise Refusal(Kind.NO_MODEL, message, "model")
         return found_or_none
 
     def full(self) -> Refusal | None:
-        """The refusal of a request that no model would accept now, whichever it names."""
+        """The refusal of a request that no model would accept now of this client, whichever it names."""
         error = None
         for found in self.by_name.values():
-            error = found.thread.full()
+            error = found.thread.full(CLIENT.get())
             if error is None:
                 return None
         return overloaded(error) if error else None
@@ -86,7 +99,23 @@ class Models:
         """Take no more requests, and refuse those accepted: their time is over."""
         self.unanswered += sum(found.thread.refuse() for found in (*self.by_name.values(), *self._replaced))
 
+    def _watching(self) -> None:
+        while not self._closing.wait(LOOK):
+            for name in list(self.by_name):
+                self._look_after(name)
+
+    def _look_after(self, name: str) -> None:
+        """Start the model of that name anew where only that helps, from its artifact, which is checked again."""
+        try:
+            if self.by_name[name].revive():
+                log.warning("the model is started anew", extra={"model": name})
+        except Exception as error:  # whatever a runtime raises; a later look tries again
+            message = str(error) if isinstance(error, SealportError | BrokenOutputError) else type(error).__name__
+            log.error("the model cannot be started anew", extra={"model": name, "error": message})
+            self._closing.wait(AGAIN)
+
     def close(self) -> bool:
         """End every model after the batch in progress, and say whether all did; two seconds are enough for one that can."""
+        self._closing.set()
         ended = [found.close(drain=False, timeout=2) for found in (*self.by_name.values(), *self._replaced)]
         return all(ended)

@@ -1,23 +1,25 @@
 """Whose texts are computed next: a queue of requests, taken from as batches. No threads, no clock, no HTTP."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 
 from shim.batches import fits
 from shim.results import Output
+from shim.serve.turns import following
 from shim.text import Encoded
 
 LOOKAHEAD = 256  # texts among which a batch looks for its like in length
-AHEAD = 1 << 17  # tokens of a request that lie ready, and no more: as Python's integers they take far more room than its texts
+AHEAD = 1 << 15  # tokens of a request that lie ready, and no more: as Python's integers they take far more room than its texts
 
 
 @dataclass(eq=False)
 class Request:
     """One request and its texts. `finish` is called once, with the outputs in order or with what went wrong.
 
-    Its texts may come in parts; `hungry` is called, from any thread, whenever few of them are left waiting.
+    Its texts may come in parts; `hungry` is called, from any thread, whenever few of them are left waiting. work: how much of
+    its client's share it takes, see `Shares`.
     """
 
     heads: tuple[str, ...]
@@ -26,6 +28,8 @@ class Request:
     hungry: Callable[[], object] = lambda: None
     waiting: deque["Text"] = field(default_factory=deque)
     outputs: dict[int, Output] = field(default_factory=dict)
+    client: str = ""
+    work: int = 1
 
     def ahead(self, part: float = 1.0) -> bool:
         """Whether that part of what may lie ready of it does."""
@@ -50,47 +54,59 @@ class Text:
 class Queue:
     """The requests with texts that wait. Each batch is built around the next text of the request whose turn it is.
 
-    So each request gets its turn whatever the others have, and no text is passed over for ever: it waits for as many batches as
-    there are requests, times the texts of its own request before it, at most.
+    Clients have turns, and within a client's turns its requests have theirs. So each client gets its turn whatever the others
+    have, and no text is passed over for ever: it waits for as many batches as there are clients, times the requests of its own,
+    times the texts of its own request before it, at most.
     """
 
     def __init__(self, budget: int):
         self.budget = budget
-        self.turns: deque[Request] = deque()  # with something waiting, in the order of their turns
-        self.waiting = 0
+        self.turns: dict[str, deque[Request]] = {}  # of each client, with something waiting, in the order of their turns
+        self.waiting, self._last = 0, ""
 
     def add(self, request: Request, texts: Sequence[Text]) -> None:
         """More texts of a request."""
         if texts and not request.waiting:
-            self.turns.append(request)
+            self.turns.setdefault(request.client, deque()).append(request)
         request.waiting.extend(texts)
         self.waiting += len(texts)
 
     def drop(self, request: Request) -> None:
         """Forget what waits of a request."""
         if request.waiting:
-            self.turns.remove(request)
             self.waiting -= len(request.waiting)
             request.waiting.clear()
+            self.turns[request.client].remove(request)
+            if not self.turns[request.client]:
+                del self.turns[request.client]
 
-    def take(self) -> list[Text]:
+    def take(self, budget: int | None = None) -> list[Text]:
         """The next batch, all of the same heads. Empty when nothing waits."""
         if not self.turns:
             return []
-        first = self.turns[0]
-        batch = fill(list(islice(self._window(first.heads), LOOKAHEAD)), self.budget)
+        client = self._last = following(self.turns, self._last)
+        requests = self.turns[client] = self.turns.pop(client)  # behind all others
+        lines = [requests, *(line for name, line in self.turns.items() if name != client)]
+        batch = fill(list(islice(_window(lines, requests[0].heads), LOOKAHEAD)), budget or self.budget)
         taken = {id(text) for text in batch}
         for request in {id(text.request): text.request for text in batch}.values():
             request.waiting = deque(text for text in request.waiting if id(text) not in taken)
         self.waiting -= len(batch)
-        self.turns.rotate(-1)
-        self.turns = deque(request for request in self.turns if request.waiting)
+        requests.rotate(-1)
+        left = {name: deque(request for request in line if request.waiting) for name, line in self.turns.items()}
+        self.turns = {name: line for name, line in left.items() if line}
         return batch
 
-    def _window(self, heads: tuple[str, ...]) -> Iterator[Text]:
-        """The requests' texts in turns: the first of each, then the second of each."""
-        rounds = zip_longest(*(islice(request.waiting, LOOKAHEAD) for request in self.turns if request.heads == heads))
-        return (text for text in chain.from_iterable(rounds) if text is not None)
+
+def _window(lines: Iterable[Iterable[Request]], heads: tuple[str, ...]) -> Iterator[Text]:
+    """The texts in turns: of each client the first of its first request, then of each the first of its second."""
+    asked = ([request for request in line if request.heads == heads] for line in lines)
+    return _in_turns(_in_turns(islice(request.waiting, LOOKAHEAD) for request in line) for line in asked)
+
+
+def _in_turns(rows: Iterable[Iterable[Text]]) -> Iterator[Text]:
+    """The first of each row, then the second of each."""
+    return (text for text in chain.from_iterable(zip_longest(*rows)) if text is not None)
 
 
 def fill(window: Sequence[Text], budget: int) -> list[Text]:

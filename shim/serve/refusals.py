@@ -4,7 +4,7 @@ from fastapi import Response
 from pydantic_core import ErrorDetails
 from starlette.types import Scope
 
-from shim.errors import UsageError
+from shim.errors import TooLongError, UsageError
 from shim.serve.answers import answer
 from shim.serve.dialects import BY_PATH, ELSEWHERE, rerank
 from shim.serve.faults import Kind, Refusal
@@ -13,7 +13,8 @@ from shim.serve.logs import FACTS
 
 def usage_refusal(error: UsageError) -> Refusal:
     """A request that cannot be meant."""
-    return Refusal(Kind.USAGE, str(error), error.param, error.empty)
+    kind = Kind.TOO_LONG if isinstance(error, TooLongError) else Kind.USAGE
+    return Refusal(kind, str(error), error.param, error.empty)
 
 
 def invalid_refusal(error: ErrorDetails) -> Refusal:

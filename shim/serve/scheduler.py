@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from shim.model import Model
 from shim.results import Output
 from shim.serve.metrics import Metrics
+from shim.serve.pace import Pace
 from shim.serve.queue import Queue, Request, Text
+from shim.serve.turns import Shares
 from shim.text import Encoded
 
 FAILURES = 3  # batches that fail in a row before the model counts as not ready
@@ -29,6 +31,10 @@ class ClosedError(Exception):
     """The model takes no work any more."""
 
 
+class StartingError(Exception):
+    """The model is started anew: its thread ended, or a batch hung."""
+
+
 class FullError(Exception):
     """Too many requests wait; `retry_after` is in seconds."""
 
@@ -40,15 +46,19 @@ class FullError(Exception):
 class ModelThread:
     """A model, its queue of requests, and the only thread that computes with it."""
 
-    def __init__(self, opener: Callable[[], Model], metrics: Metrics, budget: int, max_requests: int):
-        """Load and warm the model in its own thread and wait for it; whatever goes wrong there is raised here."""
-        self.opener, self.metrics, self.max_requests = opener, metrics, max_requests
+    def __init__(self, opener: Callable[[], Model], metrics: Metrics, budget: int, share: int):
+        """Load and warm the model in its own thread and wait for it; whatever goes wrong there is raised here.
+
+        share: work that is accepted of one client, see Shares.
+        """
+        self.opener, self.metrics = opener, metrics
         self.model: Model
+        self._shares, self._pace = Shares(share), Pace()
         self._queue, self._condition = Queue(budget), threading.Condition()
         self._requests: set[Request] = set()
         self._closing = self._broken = self._replaced = False
         self._failures = 0
-        self._batch_seconds = 0.1  # a running mean
+        self.lost = False  # it ended or hangs, and another takes over
         self._loaded = threading.Event()
         self._error: BaseException | None = None
         # A daemon: a batch that hangs must not hold up the exit for ever.
@@ -67,22 +77,30 @@ class ModelThread:
     def alive(self) -> bool:
         return self._thread.is_alive() and not self._closing
 
-    def full(self) -> FullError | None:
-        """Why no request is accepted now, if so."""
-        waiting = len(self._requests)
-        if waiting < self.max_requests:
+    def stuck(self, timeout: float) -> bool:
+        """Whether only a new thread helps: this one ended by itself, or its batch hangs."""
+        return not self._closing and (not self._thread.is_alive() or self._pace.hangs(timeout))
+
+    def full(self, client: str, work: int = 1) -> FullError | None:
+        """Why no request of that client is accepted now, if so."""
+        if not self._shares.full(client, work):
             return None
-        seconds = self._batch_seconds * waiting  # each has a turn, a batch long
+        waiting = len(self._requests)
+        seconds = self._pace.batch_seconds * waiting  # each has a turn, a batch long
         return FullError(waiting, max(1, min(60, round(seconds))))
 
     def open(self, request: Request) -> None:
-        """Accept a request, whose texts then come by `put`. Raises FullError or ClosedError."""
+        """Accept a request, whose texts then come by `put`. Raises FullError, ClosedError or StartingError."""
         with self._condition:
             if self._closing:
                 raise ClosedError
-            if (full := self.full()) is not None:
+            if not self._thread.is_alive():
+                raise StartingError
+            if (full := self.full(request.client, request.work)) is not None:
                 raise full
             self._requests.add(request)
+            self._shares.take(request.client, request.work)
+            self._pace.asked(request.client)
             self._show()
 
     def put(self, request: Request, row: int, encoded: Sequence[Encoded]) -> None:
@@ -96,8 +114,7 @@ class ModelThread:
     def drop(self, request: Request) -> None:
         """Forget a request; nothing of it that still waits is computed. Its `finish` is not called any more."""
         with self._condition:
-            self._requests.discard(request)
-            self._queue.drop(request)
+            self._leave(request)
             self._show()
             self._condition.notify()
 
@@ -106,12 +123,12 @@ class ModelThread:
         old._replaced = True
         self._show()
 
-    def refuse(self) -> int:
+    def refuse(self, error: type[Exception] = ClosedError) -> int:
         """Take no more requests, and end those accepted unanswered; how many that were."""
         with self._condition:
             self._closing, requests = True, list(self._requests)
             for request in requests:
-                self._end(request, ClosedError("the model is stopping"))
+                self._end(request, error())
             self._condition.notify()
         return len(requests)
 
@@ -139,19 +156,27 @@ class ModelThread:
         self.metrics.add(self.model.name)
         self.metrics.load_seconds.labels(self.model.name).set(time.perf_counter() - started)
         self._show()
+        try:
+            self._serve()
+        except BaseException as error:  # what no batch raised: a new thread takes over, see `stuck`
+            log.error("the model's thread ended", exc_info=error, extra={"model": self.model.name})
+
+    def _serve(self) -> None:
         while True:
             with self._condition:
                 woken = True
                 if not self._queue.waiting and not (self._closing and not self._requests):
-                    woken = self._condition.wait(PROBE_SECONDS if self._failures else None)
+                    woken = self._condition.wait(PROBE_SECONDS if self._failures or self._broken else None)
                 if self._closing and not self._requests:
                     return
-                batch = self._queue.take()
+                batch = self._queue.take(self._pace.budget(self._queue.budget))
                 hungry = [request for request in {text.request for text in batch} if not request.ahead(0.5)]
             for request in hungry:
                 request.hungry()
             if batch:
+                self._pace.begin(_padded(batch))
                 self._compute(batch)
+                self._pace.end()
             elif not woken:
                 self._retry()
 
@@ -169,7 +194,7 @@ class ModelThread:
         except Exception as error:  # whatever a runtime raises, as in _compute
             log.error("the model fails a probe", extra={"model": self.model.name, "error": type(error).__name__})
         else:
-            self._failures = 0
+            self._failures, self._broken = 0, False
             log.info("the model answers again", extra={"model": self.model.name})
         self._show()
 
@@ -178,31 +203,52 @@ class ModelThread:
         for text in batch:
             self.metrics.queue_seconds.labels(name).observe(started - text.since)
         self.metrics.batch_texts.labels(name).observe(len(batch))
-        self.metrics.batch_tokens.labels(name).observe(len(batch) * max(text.length for text in batch))
+        self.metrics.batch_tokens.labels(name).observe(_padded(batch))
         try:
             outputs = self.model.compute([text.encoded for text in batch], batch[0].request.heads)
         except Exception as error:  # whatever a runtime raises, out of memory too: this batch fails, the next may not
-            self._failures += 1
             self.metrics.failures.labels(name).inc()
             log.error("a batch failed", extra={"model": name, "error": type(error).__name__, "texts": len(batch)})
-            with self._condition:
-                for text in batch:
-                    self._end(text.request, BatchError(f"{name}: the batch failed ({type(error).__name__})"))
-            self._show()
+            self._failed(batch, error)
             return
         self._failures = 0
         seconds = time.perf_counter() - started
-        self._batch_seconds += 0.1 * (seconds - self._batch_seconds)
+        self._pace.took(seconds, _padded(batch))
         self.metrics.inference_seconds.labels(name).observe(seconds)
         with self._condition:
             for text, output in zip(batch, outputs, strict=True):
                 self._settle(text, output)
+        if any(output.broken for output in outputs):
+            self._doubt()
         self._show()
+
+    def _failed(self, batch: list[Text], error: Exception) -> None:
+        """Compute each request's texts by themselves, so that only those fail which must."""
+        requests = {text.request for text in batch}
+        if len(requests) > 1:
+            for request in requests:
+                with self._condition:
+                    texts = [text for text in batch if text.request is request and request in self._requests]
+                if texts:
+                    self._compute(texts)
+            return
+        self._failures += 1
+        with self._condition:
+            for request in requests:
+                self._end(request, BatchError(f"{self.model.name}: the batch failed ({type(error).__name__})"))
+        self._show()
+
+    def _doubt(self) -> None:
+        """After an output that is not finite: the text may be at fault, or the model. A text that is sound tells."""
+        try:
+            self._probe()
+        except Exception as error:  # whatever a runtime raises, as in _compute
+            self._broken = True
+            log.error("the model fails a probe", extra={"model": self.model.name, "error": type(error).__name__})
 
     def _settle(self, text: Text, output: Output) -> None:
         request = text.request
         if output.broken:
-            self._broken = True
             self.metrics.not_finite.labels(self.model.name).inc()
             log.error("an output is not finite", extra={"model": self.model.name, "head": output.broken})
             message = f"{self.model.name}: NaN or infinity in the {output.broken} output of text {text.row}"
@@ -214,9 +260,14 @@ class ModelThread:
 
     def _end(self, request: Request, outcome: list[Output] | Exception) -> None:
         if request in self._requests:
+            self._leave(request)
+            request.finish(outcome)
+
+    def _leave(self, request: Request) -> None:
+        if request in self._requests:
             self._requests.remove(request)
             self._queue.drop(request)
-            request.finish(outcome)
+            self._shares.give(request.client, request.work)
 
     def _show(self) -> None:
         if self._replaced:
@@ -224,3 +275,8 @@ class ModelThread:
         self.metrics.queue_depth.labels(self.model.name).set(self._queue.waiting)
         self.metrics.queue_requests.labels(self.model.name).set(len(self._requests))
         self.metrics.ready.labels(self.model.name).set(int(self.ready))
+
+
+def _padded(batch: list[Text]) -> int:
+    """Tokens of a batch, padding included."""
+    return len(batch) * max(text.length for text in batch)

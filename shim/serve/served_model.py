@@ -1,32 +1,34 @@
 """One artifact being served: a request's texts checked, tokenized, queued, computed, put together."""
 
 import asyncio
-import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from shim.checks import check_text, check_texts
+from shim.contents import Steps
 from shim.model import Model
 from shim.pooling import PER_TOKEN, check_dimensions
-from shim.prompts import prompt_of
 from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
 from shim.serve.queue import Request
-from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread
+from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread, StartingError
 from shim.serve.settings import Settings
+from shim.serve.tokenizing import Tokenizing, written
+from shim.serve.turns import CLIENT, Shares
 from shim.text import Encoded, Piece, Prefix
 
-PART_TEXTS, PART_CHARACTERS = 64, 65536  # tokenized at a time, so that a long request does not hold up a short one
-SHORT = 512  # characters that are tokenized at once: to have another thread do it would take as long
+PART_TEXTS, PART_CHARACTERS = 64, 65536  # of a request, encoded before they are put into the queue
 MAX_CHARACTERS = 262_144  # whose tokens are shown in one answer: at most some 20 MB of JSON
-MAX_NUMBERS = 16_000_000  # numbers of vectors per token in one answer: 64 MB, and some 200 MB of JSON
+MAX_NUMBERS = 4_000_000  # numbers of vectors per token in one answer, or those of one text: 16 MB, and some 50 MB of JSON
+WORK = 32_768  # characters, or numbers of vectors per token, that count as much as a request
+SHOWN = 8192  # characters that do, where their tokens are shown
+REPEATED = 4  # bytes of texts, with what goes with each, by those that a body may have
+REVIVALS = 3  # a thread that hangs keeps its model's memory: there is an end to it
 T = TypeVar("T")
-Encode = Callable[[Sequence[str]], list[Encoded]]
+Encode = Callable[[Sequence[str]], Steps[list[Encoded]]]
 
 
 @dataclass(frozen=True)
@@ -48,36 +50,51 @@ class Options:
 
 
 class ServedModel:
-    """One artifact being served: its model's thread, and its tokenizer, with a thread for long texts; used by one at a time."""
+    """One artifact being served: its model's thread, and its tokenizer, in turns, with a thread for what takes long."""
 
     def __init__(self, opener: Callable[[], Model], settings: Settings, metrics: Metrics):
         self.opener, self.settings, self.metrics = opener, settings, metrics
         self.thread = ModelThread(opener, metrics, settings.batch_tokens, settings.max_queue)
         self.model = self.thread.model
-        self._tokenizer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
-        self._tokenizing = threading.Lock()
+        self._tokenizing = Tokenizing(metrics.tokenize_seconds.labels(self.model.name).observe)
+        self._shown = Shares(settings.max_queue)
+        self._left = REVIVALS
 
     def close(self, drain: bool = True, timeout: float | None = None) -> bool:
         """End the model's thread, see `ModelThread.close`; the tokenizer's ends when no request refers to it any more."""
         return self.thread.close(drain, timeout)
+
+    def revive(self) -> bool:
+        """Load the artifact again where the model's thread ended or hangs; whether it was. Raises what is wrong with it."""
+        old = self.thread
+        if old.stuck(self.settings.batch_timeout):
+            old.lost = True
+            old.refuse(StartingError)
+        if not old.lost or not self._left:
+            return False
+        new = ModelThread(self.opener, self.metrics, self.settings.batch_tokens, self.settings.max_queue)
+        self.thread, self.model = new, new.model
+        self._left -= 1
+        new.succeed(old)
+        return True
 
     async def embed(self, texts: object, options: Options) -> Embeddings:
         """`Model.embed` when its turn comes. Raises UsageError or Refusal."""
         model = self.model
         model.check_embed(options.heads, options.late_chunking)
         check_dimensions(options.dimensions, model.dimensions)
-        prompt = prompt_of(model.manifest.model, options.task, options.instruction, options.prompt_name)
+        prompt = model.prompt(options.task, options.instruction, options.prompt_name)
         heads = tuple(dict.fromkeys((model.vector(options.normalize), *options.heads)))
-        encode = partial(model.encoder.encode, prompt=prompt, side=options.side)
-        outputs = await self._compute(check_texts(texts), encode, heads, options.truncate, len(prompt))
+        encode = partial(model.encoder.encoding, prompt=prompt, side=options.side)
+        outputs = await self._compute(check_texts(self._counted(texts)), encode, heads, options.truncate, len(prompt))
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
 
     async def hidden(self, texts: object, options: Options) -> list[Output]:
         """The hidden states of every token, as `hidden` of each text's output."""
         self.model.check_embed()
-        prompt = prompt_of(self.model.manifest.model, options.task, options.instruction, options.prompt_name)
-        encode = partial(self.model.encoder.encode, prompt=prompt, side=options.side)
-        return await self._compute(check_texts(texts), encode, ("hidden",), options.truncate, len(prompt))
+        prompt = self.model.prompt(options.task, options.instruction, options.prompt_name)
+        encode = partial(self.model.encoder.encoding, prompt=prompt, side=options.side)
+        return await self._compute(check_texts(self._counted(texts)), encode, ("hidden",), options.truncate, len(prompt))
 
     async def rerank(
         self, query: object, documents: object, instruction: str | None, truncate: bool, side: str = "right"
@@ -86,32 +103,50 @@ class ServedModel:
         model = self.model
         model.check_rerank()
         query = check_text(query, "query")
-        checked = check_texts(documents, "document", empty=True)
+        checked = check_texts(self._counted(documents), "document", empty=True)
         prompts, prefix = model.manifest.model.prompts, Prefix(len(checked))
 
-        def encode(part: Sequence[str]) -> list[Encoded]:
-            return model.encoder.pairs(query, part, prompts, instruction, side, prefix)
+        def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
+            return model.encoder.pairing(query, part, prompts, instruction, side, prefix)
 
         each = len(query) + len(instruction or "")
         return model.ranking(await self._compute(checked, encode, ("score",), truncate, each))
 
-    async def pieces(self, texts: object, special: bool, prompt: str) -> list[list[Piece]]:
-        """The tokens of each text, behind the prompt."""
-        checked = [prompt + text for text in check_texts(texts)]
-        self._check_count(checked)
-        if sum(map(len, checked)) > MAX_CHARACTERS:
+    async def pieces(
+        self, texts: object, special: bool, prompt: str, write: Callable[[list[Piece]], T]
+    ) -> tuple[list[int], list[list[T]]]:
+        """How many tokens each text has behind the prompt, and what is written of them, part by part."""
+        checked = [prompt + text for text in check_texts(self._counted(texts))]
+        characters = sum(map(len, checked))
+        if characters > MAX_CHARACTERS:
             message = f"over {MAX_CHARACTERS} characters to tokenize; send fewer a request"
             raise Refusal(Kind.LIMIT, message, "texts")
-        found: list[list[Piece]] = []
-        for part in _parts(checked):  # one after the other: what others have to tokenize comes in between
-            found += await self._tokenize(partial(self.model.encoder.pieces, part, special), sum(map(len, part)))
-        return found
+        client, work = CLIENT.get(), 1 + characters // SHOWN
+        if self._shown.full(client, work):
+            raise overloaded(FullError(self._shown.held.get(client, 0), 1))
+        self._shown.take(client, work)
+        try:
+            counts: list[int] = []
+            shown: list[list[T]] = []
+            for part in _parts(checked):
+                steps = written([self.model.encoder.piecing(text, special) for text in part], write)
+                for count, rows in await self._tokenizing.all(steps, sum(map(len, part))):
+                    counts.append(count)
+                    shown.append(rows)
+                if not self.thread.alive:
+                    raise ending(StartingError() if self.thread.lost else ClosedError())
+            return counts, shown
+        finally:
+            self._shown.give(client, work)
 
     async def _compute(
         self, texts: list[str], encode: Encode, heads: tuple[str, ...], truncate: bool, each: int = 0
     ) -> list[Output]:
         """The outputs of the texts, in order. `each`: characters that go with every text."""
-        self._check_count(texts)
+        characters, thread = sum(map(len, texts)) + each * len(texts), self.thread
+        if characters > REPEATED * self.settings.max_body:
+            message = f"{len(texts)} texts, each with {each} characters of query, prompt or instruction; send fewer a request"
+            raise Refusal(Kind.LIMIT, message, "texts")
         loop = asyncio.get_running_loop()
         done: asyncio.Future[list[Output]] = loop.create_future()
         room = asyncio.Event()
@@ -125,8 +160,9 @@ class ServedModel:
             loop.call_soon_threadsafe(settle, outcome)
 
         request = Request(heads, len(texts), finish, lambda: loop.call_soon_threadsafe(room.set))
+        request.client, request.work = CLIENT.get(), 1 + self._cost(texts, characters, heads) // WORK
         try:
-            self.thread.open(request)
+            thread.open(request)
             done.add_done_callback(lambda future: future.cancelled() or future.exception())  # it may fail while we tokenize
             row = tokens = 0
             for part in _parts(texts, each):
@@ -135,43 +171,37 @@ class ServedModel:
                     await room.wait()
                 if done.done():
                     break
-                encoded = await self._tokenize(partial(encode, part), sum(map(len, part)) + each * len(part))
+                encoded = await self._tokenizing.all(encode(part), sum(map(len, part)) + each * len(part))
                 tokens += sum(len(item.ids) for item in encoded)
                 self._check_part(encoded, row, truncate, tokens, heads)
-                self.thread.put(request, row, encoded)
+                thread.put(request, row, encoded)
                 row += len(part)
             return await done
         except FullError as error:
             raise overloaded(error) from None
-        except ClosedError:
-            raise Refusal(Kind.STOPPING, "the model is stopping", headers={"retry-after": "5"}) from None
+        except (ClosedError, StartingError) as error:
+            raise ending(error) from None
         except BrokenOutputError as error:
             raise Refusal(Kind.NOT_FINITE, str(error)) from None
         except BatchError as error:
             raise Refusal(Kind.BATCH, str(error)) from None
         finally:
-            self.thread.drop(request)
+            thread.drop(request)
 
-    async def _tokenize(self, call: Callable[[], T], characters: int) -> T:
-        started = time.perf_counter()
-        if characters <= SHORT and self._tokenizing.acquire(blocking=False):
-            try:
-                found = call()
-            finally:
-                self._tokenizing.release()
-        else:
-            found = await asyncio.get_running_loop().run_in_executor(self._tokenizer, self._with_tokenizer, call)
-        self.metrics.tokenize_seconds.labels(self.model.name).observe(time.perf_counter() - started)
-        return found
+    def _counted(self, texts: object) -> object:
+        """The texts themselves, which nobody has looked into yet."""
+        if isinstance(texts, list) and len(texts) > self.settings.max_inputs:
+            message = f"too many texts in one request, at most {self.settings.max_inputs} (--max-inputs); send several requests"
+            raise Refusal(Kind.LIMIT, message, "texts")
+        return texts
 
-    def _with_tokenizer(self, call: Callable[[], T]) -> T:
-        with self._tokenizing:
-            return call()
+    def _cost(self, texts: list[str], characters: int, heads: tuple[str, ...]) -> int:
+        """Characters; or the numbers of an answer with vectors per token, at most."""
+        return max(characters, self._wide(heads) * min(characters, len(texts) * self.model.max_tokens) * self.model.dimensions)
 
-    def _check_count(self, texts: Sequence[str]) -> None:
-        if len(texts) > self.settings.max_inputs:
-            limit = f"at most {self.settings.max_inputs} (--max-inputs)"
-            raise Refusal(Kind.LIMIT, f"{len(texts)} texts in one request, {limit}; send several requests", "texts")
+    def _wide(self, heads: tuple[str, ...]) -> int:
+        """Heads with a vector per token."""
+        return sum(head in PER_TOKEN and head != "sparse" for head in heads)
 
     def _check_part(self, encoded: list[Encoded], row: int, truncate: bool, tokens: int, heads: tuple[str, ...]) -> None:
         cut = [row + index for index, item in enumerate(encoded) if item.truncated]
@@ -179,10 +209,17 @@ class ServedModel:
         if cut and not truncate:
             limit = f"the {self.model.max_tokens} tokens of {self.model.name}"
             raise Refusal(Kind.TOO_LONG, f"text {cut[0]} has more than {limit}, and truncate is false", "texts")
-        wide = sum(head in PER_TOKEN and head != "sparse" for head in heads)
-        if wide * tokens * self.model.dimensions > MAX_NUMBERS:
+        most = max(MAX_NUMBERS, self._wide(heads) * self.model.max_tokens * self.model.dimensions)
+        if self._wide(heads) * tokens * self.model.dimensions > most:
             message = f"vectors of over {tokens} tokens in one answer; send fewer texts a request"
             raise Refusal(Kind.LIMIT, message, "texts")
+
+
+def ending(error: ClosedError | StartingError) -> Refusal:
+    """503 with `retry-after`."""
+    if isinstance(error, StartingError):
+        return Refusal(Kind.UNREADY, "the model is started anew", headers={"retry-after": "5"})
+    return Refusal(Kind.STOPPING, "the model is stopping", headers={"retry-after": "5"})
 
 
 def overloaded(error: FullError) -> Refusal:

@@ -12,18 +12,21 @@ from shim.errors import UsageError
 
 @dataclass(frozen=True)
 class Settings:
-    """max_body: bytes. max_inputs: texts a request. max_queue: requests a model has accepted and not answered.
+    """max_body: bytes. max_inputs: texts a request. max_queue: work that a model takes on of one client at once: a request
+    counts as one, and as one more for each WORK characters.
 
-    batch_tokens: padded tokens computed at once. max_held: bytes of bodies and answers, see Held. request_timeout: seconds for
-    a client to send a request, and to read an answer. drain_timeout: seconds to answer what was accepted and end, when told to
-    stop. keys and admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose
-    pages may ask. hosts: names that requests may be sent to; any if there are none.
+    batch_tokens: padded tokens computed at once. batch_timeout: seconds after which a batch that takes far longer than its like
+    hangs, and the model is started anew. max_held: bytes of bodies and answers, see Held. request_timeout: seconds for a client
+    to send a request, and to read an answer. drain_timeout: seconds to answer what was accepted and end, when told to stop.
+    keys and admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose pages may
+    ask. hosts: names that requests may be sent to; any if there are none.
     """
 
     max_body: int = 2_000_000
     max_inputs: int = 2048
     max_queue: int = 64
     batch_tokens: int = BATCH_TOKENS
+    batch_timeout: int = 120
     max_connections: int = 512
     max_held: int = 64_000_000
     request_timeout: int = 60

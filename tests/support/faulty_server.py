@@ -1,8 +1,8 @@
-"""`shim serve`, but what a batch does is told by the file FAULT: raise, oom, nan, slow and a number of seconds, or hold; and
-with bug, an answer cannot be put together.
+"""`shim serve`, but what a batch does is told by the file FAULT: raise, oom, nan, exit, hang, slow and a number of seconds,
+hold, or rot; and with bug, an answer cannot be put together.
 
-A text that holds the word `poison` brings the fault about; without one in it, a batch is only ever slow, or held until the
-file is gone.
+A text that holds the word `poison` brings the fault about; without one in it, a batch is only ever slow, held until the file
+says something else, or all NaN (rot).
 """
 
 import os
@@ -26,7 +26,7 @@ def compute(self, encoded, heads):  # type: ignore[no-untyped-def]
         file.write(f"{len(encoded)}\n")
     if kind == "slow":
         time.sleep(float(seconds))
-    while kind == "hold" and FAULT.exists():
+    while kind == "hold" and FAULT.exists() and FAULT.read_text() == "hold":
         time.sleep(0.02)
     ids = set(self.encoder.tokenizer.encode("poison", add_special_tokens=False).ids)
     poisoned = [row for row, item in enumerate(encoded) if ids & set(item.ids)]
@@ -34,7 +34,13 @@ def compute(self, encoded, heads):  # type: ignore[no-untyped-def]
         raise RuntimeError("a text of a client: secret")
     if poisoned and kind == "oom":
         raise MemoryError
-    if poisoned and kind == "nan":
+    while poisoned and kind == "hang" and FAULT.exists():
+        time.sleep(0.02)
+    if poisoned and kind == "exit":
+        raise SystemExit
+    if kind == "rot":
+        poisoned = list(range(len(encoded)))
+    if poisoned and kind in ("nan", "rot"):
         run = self.runtime.run
 
         def broken(tokens, names):  # type: ignore[no-untyped-def]

@@ -16,6 +16,7 @@ from shim.model import Model
 from shim.results import Embeddings
 from shim.serve.answers import Documented, answer, endpoint, large, note
 from shim.serve.dialects.jina import JinaFields, pack
+from shim.serve.dialects.lists import FIRST
 from shim.serve.faults import Kind, Refusal
 from shim.serve.models import Models
 
@@ -35,7 +36,9 @@ class EmbeddingsRequest(JinaFields):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"example": EXAMPLE})
 
     model: StrictStr = Field(description="Name of a served artifact, or of its recipe.")
-    input: Annotated[object, Field(description='A string, or a list of strings or of {"text": …}.', json_schema_extra=TEXTS)]
+    input: Annotated[
+        object, FIRST, Field(description='A string, or a list of strings or of {"text": …}.', json_schema_extra=TEXTS)
+    ]
     dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
     encoding_format: Literal["float", "base64"] | None = None
     user: StrictStr | None = None

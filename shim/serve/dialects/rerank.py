@@ -14,6 +14,7 @@ from shim.errors import UsageError
 from shim.jsons import JsonObject
 from shim.serve.answers import Documented, answer, endpoint, note
 from shim.serve.dialects import tei, tei_bodies
+from shim.serve.dialects.lists import FIRST
 from shim.serve.faults import Refusal
 from shim.serve.models import Models
 from shim.serve.served_model import ServedModel
@@ -42,7 +43,7 @@ class RerankRequest(BaseModel):
 
     model: StrictStr | None = Field(None, description="Name of a served artifact, or of its recipe; else the first reranker.")
     query: StrictStr = Field(min_length=1)
-    documents: list[StrictStr | Document] = Field(min_length=1, fail_fast=True)
+    documents: Annotated[list[StrictStr | Document], FIRST] = Field(min_length=1, fail_fast=True)
     top_n: StrictInt | None = Field(None, ge=1, description="Answer with this many of the best only.")
     return_documents: StrictBool | None = None
     instruction: StrictStr | None = Field(None, description="What relevance means, for a model that takes instructions.")
@@ -81,7 +82,7 @@ class RerankTextsRequest(tei_bodies.Truncation):
     """Body in TEI's dialect."""
 
     query: StrictStr = Field(min_length=1)
-    texts: list[StrictStr] = Field(min_length=1, fail_fast=True)
+    texts: Annotated[list[StrictStr], FIRST] = Field(min_length=1, fail_fast=True)
     raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
     return_text: StrictBool | None = None
     prompt_name: StrictStr | None = PROMPT_NAME

@@ -11,8 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 import shim
 from shim.jsons import JsonObject
-from shim.prompts import prompt_of
-from shim.serve.answers import TRUNCATED, Documented, answer, endpoint, large, note
+from shim.serve.answers import TRUNCATED, Documented, answer, dump, endpoint, large, note
 from shim.serve.dialects import tei_bodies as bodies
 from shim.serve.dialects.openai import texts_of
 from shim.serve.faults import Refusal
@@ -83,10 +82,11 @@ async def similarity(models: Models, body: bodies.SimilarityRequest, request: Re
 async def tokenize(models: Models, body: bodies.TokenizeRequest, request: Request) -> Response:
     """The tokens of texts, none cut."""
     served = models.find(body.model, "embed") if body.model or models.has("embed") else models.find(None, "rerank")
-    prompt = prompt_of(served.model.manifest.model, name=body.prompt_name) if body.prompt_name else ""
-    found = await served.pieces(texts_of(body.inputs), body.add_special_tokens is not False, prompt)
-    note(request, served, [len(pieces) for pieces in found], [])
-    return await large(found, 5 * sum(len(pieces) for pieces in found))
+    prompt = served.model.prompt(name=body.prompt_name) if body.prompt_name else ""
+    special = body.add_special_tokens is not False
+    counts, written = await served.pieces(texts_of(body.inputs), special, prompt, lambda pieces: dump(pieces)[1:-1])
+    note(request, served, counts, [])
+    return Response(b"[" + b",".join(b"[" + b",".join(rows) + b"]" for rows in written) + b"]", media_type="application/json")
 
 
 POSTS = (

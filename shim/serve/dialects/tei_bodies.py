@@ -4,6 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel, StrictBool, StrictInt, StrictStr
 
+from shim.serve.dialects.lists import FIRST
+
 TEXTS = {"anyOf": [
     {"type": "string", "minLength": 1},
     {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
@@ -27,7 +29,7 @@ class Truncation(BaseModel):
 class Prompted(Truncation):
     """A request of texts, behind the prompt of a name."""
 
-    inputs: Annotated[object, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
+    inputs: Annotated[object, FIRST, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
     prompt_name: StrictStr | None = Field(
         None, description="A prompt of the checkpoint; query, passage, document; or a task such as retrieval.query."
     )
@@ -52,7 +54,7 @@ class SimilarityInput(BaseModel):
     """One sentence, and those to compare it with."""
 
     source_sentence: StrictStr = Field(min_length=1)
-    sentences: list[Annotated[StrictStr, Field(min_length=1)]] = Field(min_length=1, fail_fast=True)
+    sentences: Annotated[list[Annotated[StrictStr, Field(min_length=1)]], FIRST] = Field(min_length=1, fail_fast=True)
 
 
 class SimilarityParameters(Truncation):
@@ -84,7 +86,7 @@ class TokenizeRequest(BaseModel):
     model_config = ConfigDict(extra="ignore", json_schema_extra={"example": {"inputs": ["Hello"]}})
 
     model: StrictStr | None = Field(None, description="Name of a served artifact; else the first embedder, or the first.")
-    inputs: Annotated[object, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
+    inputs: Annotated[object, FIRST, Field(description="A string, or a list of strings.", json_schema_extra=TEXTS)]
     add_special_tokens: StrictBool | None = None
     prompt_name: StrictStr | None = None
 
