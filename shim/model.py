@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shim import artifact, hub, signature
+from shim import artifact, hub, servable, signature
 from shim.artifact import Manifest
 from shim.batches import batches
 from shim.checks import check_text, check_texts
@@ -55,6 +55,7 @@ def load(
         directory = hub.fetch(found)
     elif require_signature is not None or not allow_unverified:
         artifact.check_files(directory, manifest)
+    servable.check(manifest, directory)
     opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
     encoder = TextEncoder(directory, manifest.model.max_tokens, manifest.model.lower_case)
     model = Model(manifest, encoder, opener(directory, manifest, device))
