@@ -117,6 +117,7 @@ CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (files(lambda f: f.update({"a": {**ENTRY, "sha256": "0" * 63}})), "has no sha256 and size"),
     (files(lambda f: f.update({"a": {**ENTRY, "more": 1}})), "key more unknown"),
     (files(lambda f: f.update({"a": None})), "a of files must be dict"),
+    (files(lambda f: f.update({f"{number}": ENTRY for number in range(257)})), "files, over 256"),
     (files(lambda f: f.update({"A": ENTRY, "a": ENTRY})), "are one on some systems"),
     (files(lambda f: f.update({"ﬁ": ENTRY, "fi": ENTRY})), "are one on some systems"),
     (files(lambda f: f.update({"TOKENIZER.json": ENTRY})), "are one on some systems"),
