@@ -2,19 +2,22 @@
 
 import json
 import os
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import NotRequired, TypedDict
 
-from shim import repository
+from shim import repository, seal
 from shim.errors import IntegrityError, SourceError, UsageError
 from shim.jsons import JsonObject, read_manifest, strictly
 from shim.listing import MANIFEST, SIGNATURE, File, check_file, check_listing, hash_file
 from shim.parity import PARITY_TARGET, Parity, Witness
 from shim.spec import STEPS, ModelSpec
 
-SCHEMA = 2
-UNWITNESSED = 1  # the schema of artifacts whose reference no upstream loader had confirmed; they have no keys of SINCE
+SCHEMA = 4
+UNSEALED = 2  # the schema of artifacts whose manifest has no seal of its own
+UNWITNESSED = 1  # of those, too, whose reference no upstream loader had confirmed; they have no keys of SINCE
 WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
 TARGETS = ("mlx", "onnx")
 
@@ -106,7 +109,7 @@ class Tool(TypedDict):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`artifact.json`, one attribute a key. Files of ours are read strictly: an unknown or missing key is an error."""
+    """`artifact.json`, one attribute a key but its seal. Files of ours are read strictly: no key is unknown or missing."""
 
     schema: int
     name: str
@@ -133,21 +136,23 @@ class Manifest:
         return sum(entry["size"] for entry in self.files.values())
 
     def as_json(self) -> JsonObject:
-        """The manifest as JSON values, as `write` writes it."""
-        return asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})
+        """The manifest as JSON values, as `write` writes it: with its seal, if its schema has one."""
+        value = asdict(self, dict_factory=lambda pairs: {name: value for name, value in pairs if value is not None})
+        return seal.sealed(value) if self.schema == SCHEMA else value
 
 
-def read(directory: Path, precision: str | None = None) -> Manifest:
+def read(directory: Path, precision: str | None = None, content: bytes | None = None) -> Manifest:
     """The manifest in `directory`; of a published repository, that of one precision, such as `8bit` (see repository.choose).
 
-    Raises IntegrityError when it is absent, malformed, or contradicts itself, UsageError for a precision that is not there.
+    content: what was read of its file already. Raises IntegrityError when it is absent, malformed, contradicts itself or was
+    changed after it was sealed, UsageError for a precision that is not there.
     """
     path = directory / MANIFEST
     if not path.is_file():
         what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
         raise IntegrityError(f"{directory} {what}")
-    raw = read_manifest(path)
-    if raw.get("schema") == repository.SCHEMA:
+    raw = read_manifest(path, content)
+    if raw.get("schema") in repository.SCHEMAS:
         manifest = parse(repository.choose(repository.parse(raw, path), path, precision), path)
     else:
         manifest = parse(raw, path)
@@ -160,15 +165,18 @@ def parse(raw: object, path: Path) -> Manifest:
     """The manifest that a JSON value is; `path` names its file in errors. Raises IntegrityError, see `read`."""
     if not isinstance(raw, dict) or not isinstance(raw.get("model"), dict):
         raise IntegrityError(f"{path}: not an artifact manifest")
-    if raw.get("schema") not in (UNWITNESSED, SCHEMA):
+    if (schema := raw.get("schema")) not in (UNWITNESSED, UNSEALED, SCHEMA):
         readable = f"this version reads {UNWITNESSED} to {repository.SCHEMA}"
-        raise IntegrityError(f"{path}: schema {raw.get('schema')!r} unknown; {readable}")
-    manifest: Manifest = strictly(Manifest, raw, str(path), SINCE if raw["schema"] == UNWITNESSED else ())
-    _check_seal(manifest, path)
+        raise IntegrityError(f"{path}: schema {schema!r:.50} unknown; {readable}")
+    own = seal.unsealed(raw) if schema == SCHEMA else raw
+    manifest: Manifest = strictly(Manifest, own, str(path), SINCE if schema == UNWITNESSED else ())
+    _check_verdict(manifest, path)
+    if schema == SCHEMA:
+        seal.check(raw, path)
     return manifest
 
 
-def _check_seal(manifest: Manifest, path: Path) -> None:
+def _check_verdict(manifest: Manifest, path: Path) -> None:
     """A hand-edited verdict contradicts the figures beside it."""
     parity, heads = manifest.parity, manifest.parity.heads or {}
     if manifest.target not in TARGETS:
@@ -186,6 +194,10 @@ def _check_seal(manifest: Manifest, path: Path) -> None:
     if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
         _check_witness(parity.witness, path)
     check_listing(manifest.files, path)
+    try:
+        datetime.fromisoformat(manifest.created).timestamp()
+    except (ValueError, OverflowError):
+        raise IntegrityError(f"{path}: created {manifest.created!r:.50} is no time as in 2026-01-31T12:00:00Z") from None
 
 
 def _check_witness(witness: Witness | None, path: Path) -> None:
@@ -215,8 +227,10 @@ def hash_files(directory: Path) -> dict[str, File]:
     return {path.relative_to(directory).as_posix(): {"sha256": hash_file(path), "size": path.stat().st_size} for path in paths}
 
 
-def check_files(directory: Path, manifest: Manifest) -> None:
+def check_files(directory: Path, manifest: Manifest, but: Collection[str] = ()) -> None:
     """Compare every file that is there with its size, then its hash. Raises IntegrityError naming the first that differs.
+
+    but: names whose hash another checks.
 
     Of a published repository the files of other precisions may be absent. A file that is not listed is refused, as a runtime
     might load it; dotfiles and a README are the hub's and a user's.
@@ -225,15 +239,18 @@ def check_files(directory: Path, manifest: Manifest) -> None:
         raise IntegrityError(f"{directory}: the manifest lists no files")
     path = directory / MANIFEST
     raw = read_manifest(path)
-    listed = repository.parse(raw, path).listed if raw.get("schema") == repository.SCHEMA else manifest.files
-    found = (path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir())
+    listed = repository.parse(raw, path).listed if raw.get("schema") in repository.SCHEMAS else manifest.files
+    try:
+        found = [path for path in directory.rglob("*") if path.is_symlink() or not path.is_dir()]
+    except OSError as error:
+        raise IntegrityError(f"{directory}: cannot be read ({error.strerror})") from None
     there = {path.relative_to(directory).as_posix() for path in found}
     for name in sorted(there - listed.keys()):
         own = name in (MANIFEST, SIGNATURE, "README.md") or any(part.startswith(".") for part in name.split("/"))
         if not own:
             raise IntegrityError(f"{directory}: {name} is not listed in the manifest; remove it")
     for name, entry in listed.items():
-        if name in there or name in manifest.files:
+        if name not in but and (name in there or name in manifest.files):
             check_file(directory, name, entry)
 
 

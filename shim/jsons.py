@@ -14,6 +14,7 @@ JsonObject: TypeAlias = dict[str, Json]
 MAX_MANIFEST = 4 << 20  # bytes; nothing vouches for it before it is parsed, and the worst JSON then takes 25 times as much
 MAX_OTHER = 16 << 20  # bytes of a config.json or tokenizer_config.json
 MAX_NUMBER = 1e300
+MAX_WHOLE = 2**53  # beyond it, JSON's readers disagree
 
 
 def read_object(path: Path) -> JsonObject:
@@ -21,18 +22,29 @@ def read_object(path: Path) -> JsonObject:
     return _read(path, MAX_OTHER)
 
 
-def read_manifest(path: Path) -> JsonObject:
-    """The JSON object in a manifest, which has no key twice. Raises IntegrityError when there is none."""
-    return _read(path, MAX_MANIFEST, _unique)
+def read_manifest(path: Path, content: bytes | None = None) -> JsonObject:
+    """The JSON object in a manifest, which has no key twice, and only text that can be encoded.
+
+    content: what was read of the file already. Raises IntegrityError when there is none.
+    """
+    return _read(path, MAX_MANIFEST, _unique, content)
 
 
-def _read(path: Path, limit: int, hook: Callable[[list[tuple[str, Any]]], JsonObject] | None = None) -> JsonObject:
+def _read(
+    path: Path,
+    limit: int,
+    hook: Callable[[list[tuple[str, Any]]], JsonObject] | None = None,
+    content: bytes | None = None,
+) -> JsonObject:
     try:
-        with path.open("rb") as file:
-            content = file.read(limit + 1)
+        if content is None:
+            with path.open("rb") as file:
+                content = file.read(limit + 1)
         if len(content) > limit:
             raise ValueError(f"over {limit} bytes")
         value = json.loads(content.decode("utf-8"), object_pairs_hook=hook)
+        if hook and b"\\ud" in content.lower():
+            json.dumps(value, ensure_ascii=False).encode("utf-8")  # raises where half a surrogate pair stands for itself
     except (OSError, ValueError, RecursionError) as error:
         raise IntegrityError(f"{path}: cannot be read ({error})") from None
     if not isinstance(value, dict):
@@ -93,6 +105,8 @@ def _value(annotation: Any, raw: Any, name: str, where: str, unknown: tuple[str,
         raise IntegrityError(f"{where}: {name} must be {'a list' if kind is list else types[-1].__name__}, not {raw!r}")
     if kind is float and not abs(raw) < MAX_NUMBER:
         raise IntegrityError(f"{where}: {name} must be a finite number, not {raw!r:.50}")
+    if isinstance(raw, int) and not abs(raw) < MAX_WHOLE:
+        raise IntegrityError(f"{where}: {name} must be a number under 2^53, not {raw!r:.50}")
     if nested:
         return strictly(kind, raw, f"{where}: malformed {name}", unknown)
     if kind is list:

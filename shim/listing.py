@@ -1,8 +1,11 @@
 """Which files a manifest may list: names that lie inside the artifact on every system, each of a size and a hash."""
 
 import hashlib
+import os
 import re
+import stat
 import unicodedata
+from io import BufferedReader
 from pathlib import Path, PurePosixPath
 from typing import TypedDict
 
@@ -11,8 +14,13 @@ from shim.errors import IntegrityError
 MANIFEST = "artifact.json"
 SIGNATURE = "artifact.json.sig"
 HASH = re.compile(r"[0-9a-f]{64}")
+MAX_FILES = 256  # each is held open while an artifact is loaded, beside a server's connections
 MAX_NAME = 255  # bytes of one part of a path
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)  # Windows opens these in place of a file
+
+
+class FileError(IntegrityError):
+    """A file is not there, or not what is listed."""
 
 
 class File(TypedDict):
@@ -29,6 +37,8 @@ def check_listing(files: object, path: Path) -> dict[str, File]:
     """
     if not isinstance(files, dict):
         raise IntegrityError(f"{path}: files must be an object, not {type(files).__name__}")
+    if len(files) > MAX_FILES:
+        raise IntegrityError(f"{path}: lists {len(files)} files, over {MAX_FILES}")
     taken: dict[str, str] = {}
     for name, entry in files.items():
         if fault := _fault(name):
@@ -46,22 +56,48 @@ def check_listing(files: object, path: Path) -> dict[str, File]:
 
 
 def check_file(directory: Path, name: str, entry: File) -> None:
-    """Raise IntegrityError unless a file that is listed is there, and of the size and the hash that are listed."""
+    """Raise FileError unless a file that is listed is there, and of the size and the hash that are listed."""
+    with open_file(directory, name) as file:
+        check_content(file, directory, name, entry)
+
+
+def open_file(directory: Path, name: str) -> BufferedReader:
+    """The file, open; nothing that waits for a writer or a device. Raises FileError where it is not there."""
     path = directory / name
-    if not path.is_file():
-        raise IntegrityError(f"{directory}: {name} is missing; convert or download the artifact again")
     try:
-        same = path.stat().st_size == entry["size"] and hash_file(path) == entry["sha256"]
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _missing(directory, name) from None
     except OSError as error:
-        raise IntegrityError(f"{path}: cannot be read ({error.strerror})") from None
+        raise FileError(f"{path}: cannot be read ({error.strerror})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise _missing(directory, name)
+    return open(descriptor, "rb")
+
+
+def check_content(file: BufferedReader, directory: Path, name: str, entry: File) -> None:
+    """Raise FileError unless what is open is of the size and the hash that are listed for this name."""
+    try:
+        same = os.fstat(file.fileno()).st_size == entry["size"] and _hash(file) == entry["sha256"]
+    except OSError as error:
+        raise FileError(f"{directory / name}: cannot be read ({error.strerror})") from None
     if not same:
-        raise IntegrityError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
+        raise FileError(f"{directory}: {name} differs from the manifest; convert or download the artifact again")
+
+
+def _missing(directory: Path, name: str) -> FileError:
+    return FileError(f"{directory}: {name} is missing; convert or download the artifact again")
 
 
 def hash_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return _hash(file)
+
+
+def _hash(file: BufferedReader) -> str:
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fault(name: str) -> str:

@@ -7,18 +7,22 @@ from pathlib import Path
 
 import numpy as np
 
-from shim import artifact, hub, signature
+from shim import artifact, hub, servable, signature
 from shim.artifact import Manifest
 from shim.batches import batches
 from shim.checks import check_text, check_texts
 from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.held import ChangedError, held
 from shim.jsons import JsonObject
+from shim.listing import FileError
 from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
 from shim.prefixes import Prefixes
 from shim.prompts import prompt_of
 from shim.results import Embeddings, Output, Ranked
 from shim.runtimes import Runtime
 from shim.text import Encoded, TextEncoder
+
+ATTEMPTS = 3  # at loading files that change meanwhile
 
 
 def load(
@@ -45,24 +49,41 @@ def load(
     if runtime not in ("auto", *artifact.TARGETS):
         raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(artifact.TARGETS)})")
     found = hub.find(str(path), precision, require_signature) if hub.is_repository(path) else None
-    directory = Path(path)
-    if found is None and require_signature is not None:
-        signature.check(directory, require_signature)
-    manifest = found.manifest if found else artifact.read(directory, precision)
+    directory = Path(os.path.realpath(path))  # a link that is swapped meanwhile leads nobody elsewhere
+    if found is not None:
+        manifest = found.manifest
+    else:
+        signed = None if require_signature is None else signature.check(directory, require_signature)
+        manifest = artifact.read(directory, precision, signed)
     if runtime not in ("auto", manifest.target):
         raise UsageError(f"{manifest.name} was made for {manifest.target}; runtime {runtime} cannot load it")
     if not allow_unverified:
         artifact.check_verdict(manifest, min_parity)
-    if found is not None:
-        directory = hub.fetch(found)
-    elif require_signature is not None or not allow_unverified:
-        artifact.check_files(directory, manifest)
-    opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
-    encoder = TextEncoder(directory, manifest.model.max_tokens, manifest.model.lower_case, plain_text)
-    model = Model(manifest, encoder, opener(directory, manifest, device))
+    hashed = found is not None or require_signature is not None or not allow_unverified
+    for attempt in range(ATTEMPTS):
+        try:
+            if found is not None:
+                directory = hub.fetch(found, hashed=attempt > 0)
+            elif hashed:
+                artifact.check_files(directory, manifest, but=manifest.files)
+            model = _open(directory, manifest, device, hashed, plain_text)
+            break
+        except FileError as error:  # our folder of the hub is made anew; and another process may be linking its files
+            if attempt == ATTEMPTS - 1 or (found is None and not isinstance(error, ChangedError)):
+                raise
     if found is not None:
         model.repository, model.revision = found.repository, found.revision
     return model
+
+
+def _open(directory: Path, manifest: Manifest, device: str, hashed: bool, plain_text: bool) -> "Model":
+    with held(directory, manifest.files, hashed) as folder:
+        servable.check(manifest, folder)
+        opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
+        encoder = TextEncoder(folder, manifest.model.max_tokens, manifest.model.lower_case, plain_text)
+        model = Model(manifest, encoder, opener(folder, manifest, device))
+        encoder.name(directory)
+        return model
 
 
 class Model:

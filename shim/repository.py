@@ -1,14 +1,16 @@
-"""The manifest of a published repository, schema 3: several precisions of one model under one list of files."""
+"""The manifest of a published repository, schema 5: several precisions of one model under one list of files."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from shim import seal
 from shim.errors import IntegrityError, UsageError
 from shim.jsons import JsonObject, strictly
 from shim.listing import File, check_listing
 
-SCHEMA = 3
+SCHEMA = 5
+SCHEMAS = (3, SCHEMA)  # the former has no seal of its own
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def parse(raw: JsonObject, path: Path) -> Repository:
 
     `path` names its file in errors. Raises IntegrityError for one that is malformed or contradicts itself.
     """
-    repository: Repository = strictly(Repository, raw, str(path), ())
+    new = raw.get("schema") == SCHEMA
+    repository: Repository = strictly(Repository, seal.unsealed(raw) if new else raw, str(path), ())
     if repository.default not in repository.precisions:
         raise IntegrityError(f"{path}: default {repository.default!r} is none of its precisions")
     for key, each in repository.precisions.items():
@@ -53,6 +56,8 @@ def parse(raw: JsonObject, path: Path) -> Repository:
             if found.setdefault(name, entry) != entry:
                 raise IntegrityError(f"{path}: file {name!r} is listed with two contents")
     check_listing(found, path)
+    if new:
+        seal.check(raw, path)
     return repository
 
 

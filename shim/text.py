@@ -96,6 +96,10 @@ class TextEncoder:
         causal = config.get("model_type") == "qwen3" and config.get("pad_token_id") is not None
         self.unscored = pad_id if causal and "ForSequenceClassification" in str(names) else None
 
+    def name(self, directory: Path) -> None:
+        """Errors name this directory from now on, in place of the one that was read."""
+        self.directory, self._contents.path = directory, directory / "tokenizer.json"
+
     def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.published import edit
 
 import shim
 from shim import artifact as manifests
@@ -17,12 +18,6 @@ from shim.errors import IntegrityError, UsageError
 @pytest.fixture
 def artifact(tiny_artifact: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
-
-
-def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((directory / "artifact.json").read_text())
-    change(manifest)
-    (directory / "artifact.json").write_text(json.dumps(manifest))
 
 
 def test_a_sealed_artifact_loads_and_lists_every_file(artifact: Path) -> None:
@@ -91,7 +86,7 @@ def test_a_missing_file_is_named(artifact: Path) -> None:
         (lambda m: m["parity"]["heads"]["dense"]["by_language"].update(und="0.9"), "und of by_language must be float"),
         (lambda m: m.update(surprise=1), "key surprise unknown"),
         (lambda m: m["model"].pop("pooling"), "key pooling missing"),
-        (lambda m: m.update(schema=4), "schema 4 unknown"),
+        (lambda m: m.update(schema=6), "schema 6 unknown"),
         (lambda m: m["parity"].pop("witness"), "verdict pass without a witness"),
         (lambda m: m["parity"]["witness"].update(worst=2e-4), "contradicts its witness"),
         (lambda m: m["parity"]["witness"].update(worst=2e-4, tolerance=1), "contradicts its witness"),

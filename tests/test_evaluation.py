@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.evaluation import EmbeddingSimilarityEvaluator, InformationRetrievalEvaluator
 from support.checkpoints import minilm, write_bert, write_recipe
 from support.commands import one_line, one_object, run_process
+from support.published import sealed
 from support.tasks import DOCUMENTS, PAIRS, QUERIES, write_pairs, write_retrieval, write_xquad
 
 import shim
@@ -120,7 +121,8 @@ def test_an_artifact_that_was_replaced_meanwhile_is_left_alone(
     tiny: Path, tiny_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = Path(shutil.copytree(tiny_artifact, tmp_path / "artifact"))
-    replaced = (path / "artifact.json").read_text().replace('"license": "mit"', '"license": "apache-2.0"')
+    manifest = json.loads((path / "artifact.json").read_text()) | {"license": "apache-2.0"}
+    replaced = json.dumps(sealed(manifest))
     real = pipeline.compare
 
     def compare(*given: Any) -> Any:

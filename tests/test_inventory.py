@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.commands import one_object, run_process
 from support.hub import environment
+from support.published import sealed, write
 
 from converter import inventory, recipe
 
@@ -67,8 +68,9 @@ def test_what_the_hubs_cache_holds_is_listed(tiny_artifact: Path, tmp_path: Path
     cached(home, "mlx-makers/small", theirs | {"README.md": card(base_model=pinned[small].repo, library_name="mlx")})
     cached(home, f"somebody/{small}-mlx", theirs | {"README.md": b"no front matter"})
     manifest, files = published(tiny_artifact, "bge-m3")
-    cached(home, "ours/m3", files | {"artifact.json": json.dumps(manifest).encode()})
-    cut = files | {"onnx/model.onnx": files["onnx/model.onnx"][:-1], "artifact.json": json.dumps(manifest).encode()}
+    text = json.dumps(sealed(manifest)).encode()
+    cached(home, "ours/m3", files | {"artifact.json": text})
+    cut = files | {"onnx/model.onnx": files["onnx/model.onnx"][:-1], "artifact.json": text}
     cached(home, "ours/m3-cut", cut)
     cached(home, "ours/garbage", {"artifact.json": b"{"})
     found = listed(tmp_path)
@@ -103,8 +105,8 @@ def test_of_a_published_repository_each_precision_that_is_here_is_listed(tiny_ar
     manifest, files = published(tiny_artifact, "bge-m3")
     absent = manifest | {"bits": 8, "files": manifest["files"] | {"onnx/model_quantized.onnx": {"sha256": "0" * 64, "size": 5}}}
     absent["files"].pop("onnx/model.onnx")
-    repository = {"schema": 3, "name": "m3-onnx", "default": "8bit", "files": {}}
-    text = json.dumps(repository | {"precisions": {"32bit": manifest, "8bit": absent}})
+    repository = {"schema": 5, "name": "m3-onnx", "default": "8bit", "files": {}}
+    text = json.dumps(sealed(repository | {"precisions": {"32bit": manifest, "8bit": absent}}))
     cached(tmp_path / "hf", "ours/m3-onnx", files | {"artifact.json": text.encode()})
     pulled = tmp_path / f"cache/hub/ours--m3-onnx/{COMMIT}/32bit"
     pulled.parent.mkdir(parents=True)
@@ -143,7 +145,7 @@ def test_the_next_step_is_a_command_that_can_be_run(
         folder.mkdir(parents=True)
         parity = manifest["parity"] | {"verdict": verdict}
         changes = {"name": folder.name, "target": target, "bits": bits, "parity": parity}
-        (folder / "artifact.json").write_text(json.dumps(manifest | changes))
+        write(folder, manifest | changes)
     assert of(inventory.inventory(Path("artifacts")), "bge-m3")["next"] == command
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from support.commands import one_line
+from support.published import write
 
 from converter import licenses, recipe
 from converter.source.draft import draft, to_toml
@@ -191,7 +192,7 @@ def test_our_recipes_pass_the_gate(name: str) -> None:
 def test_an_artifact_of_an_unknown_license_is_not_to_be_published(tiny_artifact: Path, tmp_path: Path) -> None:
     def of(**changes: Any) -> artifact.Manifest:
         raw = json.loads((tiny_artifact / "artifact.json").read_text())
-        (tmp_path / "artifact.json").write_text(json.dumps(raw | changes))
+        write(tmp_path, raw | changes)
         return artifact.read(tmp_path)
 
     licenses.check_license(of(), ())

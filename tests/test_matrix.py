@@ -16,6 +16,7 @@ import pytest
 from support.checkpoints import write_bert
 from support.commands import one_line, one_object
 from support.hub import WRITE, Fault, Hub, environment
+from support.published import edit
 
 from converter import matrix, pipeline
 
@@ -97,8 +98,8 @@ def test_what_is_otherwise_is_named_and_only_force_replaces_it(
 ) -> None:
     """Of three artifacts one was made with another setting, one of another original, one has changed since."""
     out, other = Path(shutil.copytree(made, tmp_path / "out")), Path(shutil.copytree(checkpoint, tmp_path / "small"))
-    rewrite(out / "small-mlx-8bit", lambda manifest: manifest["tool"]["settings"].update(effort="max"))
-    rewrite(out / "small-onnx-8bit", lambda manifest: manifest["source"]["files"]["config.json"].update(size=1))
+    edit(out / "small-mlx-8bit", lambda manifest: manifest["tool"]["settings"].update(effort="max"))
+    edit(out / "small-onnx-8bit", lambda manifest: manifest["source"]["files"]["config.json"].update(size=1))
     (out / "small-onnx-32bit/vocab.txt").write_text("changed")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     found = one_object(convert(*command(other, corpus_file, out), "--json", check=4))
@@ -117,19 +118,13 @@ def test_an_artifact_below_parity_is_kept_as_that_and_one_without_a_verdict_is_n
     made: Path, checkpoint: Path, corpus_file: Path, tmp_path: Path, convert: Convert, together: None
 ) -> None:
     out = Path(shutil.copytree(made, tmp_path / "out"))
-    rewrite(out / "small-mlx-8bit", lambda manifest: manifest["parity"].update(verdict="fail"))
-    rewrite(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="unverified"))
-    rewrite(out / "small-onnx-32bit", lambda manifest: manifest["tool"].pop("settings"))
+    edit(out / "small-mlx-8bit", lambda manifest: manifest["parity"].update(verdict="fail"))
+    edit(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="unverified"))
+    edit(out / "small-onnx-32bit", lambda manifest: manifest["tool"].pop("settings"))
     found = one_object(convert(*command(checkpoint, corpus_file, out), "--json", check=2))
     assert states(found) == {"mlx-8bit": ("kept", 1), "onnx-8bit": ("failed", 2), "onnx-32bit": ("failed", 2)}
     assert "was not verified; `convert verify" in found["artifacts"][1]["error"]
     assert "does not say how it was made" in found["artifacts"][2]["error"]
-
-
-def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((path / "artifact.json").read_text())
-    change(manifest)
-    (path / "artifact.json").write_text(json.dumps(manifest))
 
 
 def test_a_failure_stops_nothing(checkpoint: Path, corpus_file: Path, tmp_path: Path, convert: Convert, together: None) -> None:
@@ -241,7 +236,7 @@ def test_what_passes_is_published_at_the_end(
 ) -> None:
     """ONNX precisions share a repository, an artifact below parity stays here; the same again changes nothing."""
     out = Path(shutil.copytree(made, tmp_path / "out"))
-    rewrite(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="fail"))
+    edit(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="fail"))
     command_ = (*command(checkpoint, corpus_file, out), "--org", "acme", "--json")
     line = [sys.executable, "-m", "converter", *map(str, command_)]
     for state in ("published", "unchanged"):
@@ -254,7 +249,7 @@ def test_what_passes_is_published_at_the_end(
     assert hub.store.repo("acme/small-mlx-8bit") is not None
     assert hub.store.repo("acme/small-onnx") is not None
     hub.faults.append(Fault("POST", "acme/small-onnx/commit", 500, times=99))
-    rewrite(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="pass"))
+    edit(out / "small-onnx-8bit", lambda manifest: manifest["parity"].update(verdict="pass"))
     done = subprocess.run(line, capture_output=True, text=True, env=hub.environment(tmp_path, token=WRITE), check=False)
     assert done.returncode == 3
     mlx, onnx = json.loads(done.stdout)["published"]

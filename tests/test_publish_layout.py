@@ -48,7 +48,7 @@ def test_precisions_share_a_repository_and_each_gives_the_vectors_of_its_artifac
         *data,
     }
     manifest = json.loads((folder / "artifact.json").read_text())
-    assert (manifest["schema"], manifest["name"], manifest["default"]) == (3, "tiny-onnx", "8bit")
+    assert (manifest["schema"], manifest["name"], manifest["default"]) == (5, "tiny-onnx", "8bit")
     assert list(manifest["precisions"]) == ["32bit", "16bit", "8bit", "4bit"]
     assert manifest["files"].keys() == PICTURES
     listed = {name: entry for each in manifest["precisions"].values() for name, entry in each["files"].items()}

@@ -106,7 +106,7 @@ CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda m: m["precisions"].update({"4bit": m["precisions"]["8bit"]}), "'4bit' is not a manifest of so many bits"),
     (lambda m: m["precisions"].update({"4bit": None}), "4bit of precisions must be dict"),
     (lambda m: m["precisions"].update({"../../4bit": {"bits": "../../4"}}), "must be an object"),
-    (lambda m: m["precisions"]["8bit"].update(schema=3), "schema 3 unknown"),
+    (lambda m: m["precisions"]["8bit"].update(schema=5), "schema 5 unknown"),
     (lambda m: m["precisions"]["8bit"].update(files=[]), "files must be an object"),
     (lambda m: m["precisions"]["8bit"]["files"].update({"a": {**ENTRY, "size": True}}), "has no sha256 and size"),
     (lambda m: m["precisions"]["8bit"]["files"].update({"a": None}), "has no sha256 and size"),
@@ -117,6 +117,7 @@ CONTRADICTIONS: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (files(lambda f: f.update({"a": {**ENTRY, "sha256": "0" * 63}})), "has no sha256 and size"),
     (files(lambda f: f.update({"a": {**ENTRY, "more": 1}})), "key more unknown"),
     (files(lambda f: f.update({"a": None})), "a of files must be dict"),
+    (files(lambda f: f.update({f"{number}": ENTRY for number in range(257)})), "files, over 256"),
     (files(lambda f: f.update({"A": ENTRY, "a": ENTRY})), "are one on some systems"),
     (files(lambda f: f.update({"ﬁ": ENTRY, "fi": ENTRY})), "are one on some systems"),
     (files(lambda f: f.update({"TOKENIZER.json": ENTRY})), "are one on some systems"),
@@ -146,11 +147,15 @@ def test_names_that_are_no_file_of_the_artifact_are_refused(tiny_8bit: Path, tmp
     """Nothing is written or read under such a name, in a repository or in an artifact alone."""
     manifest = json.loads((tiny_8bit / "artifact.json").read_text())
     if where != "artifact":
-        whole = {"schema": 3, "name": "x", "default": "8bit", "precisions": {"8bit": manifest}, "files": {}}
+        whole = {"schema": 5, "name": "x", "default": "8bit", "precisions": {"8bit": manifest}, "files": {}}
     listed = manifest["files"] if where != "files" else whole["files"]
     listed[name] = ENTRY
     write(tmp_path, manifest if where == "artifact" else whole)
-    said = {**dict.fromkeys(OUTSIDE, "lies outside"), **dict.fromkeys(OWN, "is the manifest itself")}
+    said = {
+        **dict.fromkeys(OUTSIDE, "lies outside"),
+        **dict.fromkeys(OWN, "is the manifest itself"),
+        "\ud800": "surrogates not allowed",
+    }
     with pytest.raises(IntegrityError, match=said.get(name, "has a name that")):
         artifact.read(tmp_path)
 
@@ -183,7 +188,7 @@ def test_whatever_stands_in_a_manifest_is_taken_or_refused(
 ) -> None:
     """One value anywhere is replaced by any other, or a key is gone."""
     manifest = json.loads((tiny_8bit / "artifact.json").read_text())
-    whole = {"schema": 3, "name": "x", "default": "8bit", "precisions": {"8bit": manifest}, "files": {}}
+    whole = {"schema": 5, "name": "x", "default": "8bit", "precisions": {"8bit": manifest}, "files": {}}
     path = data.draw(st.sampled_from(paths(whole)[1:]))
     parent = whole
     for step in path[:-1]:

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
+from support.published import edit
 from support.servers import Server
 
 import shim
@@ -207,7 +208,7 @@ def test_reload_takes_only_what_is_whole(start: Callable[..., Server], tiny_arti
     assert server.embed("text").json() == before
     (tmp_path / "kept").rename(tokenizer)
     manifest = (path / "artifact.json").read_text()
-    (path / "artifact.json").write_text(manifest.replace('"dimensions": 64', '"dimensions": 65'))
+    edit(path, lambda changed: changed["model"].update(dimensions=65))
     assert "65" in reload(headers=KEY).json()["error"]["message"]
     assert server.embed("text").json() == before
     (path / "artifact.json").write_text(manifest)

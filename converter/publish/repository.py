@@ -1,15 +1,16 @@
-"""A published repository as its `artifact.json` of schema 3 says it: a manifest for each precision, and all other files."""
+"""A published repository as its `artifact.json` of schema 5 says it: a manifest for each precision, and all other files."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
-from shim import artifact
+from shim import artifact, seal
 from shim.artifact import Manifest
 from shim.errors import IntegrityError
-from shim.jsons import read_manifest
+from shim.jsons import JsonObject, read_manifest
 from shim.listing import MANIFEST, File
-from shim.repository import SCHEMA, parse
+from shim.repository import SCHEMA, SCHEMAS, parse
 
 CARD = "README.md"
 Files = dict[str, File]  # by path in the repository
@@ -40,20 +41,21 @@ class Repository:
 
     def write(self, directory: Path) -> None:
         """Write `artifact.json`."""
-        value = {
+        value: JsonObject = {
             "schema": SCHEMA,
             "name": self.name,
             "default": self.default,
             "precisions": {key: manifest.as_json() for key, manifest in self.precisions.items()},
-            "files": self.files,
+            "files": cast(JsonObject, self.files),
         }
-        (directory / MANIFEST).write_text(json.dumps(value, ensure_ascii=False, indent=1, allow_nan=False), encoding="utf-8")
+        text = json.dumps(seal.sealed(value), ensure_ascii=False, indent=1, allow_nan=False)
+        (directory / MANIFEST).write_text(text, encoding="utf-8")
 
 
 def read(path: Path, id: str) -> Repository:
-    """The repository that an `artifact.json` describes. Raises IntegrityError where it is not one of schema 3."""
+    """The repository that an `artifact.json` describes. Raises IntegrityError where it is not one of theirs."""
     raw = read_manifest(path)
-    if raw.get("schema") != SCHEMA:
+    if raw.get("schema") not in SCHEMAS:
         raise IntegrityError(f"{path}: not the manifest of a published repository")
     listing = parse(raw, path)
     precisions = {key: artifact.parse(manifest, path) for key, manifest in listing.precisions.items()}

@@ -9,7 +9,7 @@ import numpy as np
 
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
-from shim.pooling import OUTPUTS
+from shim.pooling import OUTPUTS, PROJECTED
 from shim.runtimes import PRESENT
 from shim.text import Tokens
 
@@ -50,7 +50,10 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto") -> "
     runtime, outputs = OnnxRuntime(session), [value.name for value in session.get_outputs()]
     if not set(runtime.inputs) <= {field.name for field in fields(Tokens)}:
         raise IntegrityError(f"{path}: the graph's inputs are {', '.join(runtime.inputs):.200}, not those of an encoder")
-    if not all(OUTPUTS.get(head) in outputs for head in manifest.model.heads):
+    wanted = {OUTPUTS.get(head) for head in (*manifest.model.heads, *(["hidden"] if manifest.task == "embed" else []))}
+    if manifest.model.projected and manifest.model.normalized:
+        wanted.add(PROJECTED)
+    if not wanted <= set(outputs):
         raise IntegrityError(f"{path}: the graph's outputs are {', '.join(outputs):.200}, not the heads of the manifest")
     return runtime
 

@@ -11,7 +11,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from shim import artifact
+from shim import artifact, seal
+from shim.repository import SCHEMA
 from support.commands import run
 from support.hub import Hub
 from support.publishing import Precisions
@@ -46,7 +47,7 @@ def publish(into: Path, *artifacts: Path, name: str = "tiny-onnx", external: boo
     (into / "assets/parity.svg").write_text("<svg/>")
     (into / "README.md").write_text("# A card, which anybody may change")
     files = {"assets/parity.svg": entry(into / "assets/parity.svg")}
-    write(into, {"schema": 3, "name": name, "default": next(iter(precisions)), "precisions": precisions, "files": files})
+    write(into, {"schema": 5, "name": name, "default": next(iter(precisions)), "precisions": precisions, "files": files})
     return into
 
 
@@ -55,9 +56,21 @@ def entry(path: Path) -> dict[str, Any]:
     return {"sha256": artifact.hash_file(path), "size": path.stat().st_size}
 
 
-def write(folder: Path, manifest: object) -> None:
-    """The manifest as it is."""
-    (folder / "artifact.json").write_text(json.dumps(manifest))
+def write(folder: Path, manifest: dict[str, Any]) -> None:
+    """The manifest, sealed by whoever wrote it."""
+    (folder / "artifact.json").write_text(json.dumps(sealed(manifest)))
+
+
+def sealed(manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest of an artifact or of a repository with the seals that go with what it says now."""
+    if isinstance(manifest.get("precisions"), dict):
+        sealing = {key: sealed(each) if isinstance(each, dict) else each for key, each in manifest["precisions"].items()}
+        manifest = manifest | {"precisions": sealing}
+    new = manifest.get("schema") in (artifact.SCHEMA, SCHEMA)
+    try:
+        return seal.sealed(manifest) if new else seal.unsealed(manifest)
+    except ValueError:  # NaN, of which no seal is
+        return manifest
 
 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
