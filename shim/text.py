@@ -1,6 +1,7 @@
 """Texts to tokens: task prompts, pairs, special tokens, truncation and padding, whatever the tokenizer file itself has set."""
 
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -193,7 +194,7 @@ class TextEncoder:
     def _own_pairs(self, query: str, documents: Sequence[str], side: str, prefix: Prefix) -> Steps[list[Encoded]]:
         self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
         if prefix.query is None:
-            prefix.query = yield from self._contents.of_one(query, len(query), side)  # whole: the longer of the two is cut
+            prefix.query = yield from self._contents.of_one(query, sys.maxsize, side)  # whole: the longer of the two is cut
         first = prefix.query
 
         def made(content: Encoding) -> Encoded:
