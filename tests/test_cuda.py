@@ -54,6 +54,21 @@ def test_cuda_has_a_kernel_for_every_node(family: tuple[recipe.Recipe, Checkpoin
     assert missing <= (ANGLES if bits < 16 else set())
 
 
+@pytest.mark.slow
+def test_a_long_text_is_finite_in_float16(family: tuple[recipe.Recipe, Checkpoint], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    ids, mask = rng.integers(5, 900, (1, 8192)), np.ones((1, 8192), np.int64)
+    ids[:, 8000:], mask[:, 8000:] = family[1].config.get("pad_token_id") or 0, 0
+    given, found = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}, []
+    for bits in (16, 32):
+        (tmp_path / str(bits)).mkdir()
+        session = ort.InferenceSession(str(written(family, bits, tmp_path / str(bits))), providers=["CPUExecutionProvider"])
+        name = "logits" if family[0].task == "rerank" else "sentence_embedding"
+        found.append(session.run([name], {value.name: given[value.name] for value in session.get_inputs()})[0])
+    assert np.isfinite(found).all()
+    assert np.abs(found[0] - found[1]).max() < 0.01 * np.abs(found[1]).max()
+
+
 def test_what_is_for_cpus_alone_is_known(tmp_path: Path) -> None:
     loaded = recipe.load(str(write_recipe(tmp_path / "tiny.toml")))
     checkpoint = open_source(loaded, str(write_bert(tmp_path / "checkpoint", bert_config()))).without(bert.OPTIONAL)
