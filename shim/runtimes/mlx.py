@@ -106,6 +106,7 @@ class MlxRuntime:
             self.weights = {n: w if w.dtype == mx.uint32 else w.astype(mx.float32) for n, w in self.weights.items()}
         self.weights |= {name: self.weights[name].astype(mx.float32) for name in heads}
         mx.eval(self.weights)
+        self._joints: dict[tuple[str, ...], tuple[str | None, list[int]]] = {}
 
     def _check_shape(self, directory: Path, name: str, shape: tuple[int, ...]) -> None:
         settings = self.quantization.get(name.removesuffix(".weight"))
@@ -125,7 +126,7 @@ class MlxRuntime:
 
     def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
-        ops = MlxOps(self.mx, self.weights, self.packed, tokens, None if past is None else self.mx.array(past))
+        ops = MlxOps(self.mx, self.weights, self.packed, self.joined, tokens, None if past is None else self.mx.array(past))
         spec = self.spec
         found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules)
         if PRESENT in names:
@@ -140,6 +141,27 @@ class MlxRuntime:
         if settings is None:
             return None
         return tuple(self.weights[f"{name}.{part}"] for part in ("weight", "scales", "biases")), settings
+
+    def joined(self, names: tuple[str, ...]) -> tuple[str | None, list[int]]:
+        """The one module that layers of one input are, put in their place when first asked for, and where the parts of its
+        output end, but the last; None where they are not stored alike.
+        """
+        if names not in self._joints:
+            self._joints[names] = self._join(names)
+        return self._joints[names]
+
+    def _join(self, names: tuple[str, ...]) -> tuple[str | None, list[int]]:
+        settings = [self.quantization.get(name) for name in names]
+        if any(other != settings[0] for other in settings):
+            return None, []
+        joint = "+".join(names)
+        parts = [part for part in ("weight", "scales", "biases", "bias") if f"{names[0]}.{part}" in self.weights]
+        ends = np.cumsum([self.weights[f"{name}.weight"].shape[0] for name in names])[:-1].tolist()
+        for part in parts:
+            self.weights[f"{joint}.{part}"] = self.mx.concatenate([self.weights.pop(f"{name}.{part}") for name in names])
+        if settings[0] is not None:
+            self.quantization[joint] = settings[0]
+        return joint, ends
 
     def _dense(self, name: str) -> "Array":
         packed = self.packed(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -23,11 +24,12 @@ class MlxOps:
         mx: ModuleType,
         weights: dict[str, Array],
         packed: Callable[[str], Packed | None],
+        joined: Callable[[tuple[str, ...]], tuple[str | None, list[int]]],
         tokens: Tokens,
         past: Array | None = None,
     ):
-        """packed: for the name of a quantized module, else None. past: see shim.runtimes.Runtime."""
-        self.mx, self.weights, self.packed, self.tokens = mx, weights, packed, tokens
+        """packed: for the name of a quantized module, else None. joined: see MlxRuntime. past: see shim.runtimes.Runtime."""
+        self.mx, self.weights, self.packed, self.joined, self.tokens = mx, weights, packed, joined, tokens
         self.mask = self.mx.array(tokens.attention_mask.astype(bool))
         self.past, self.before = past, 0 if past is None else past.shape[1]
         self.present: list[Array] = []  # of each causal layer in turn, its keys and values, (n, groups, length, d)
@@ -63,7 +65,10 @@ class MlxOps:
         return product + self.weights[f"{name}.bias"] if bias else product
 
     def linears(self, names: Sequence[str], x: Array, bias: bool = True) -> list[Array]:
-        return [self.linear(name, x, bias) for name in names]
+        joint, ends = self.joined(tuple(names))
+        if joint is None:
+            return [self.linear(name, x, bias) for name in names]
+        return self.mx.split(self.linear(joint, x, bias), ends, axis=-1)
 
     def head(self, name: str, x: Array, bias: bool = True) -> Array:
         return self.linear(name, self.full(x), bias)  # the runtime holds the weights of heads in float32
@@ -79,7 +84,7 @@ class MlxOps:
         return self.mx.fast.rms_norm(x, weight, eps).astype(weight.dtype)
 
     def gelu(self, x: Array) -> Array:
-        return x * (1 + self.mx.erf(x / 2**0.5)) / 2
+        return _gelu(self.mx)(x)
 
     def silu(self, x: Array) -> Array:
         return x * self.mx.sigmoid(x)
@@ -169,3 +174,12 @@ class MlxOps:
     def normalize(self, x: Array) -> Array:
         x = self.full(x)
         return x / self.mx.maximum(self.mx.linalg.norm(x, axis=-1, keepdims=True), 1e-12)
+
+
+@functools.cache
+def _gelu(mx: ModuleType) -> Callable[[Array], Array]:
+    def gelu(x: Array) -> Array:
+        return x * (1 + mx.erf(x / 2**0.5)) / 2
+
+    # One kernel instead of five; on a CPU it needs the machine's compiler, and is slower.
+    return gelu if mx.default_device() == mx.cpu else mx.compile(gelu, shapeless=True)

@@ -69,6 +69,7 @@ def write(
 def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     checkpoint, module = ops.checkpoint, architecture(recipe.architecture)
     spec, config = recipe.model, module.Config.read(checkpoint.config)
+    ops.max_tokens = spec.max_tokens
     ops.prefixed = "score" in spec.heads and bool(module.ROWS)  # a causal reranker: its template and the query come first
     found = outputs(ops, module, config, spec.pooling, spec.heads, spec.modules)
     presents = prefix.output(ops)

@@ -39,10 +39,10 @@ class Attention:
         if not ops.blocked:
             return self._masked(query, key, value, bias)
         short = self._short()
-        padding = None if self.causal else self._padding()  # made outside the branch
+        further = None if self.causal else self._further()  # made outside the branch
 
         def in_blocks() -> ir.Value:
-            if padding is None:
+            if further is None:
                 return self._blocks(query, CAUSAL_BLOCK, lambda part, start, end: self._causal(part, key, value, start, end))
             wide, keys = self._widened(query, key)
             return self._blocks(wide, BLOCK, lambda part, *_: self._unmasked(part, keys, value))
@@ -60,26 +60,26 @@ class Attention:
         return self.ops.node("MultiHeadAttention", query, key, value, domain=CONTRIB, num_heads=self.heads, scale=scale)
 
     def _widened(self, query: ir.Value, key: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """Both with further columns in each head: ones in the queries, and `_padding` in the keys."""
-        ops, padding = self.ops, self._padding()
+        """Both with the further columns in each head."""
+        ops = self.ops
         split, joined = (ops.constant([0, 0, *shape]) for shape in ((self.heads, self.size), (-1,)))
-        query, key = (ops.node("Reshape", part, split) for part in (query, key))
-        query = ops.node("Pad", query, ops.constant([0, self._columns]), ops.constant(1, ops.dtype), ops.constant([3]))
-        key = ops.node("Concat", key, padding, axis=3)
-        return ops.node("Reshape", query, joined), ops.node("Reshape", key, joined)
+        pairs = zip((query, key), self._further(), strict=True)
+        wide = [ops.node("Concat", ops.node("Reshape", part, split), columns, axis=3) for part, columns in pairs]
+        query, key = (ops.node("Reshape", part, joined) for part in wide)
+        return query, key
 
-    @property
-    def _columns(self) -> int:
-        return 1 if self.ops.dtype is np.float32 else 8  # CUDA's fused kernels take multiples of 8
-
-    def _padding(self) -> ir.Value:
-        """(n, keys, heads, columns): 0 on tokens; on padding what no score reaches, and what is finite in sum with one."""
+    def _further(self) -> tuple[ir.Value, ir.Value]:
+        """What masks padding, (n, tokens, heads, columns) each: ones for queries; for keys 0 on tokens, on padding what no
+        score reaches, and what is finite in sum with one.
+        """
         ops, least = self.ops, -1e30 if self.ops.dtype is np.float32 else -1e4
-        if "padding" not in ops.made:
+        columns = 1 if self.ops.dtype is np.float32 else 8  # CUDA's fused kernels take multiples of 8
+        if "ones" not in ops.made:
             seen = ops.node("Unsqueeze", ops.cast(ops.input("attention_mask"), np.bool_), ops.constant([2, 3]))
             added = ops.node("Where", seen, ops.constant(0, ops.dtype), ops.constant(least, ops.dtype))
-            ops.made["padding"] = ops.node("Expand", added, ops.constant([1, 1, self.heads, self._columns]))
-        return ops.made["padding"]
+            ops.made["padding"] = ops.node("Expand", added, ops.constant([1, 1, self.heads, columns]))
+            ops.made["ones"] = ops.node("Expand", ops.constant(1, ops.dtype), ops.node("Shape", ops.made["padding"]))
+        return ops.made["ones"], ops.made["padding"]
 
     def _short(self) -> ir.Value:
         """Whether the keys are few enough to be taken whole, a scalar."""
@@ -136,13 +136,12 @@ class Attention:
     def _blocks(self, query: ir.Value, most: int, attend: Callable[[ir.Value, ir.Value, ir.Value], ir.Value]) -> ir.Value:
         """What `attend` gives for blocks of up to `most` queries, joined. It gets a block and where that starts and ends."""
         ops, one = self.ops, self.ops.constant([1])
-        # `turns` blocks of `block` queries each, the last one filled up with zeros that are cut off again.
+        # `turns` blocks of `block` queries each, the last one filled up with the first queries, which are cut off again.
         length = ops.length(query, 1)
         turns = ops.node("Div", ops.node("Add", length, ops.constant([most - 1])), ops.constant([most]))
         block = ops.node("Div", ops.node("Sub", ops.node("Add", length, turns), one), turns)
         missing = ops.node("Sub", ops.node("Mul", block, turns), length)
-        pads = ops.node("Concat", ops.constant([0]), missing, axis=0)
-        query = ops.node("Pad", query, pads, ops.constant(0, ops.dtype), ops.constant([1]))
+        query = ops.node("Concat", query, ops.slice(query, 0, missing, 1), axis=1)
         turn = ir.Value(name=f"turn_{ops.count}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.INT64))
         go_on = ir.Value(name=f"go_on_{ops.count}", shape=ir.Shape([]), type=ir.TensorType(ir.DataType.BOOL))
 

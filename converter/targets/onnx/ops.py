@@ -1,6 +1,6 @@
 """shim.architectures.Ops that record an ONNX graph: standard operators (opset 23), and ORT's where these are faster."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -29,8 +29,8 @@ class OnnxOps(Recorder):
         return self.node("Unsqueeze", self.node("Range", self.constant(first), end, self.constant(1)), self.constant([0]))
 
     def positions_after(self, padding: int) -> ir.Value:
-        same = self.node("Equal", self.input("input_ids"), self.constant(padding))
-        counted = self.cast(self.node("Not", same), np.int64)
+        differs = self.cast(self.node("Sub", self.input("input_ids"), self.constant(padding)), np.bool_)
+        counted = self.cast(differs, np.int64)
         places = self.node("Mul", self.node("CumSum", counted, self.constant(1)), counted)
         return self.node("Add", places, self.constant(padding))
 
@@ -176,19 +176,30 @@ class OnnxOps(Recorder):
 
     def rotate(self, x: ir.Value, base: float) -> ir.Value:
         heads, size = self.sizes[x.name]
-        cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
         first = self.constant([0])  # row of the tables
+        if self.dtype is np.float32:
+            cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
+        else:  # for GPUs: CUDA has neither operator at this opset
+            cos, sin = (self._table(base, size, turn) for turn in (np.cos, np.sin))
+            first = prefix.length(self) if self.prefixed else first
         return self._like(x, self.node("RotaryEmbedding", x, first, cos, sin, domain=CONTRIB, num_heads=heads))
 
     def _angles(self, base: float, size: int, kind: str) -> ir.Value:
         """(length, size / 2) cosines or sines of the rotary angles."""
         key = (kind, base, size)
         if key not in self.made:
-            speeds = base ** (-np.arange(0, size, 2, dtype=np.float64) / size)
             places = self.node("Transpose", self.cast(self._places(), np.float32), perm=[1, 0])
-            turn = self.node(kind, self.node("Mul", places, self.constant(speeds[None], np.float32)))
-            self.made[key] = turn if self.dtype is np.float32 else self.cast(turn, self.dtype)
+            self.made[key] = self.node(kind, self.node("Mul", places, self.constant(_speeds(base, size), np.float32)))
         return self.made[key]
+
+    def _table(self, base: float, size: int, turn: Callable[[np.ndarray], np.ndarray]) -> ir.Value:
+        """(max_tokens, size / 2) cosines or sines of the rotary angles, these rounded to float32 as upstream does."""
+
+        def rows() -> list[np.ndarray]:
+            places = np.arange(self.max_tokens, dtype=np.float32)[:, None]
+            return [turn(places * _speeds(base, size).astype(np.float32)).astype(self.dtype)]
+
+        return self.weight(f"rotary_{turn.__name__}_{base}_{size}", (self.max_tokens, size // 2), self.dtype, rows)
 
     def _places(self) -> ir.Value:
         return self.node("Add", self.positions(), prefix.length(self)) if self.prefixed else self.positions()
@@ -211,7 +222,7 @@ class OnnxOps(Recorder):
             return self.full(self._like(hidden, self.node("Gather", hidden, self.constant(0), axis=1)))
         if pooling == "last":
             places = self.node("Mul", mask, self.node("Add", self.positions(), self.constant(1)))
-            last = self.node("ArgMax", places, axis=1, keepdims=1)
+            last = self.node("ArgMax", self.cast(places, np.float32), axis=1, keepdims=1)  # CUDA takes no whole numbers
             return self.full(self._like(hidden, self.node("GatherND", hidden, last, batch_dims=1)))
         if pooling == "max":
             attended = self.cast(self.node("Unsqueeze", mask, self.constant([2])), np.bool_)
@@ -233,3 +244,8 @@ class OnnxOps(Recorder):
         wide = self.full(x)
         norm = self.node("ReduceL2", wide, self.constant([-1]), keepdims=1)
         return self._like(wide, self.node("Div", wide, self.node("Max", norm, self.constant(1e-12, np.float32))))
+
+
+def _speeds(base: float, size: int) -> np.ndarray:
+    """(1, size / 2) radians a token by which the pairs of a head turn. Source: Su et al. 2021, RoFormer."""
+    return base ** (-np.arange(0, size, 2, dtype=np.float64)[None] / size)

@@ -42,6 +42,7 @@ class Recorder:
         self.residuals: dict[str, tuple[ir.Value, ir.Value]] = {}  # of a product added to something, the two
         self.sizes: dict[str, tuple[int, ...]] = {}  # (width,) of what `linear` gave, (heads, d) once it is split
         self.count = 0
+        self.max_tokens = 0  # of a text: so many have a position
         self.prefixed = False  # whether what all rows begin with can be given as keys and values instead, see `optional`
         self.optional: dict[str, ir.Value] = {}
         self.present: list[ir.Value] = []  # of each layer, in turn, the first row's keys and values
