@@ -42,7 +42,6 @@ def held(directory: Path, files: Mapping[str, File], hashed: bool = True) -> Ite
             time.sleep(TICK / 1e9)  # the next change has another time
         for name, file in opened.items():
             target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
             _lead(target, file)
             if hashed:
                 with target.open("rb") as content:
@@ -82,6 +81,7 @@ def _state(file: BufferedReader) -> tuple[int, int, int]:
 def _lead(target: Path, file: BufferedReader) -> None:
     """Have the path `target` lead to what is open, or to a copy of it."""
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         if DESCRIPTORS.is_dir():
             target.symlink_to(DESCRIPTORS / str(file.fileno()))
         elif not _cloned(target, file):

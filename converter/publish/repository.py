@@ -53,7 +53,7 @@ class Repository:
 
 
 def read(path: Path, id: str) -> Repository:
-    """The repository that an `artifact.json` describes. Raises IntegrityError where it is not one of theirs."""
+    """The repository that an `artifact.json` describes. Raises IntegrityError where it is none."""
     raw = read_manifest(path)
     if raw.get("schema") not in SCHEMAS:
         raise IntegrityError(f"{path}: not the manifest of a published repository")
