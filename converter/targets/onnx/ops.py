@@ -177,8 +177,9 @@ class OnnxOps(Recorder):
     def rotate(self, x: ir.Value, base: float) -> ir.Value:
         heads, size = self.sizes[x.name]
         cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
-        first = self.constant([0])  # row of the tables
-        return self._like(x, self.node("RotaryEmbedding", x, first, cos, sin, domain=CONTRIB, num_heads=heads))
+        if "rows" not in self.made:  # (n, length), those of the tables
+            self.made["rows"] = self.node("Expand", self.positions(), self.node("Shape", self.input("input_ids")))
+        return self._like(x, self.node("RotaryEmbedding", x, cos, sin, self.made["rows"], num_heads=heads))
 
     def _angles(self, base: float, size: int, kind: str) -> ir.Value:
         """(length, size / 2) cosines or sines of the rotary angles."""
