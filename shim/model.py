@@ -33,29 +33,31 @@ def load(
     """Load a sealed artifact: manifest, hashes and verdict are checked first.
 
     path: a directory, or as a string ORG/NAME[@REVISION], a repository of the hub, fetched unless it is in the cache.
-    runtime: `auto` takes the one that the artifact was made for. device: `auto`, `cpu`, `gpu` (mlx) or `cuda` (onnx).
+    runtime: `auto` takes the one that the artifact was made for; `openvino` takes those for onnx that were verified with it.
+    device: `auto`, `cpu`, `gpu` (mlx) or `cuda` (onnx).
     min_parity: accept an artifact that was sealed at this lower target. allow_unverified: skip the verdict, and the hashes of
     a directory. precision: of a repository that has several, such as `8bit`. require_signature: the PEM file of the public key
     of who must have signed it; then no hash is skipped.
     Raises IntegrityError for an artifact that is not whole, not sealed or not signed, UsageError for a runtime, device or
     precision it cannot have, SourceError where the hub cannot give it.
     """
-    if runtime not in ("auto", *artifact.TARGETS):
-        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(artifact.TARGETS)})")
+    known = [name for names in artifact.RUNTIMES.values() for name in names]
+    if runtime not in ("auto", *known):
+        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(known)})")
     found = hub.find(str(path), precision, require_signature) if hub.is_repository(path) else None
     directory = Path(path)
     if found is None and require_signature is not None:
         signature.check(directory, require_signature)
     manifest = found.manifest if found else artifact.read(directory, precision)
-    if runtime not in ("auto", manifest.target):
-        raise UsageError(f"{manifest.name} was made for {manifest.target}; runtime {runtime} cannot load it")
+    runtime = manifest.target if runtime == "auto" else runtime
+    manifest = manifest.through(runtime)
     if not allow_unverified:
         artifact.check_verdict(manifest, min_parity)
     if found is not None:
         directory = hub.fetch(found)
     elif require_signature is not None or not allow_unverified:
         artifact.check_files(directory, manifest)
-    opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
+    opener = importlib.import_module(f"shim.runtimes.{runtime}").open_runtime
     encoder = TextEncoder(directory, manifest.model.max_tokens, manifest.model.lower_case)
     model = Model(manifest, encoder, opener(directory, manifest, device))
     if found is not None:
