@@ -168,11 +168,18 @@ def print_recipe(model: str, pooling: str | None, normalize: bool | None) -> Non
 @source_option
 @corpus_option
 @accept_option
+@click.option(
+    "--runtime",
+    type=click.Choice(sorted(name for names in artifact.RUNTIMES.values() for name in names)),
+    help="Measure through this one, where it is not the one that the artifact was made for; sealed beside the other's figures.",
+)
 @json_option
-def verify(path: Path, source: str | None, corpus: Path | None, accept_license: tuple[str, ...], as_json: bool) -> int:
+def verify(
+    path: Path, source: str | None, corpus: Path | None, accept_license: tuple[str, ...], runtime: str | None, as_json: bool
+) -> int:
     """Measure an artifact again and seal the new figures; with --corpus they are only shown."""
     with StageProgress(quiet=as_json) as progress:
-        manifest = pipeline.verify(path, source, corpus, progress, accept_license)
+        manifest = pipeline.verify(path, source, corpus, progress, accept_license, runtime)
     return report(manifest, path, as_json)
 
 

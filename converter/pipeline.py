@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +14,7 @@ from converter.evaluation.compare import compare
 from converter.evaluation.sets import gather
 from converter.job import Job, Request, resolve
 from converter.proof.measure import Progress, check_queries, measure, prepare
+from converter.proof.openvino import measure_openvino, open_with_openvino
 from converter.recipe import Recipe, Source
 from converter.sealing import check_writable, keep, seal, seal_again
 from converter.source.checkpoint import Checkpoint, described
@@ -21,7 +23,7 @@ from converter.source.settle import SETTLED
 from converter.staging import empty, staged
 from converter.strategy import strategy
 from shim import artifact
-from shim.artifact import Manifest, Origin
+from shim.artifact import Manifest, Origin, Tool
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.parity import Evaluation, Witness
 
@@ -60,16 +62,27 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
 
 
 def verify(
-    directory: Path, source: str | None, corpus_file: Path | None, progress: Progress, accepted: Collection[str] = ()
+    directory: Path,
+    source: str | None,
+    corpus_file: Path | None,
+    progress: Progress,
+    accepted: Collection[str] = (),
+    runtime: str | None = None,
 ) -> Manifest:
     """Measure an artifact again. With our own corpus the new figures are sealed into it; with a user's they are only returned.
 
-    accepted: the licenses that `--accept-license` names. Raises UsageError for a license that must be accepted and is not,
-    IntegrityError when the artifact, or the original that `source` names, is not what the manifest lists.
+    accepted: the licenses that `--accept-license` names. runtime: through which, where it is not the one that the artifact was
+    made for; its figures are sealed beside the others, and what is returned is `Manifest.through` it. Raises UsageError for a
+    license that must be accepted and is not, and for a runtime that cannot load it, IntegrityError when the artifact, or the
+    original that `source` names, is not what the manifest lists.
     """
     manifest = artifact.read(directory)
     licenses.accept(manifest, accepted)
     artifact.check_files(directory, manifest)
+    further = runtime if runtime not in (None, manifest.target) else None
+    if further:
+        _check_current(manifest.through(further))
+        open_with_openvino(directory, manifest)  # before the original is asked, which takes longer
     checkpoint = _original(manifest, source)
     if corpus_file is None:
         check_writable(directory)
@@ -77,6 +90,13 @@ def verify(
     texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
     check_queries(checkpoint, manifest.model, manifest.task, texts)
     witness = prepare(checkpoint, manifest.task, texts, progress)
+    if further:
+        parity = measure_openvino(directory, manifest, checkpoint, texts, progress)
+        parity = dataclasses.replace(parity, witness=witness, corpus_sha256=digest)
+        packages = {**manifest.tool["packages"], further: importlib.metadata.version(further)}
+        runtimes, tool = {**(manifest.runtimes or {}), further: parity}, Tool({**manifest.tool, "packages": packages})
+        measured = dataclasses.replace(manifest, runtimes=runtimes, tool=tool)
+        return (measured if corpus_file else seal_again(directory, manifest, measured)).through(further)
     parity, cosines = measure(directory, manifest, checkpoint, texts, progress)
     kept = manifest.parity.evaluation  # the files are those that it was measured on
     origin = Origin(repo=manifest.source["repo"], revision=manifest.source["revision"])
@@ -99,8 +119,7 @@ def evaluate(
     """
     manifest = artifact.read(directory)
     artifact.check_files(directory, manifest)
-    if manifest.schema == artifact.UNWITNESSED:
-        raise UsageError(f"{manifest.name} is of an older version; `convert verify` brings it up to date first")
+    _check_current(manifest)
     check_writable(directory)
     sets = gather(manifest.task, pairs, folders, nano)
     found = compare(directory, manifest, _original(manifest, source), sets, progress)
@@ -109,6 +128,11 @@ def evaluate(
     evaluated = dataclasses.replace(manifest, parity=dataclasses.replace(manifest.parity, evaluation=kept + found))
     seal_again(directory, manifest, evaluated)
     return evaluated, found
+
+
+def _check_current(manifest: Manifest) -> None:
+    if manifest.schema == artifact.UNWITNESSED:
+        raise UsageError(f"{manifest.name} is of an older version; `convert verify` brings it up to date first")
 
 
 def _original(manifest: Manifest, source: str | None) -> Checkpoint:

@@ -45,6 +45,9 @@ def summary(manifest: Manifest, path: str) -> str:
         if parity.witness:
             lines.append(f"  witness  {witness_line(parity.witness)}")
         lines += [f"  note     {note}" for note in parity.notes or ()]
+    for name, other in (manifest.runtimes or {}).items():
+        worst = ", ".join(f"{head} worst {cosine:.5f}" for head, cosine in other.worst.items())
+        lines.append(f"  {name:8} {other.verdict} ({other.device}, {other.kernels}): {worst}")
     lines += evaluation(parity.evaluation) if parity.evaluation else []
     lines += [f"  override {key}: {reason}" for key, reason in manifest.source.get("overrides", {}).items()]
     return "\n".join(lines)
@@ -79,6 +82,8 @@ def shortfall(manifest: Manifest) -> str:
             where = f" on text {figures.worst_text}" if bar.on == "worst" else ""
             reasons.append(f"{head} {cosine:.5f}{where} is {bar.cosine - cosine:.5f} short of {bar.cosine:g}")
     advice = "more --bits come nearer" if manifest.bits < 16 else "which is more than rounding does at these bits"
+    if manifest.parity.runtime not in (None, manifest.target):
+        advice = f"the artifact's own figures, on {manifest.target}, are as they were"
     what = f"{bar.on} cosine of {'; '.join(reasons)}; {advice}" if reasons else "; ".join(manifest.parity.notes or ())
     return f"{manifest.name} failed: {what}; kept, marked fail"
 

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import NotRequired, TypedDict
@@ -12,17 +12,15 @@ from shim import repository, seal
 from shim.errors import IntegrityError, SourceError, UsageError
 from shim.jsons import JsonObject, read_manifest, strictly
 from shim.listing import MANIFEST, SIGNATURE, File, check_file, check_listing, hash_file
-from shim.parity import PARITY_TARGET, Parity, Witness
+from shim.parity import PARITY_TARGET, Parity, check_parity
 from shim.spec import STEPS, ModelSpec
 
 SCHEMA = 4
 UNSEALED = 2  # the schema of artifacts whose manifest has no seal of its own
 UNWITNESSED = 1  # of those, too, whose reference no upstream loader had confirmed; they have no keys of SINCE
-WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
-TARGETS = ("mlx", "onnx")
-
-
-SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case")
+RUNTIMES = {"mlx": ("mlx",), "onnx": ("onnx", "openvino")}  # target -> what runs it, first what every artifact is sealed with
+TARGETS = tuple(RUNTIMES)
+SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case", "runtimes")
 
 
 class Origin(TypedDict):
@@ -109,7 +107,10 @@ class Tool(TypedDict):
 
 @dataclass(frozen=True)
 class Manifest:
-    """`artifact.json`, one attribute a key but its seal. Files of ours are read strictly: no key is unknown or missing."""
+    """`artifact.json`, one attribute a key but its seal. Files of ours are read strictly: no key is unknown or missing.
+
+    runtimes: the parity that was measured through further runtimes, by their names; `parity` is of the target's own.
+    """
 
     schema: int
     name: str
@@ -125,6 +126,7 @@ class Manifest:
     tool: Tool
     license: str
     created: str
+    runtimes: dict[str, Parity] | None = None
 
     @property
     def verdict(self) -> str:
@@ -134,6 +136,18 @@ class Manifest:
     def size(self) -> int:
         """Bytes of all files listed."""
         return sum(entry["size"] for entry in self.files.values())
+
+    def through(self, runtime: str) -> "Manifest":
+        """The manifest as it counts for a runtime: `parity` is what was measured through it, unverified where nothing was.
+
+        Raises UsageError for a runtime that cannot load the artifact.
+        """
+        if runtime not in RUNTIMES[self.target]:
+            raise UsageError(f"{self.name} was made for {self.target}; runtime {runtime} cannot load it")
+        if runtime == self.target:
+            return self
+        unmeasured = Parity(verdict="unverified", runtime=runtime)
+        return replace(self, parity=(self.runtimes or {}).get(runtime, unmeasured), runtimes=None)
 
     def as_json(self) -> JsonObject:
         """The manifest as JSON values, as `write` writes it: with its seal, if its schema has one."""
@@ -178,7 +192,6 @@ def parse(raw: object, path: Path) -> Manifest:
 
 def _check_verdict(manifest: Manifest, path: Path) -> None:
     """A hand-edited verdict contradicts the figures beside it."""
-    parity, heads = manifest.parity, manifest.parity.heads or {}
     if manifest.target not in TARGETS:
         raise IntegrityError(f"{path}: target {manifest.target!r} unknown ({', '.join(TARGETS)})")
     if manifest.model.max_tokens < 1 or manifest.model.dimensions < 1:
@@ -186,26 +199,16 @@ def _check_verdict(manifest: Manifest, path: Path) -> None:
     for step in manifest.model.modules:
         if step.activation not in STEPS.get(step.type, ()) or (step.type == "dense") != (step.width > 0):
             raise IntegrityError(f"{path}: module {step} unknown ({', '.join(STEPS)})")
-    if parity.verdict != "unverified" and (not heads or parity.target is None):
-        raise IntegrityError(f"{path}: malformed parity: verdict {parity.verdict} without figures or target")
-    if parity.verdict == "pass" and not (parity.bar.passes(heads) and set(manifest.model.heads) <= set(heads)):
-        lowest = 1 - parity.bar.loss_of(heads)
-        raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
-    if parity.verdict == "pass" and manifest.schema != UNWITNESSED:
-        _check_witness(parity.witness, path)
+    check_parity(manifest.parity, manifest.model.heads, manifest.schema != UNWITNESSED, path)
+    for runtime, parity in (manifest.runtimes or {}).items():
+        if runtime not in RUNTIMES[manifest.target][1:] or parity.runtime != runtime:
+            raise IntegrityError(f"{path}: runtimes: {runtime!r} unknown, or its figures are of {parity.runtime!r}")
+        check_parity(parity, manifest.model.heads, True, path)
     check_listing(manifest.files, path)
     try:
         datetime.fromisoformat(manifest.created).timestamp()
     except (ValueError, OverflowError):
         raise IntegrityError(f"{path}: created {manifest.created!r:.50} is no time as in 2026-01-31T12:00:00Z") from None
-
-
-def _check_witness(witness: Witness | None, path: Path) -> None:
-    """A pass needs an upstream library's word that the original was read as it reads it."""
-    if not witness or not witness.library or not witness.version:
-        raise IntegrityError(f"{path}: verdict pass without a witness; `convert verify` asks the upstream library")
-    if not witness.worst <= witness.tolerance <= WITNESS_TOLERANCE or witness.texts < 1:
-        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {witness.worst:.2g})")
 
 
 def write(directory: Path, manifest: Manifest) -> None:
@@ -259,6 +262,12 @@ def check_verdict(manifest: Manifest, min_parity: float | None) -> None:
     if min_parity is not None and not 0 <= min_parity <= 1:
         raise UsageError(f"min_parity must be from 0 to 1, not {min_parity}")
     if manifest.verdict != "pass":
+        if manifest.parity.runtime not in (None, manifest.target):
+            how = f"`convert verify ARTIFACT --runtime {manifest.parity.runtime}` measures that"
+            raise IntegrityError(
+                f"{manifest.name}: verdict with {manifest.parity.runtime} is {manifest.verdict}, not pass; {how}, "
+                "allow_unverified=True (--allow-unverified) loads it"
+            )
         raise IntegrityError(
             f"{manifest.name}: verdict is {manifest.verdict}, not pass; allow_unverified=True (--allow-unverified) loads it"
         )

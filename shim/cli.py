@@ -28,7 +28,7 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 TEXT = 'a JSON string or {"text": "…"}'
 RANKING = '{"query": "…", "documents": ["…", …]}'
 ARTIFACT = "ARTIFACT|ORG/NAME[@REV]"
-LOADING = ("device", "allow_unverified", "min_parity", "precision", "require_signature")
+LOADING = ("runtime", "device", "allow_unverified", "min_parity", "precision", "require_signature")
 
 
 def choosing(command: Callable[..., Result]) -> Callable[..., Result]:
@@ -54,6 +54,7 @@ def loading(command: Callable[..., Result]) -> Callable[..., Result]:
         click.option("--min-parity", type=click.FloatRange(0, 1), help="Accept an artifact sealed at this lower parity."),
         click.option("--allow-unverified", is_flag=True, help="Load an artifact without checking verdict and hashes."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu (MLX) or cuda (ONNX)."),
+        click.option("--runtime", default="auto", show_default=True, help="openvino: of an ONNX artifact verified with it."),
     ):
         with_options = option(with_options)
     return with_options

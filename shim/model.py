@@ -38,7 +38,8 @@ def load(
     """Load a sealed artifact: manifest, hashes and verdict are checked first.
 
     path: a directory, or as a string ORG/NAME[@REVISION], a repository of the hub, fetched unless it is in the cache.
-    runtime: `auto` takes the one that the artifact was made for. device: `auto`, `cpu`, `gpu` (mlx) or `cuda` (onnx).
+    runtime: `auto` takes the one that the artifact was made for; `openvino` takes those for onnx that were verified with it.
+    device: `auto`, `cpu`, `gpu` (mlx) or `cuda` (onnx).
     min_parity: accept an artifact that was sealed at this lower target. allow_unverified: skip the verdict, and the hashes of
     a directory. precision: of a repository that has several, such as `8bit`. require_signature: the PEM file of the public key
     of who must have signed it; then no hash is skipped. plain_text: control tokens in what users give are text; by default they
@@ -46,8 +47,9 @@ def load(
     Raises IntegrityError for an artifact that is not whole, not sealed or not signed, UsageError for a runtime, device or
     precision it cannot have, SourceError where the hub cannot give it.
     """
-    if runtime not in ("auto", *artifact.TARGETS):
-        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(artifact.TARGETS)})")
+    known = [name for names in artifact.RUNTIMES.values() for name in names]
+    if runtime not in ("auto", *known):
+        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(known)})")
     found = hub.find(str(path), precision, require_signature) if hub.is_repository(path) else None
     directory = Path(os.path.realpath(path))  # a link that is swapped meanwhile leads nobody elsewhere
     if found is not None:
@@ -55,8 +57,8 @@ def load(
     else:
         signed = None if require_signature is None else signature.check(directory, require_signature)
         manifest = artifact.read(directory, precision, signed)
-    if runtime not in ("auto", manifest.target):
-        raise UsageError(f"{manifest.name} was made for {manifest.target}; runtime {runtime} cannot load it")
+    runtime = manifest.target if runtime == "auto" else runtime
+    manifest = manifest.through(runtime)
     if not allow_unverified:
         artifact.check_verdict(manifest, min_parity)
     hashed = found is not None or require_signature is not None or not allow_unverified
@@ -66,7 +68,7 @@ def load(
                 directory = hub.fetch(found, hashed=attempt > 0)
             elif hashed:
                 artifact.check_files(directory, manifest, but=manifest.files)
-            model = _open(directory, manifest, device, hashed, plain_text)
+            model = _open(directory, manifest, runtime, device, hashed, plain_text)
             break
         except FileError as error:  # our folder of the hub is made anew; and another process may be linking its files
             if attempt == ATTEMPTS - 1 or (found is None and not isinstance(error, ChangedError)):
@@ -76,10 +78,10 @@ def load(
     return model
 
 
-def _open(directory: Path, manifest: Manifest, device: str, hashed: bool, plain_text: bool) -> "Model":
+def _open(directory: Path, manifest: Manifest, runtime: str, device: str, hashed: bool, plain_text: bool) -> "Model":
     with held(directory, manifest.files, hashed) as folder:
         servable.check(manifest, folder)
-        opener = importlib.import_module(f"shim.runtimes.{manifest.target}").open_runtime
+        opener = importlib.import_module(f"shim.runtimes.{runtime}").open_runtime
         encoder = TextEncoder(folder, manifest.model.max_tokens, manifest.model.lower_case, plain_text)
         model = Model(manifest, encoder, opener(folder, manifest, device))
         encoder.name(directory)

@@ -1,13 +1,17 @@
 """The verdict of an artifact: the figures that were measured, and the bar that they are held to."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
 
+from shim.errors import IntegrityError
+
 PARITY_TARGET = 0.999
+WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,3 +162,26 @@ class Parity:
     def promised(self) -> float:
         """The cosine that every text has: the target, or where only the mean must reach it, the worst, rounded down."""
         return self.bar.cosine if self.bar.on == "worst" else math.floor(1e4 * min(self.worst.values())) / 1e4
+
+
+def check_parity(parity: Parity, heads: Sequence[str], witnessed: bool, path: Path) -> None:
+    """Raise IntegrityError for a verdict that contradicts the figures beside it, in the manifest at `path`.
+
+    heads: what the model has. witnessed: whether a pass needs an upstream library's word that the original was read as it
+    reads it.
+    """
+    found = parity.heads or {}
+    if parity.verdict != "unverified" and (not found or parity.target is None):
+        raise IntegrityError(f"{path}: malformed parity: verdict {parity.verdict} without figures or target")
+    if parity.verdict != "pass":
+        return
+    if not (parity.bar.passes(found) and set(heads) <= set(found)):
+        lowest = 1 - parity.bar.loss_of(found)
+        raise IntegrityError(f"{path}: verdict pass contradicts its own figures ({parity.bar.on} {lowest:.6f})")
+    witness = parity.witness
+    if not witnessed:
+        return
+    if not witness or not witness.library or not witness.version:
+        raise IntegrityError(f"{path}: verdict pass without a witness; `convert verify` asks the upstream library")
+    if not witness.worst <= witness.tolerance <= WITNESS_TOLERANCE or witness.texts < 1:
+        raise IntegrityError(f"{path}: verdict pass contradicts its witness (off by {witness.worst:.2g})")

@@ -76,7 +76,7 @@ def test_an_artifact_loads_only_in_its_own_runtime(tiny_artifact: Path) -> None:
     assert shim.load(tiny_artifact, runtime="onnx").runtime.name == "onnx"
     with pytest.raises(UsageError, match="was made for onnx; runtime mlx cannot load it"):
         shim.load(tiny_artifact, runtime="mlx")
-    with pytest.raises(UsageError, match=r"runtime 'tpu' unknown \(auto, mlx, onnx\)"):
+    with pytest.raises(UsageError, match=r"runtime 'tpu' unknown \(auto, mlx, onnx, openvino\)"):
         shim.load(tiny_artifact, runtime="tpu")
     with pytest.raises(UsageError, match="device 'tpu' unknown"):
         shim.load(tiny_artifact, device="tpu")

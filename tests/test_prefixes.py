@@ -13,7 +13,7 @@ from conftest import made
 
 from shim import Model, load, prefixes
 from shim.runtimes import PRESENT
-from shim.runtimes.onnx import PAST, PRESENT_LENGTH, OnnxRuntime
+from shim.runtimes.onnx import PAST, PAST_LENGTH, PRESENT_LENGTH, OnnxRuntime
 from shim.serve.metrics import Metrics
 from shim.serve.served_model import PART_TEXTS, ServedModel
 from shim.serve.settings import Settings
@@ -170,7 +170,7 @@ def test_a_graph_serves_loaders_that_know_nothing_of_it() -> None:
     onnx.checker.check_model(path)
     session = ort.InferenceSession(path)
     assert [value.name for value in session.get_inputs()] == ["input_ids", "attention_mask"]
-    assert {value.name for value in session.get_overridable_initializers()} == {PAST, PRESENT_LENGTH}
+    assert {value.name for value in session.get_overridable_initializers()} == {PAST, PAST_LENGTH, PRESENT_LENGTH}
     ids = np.arange(10, 30)[None]
     found = dict(
         zip(["logits", "score", PRESENT], session.run(None, {"input_ids": ids, "attention_mask": ids * 0 + 1}), strict=True)
@@ -183,7 +183,7 @@ def test_an_artifact_from_before_gives_the_same() -> None:
     graph = onnx.load(made(RERANKER, "onnx", 32)[0] / "onnx/model.onnx")
     model = opened()
     expected = logits(model, QUERY, DOCUMENTS)
-    kept = [value for value in graph.graph.input if value.name not in (PAST, PRESENT_LENGTH)]
+    kept = [value for value in graph.graph.input if value.name not in (PAST, PAST_LENGTH, PRESENT_LENGTH)]
     del graph.graph.input[:]
     graph.graph.input.extend(kept)
     model = Model(model.manifest, model.encoder, OnnxRuntime(ort.InferenceSession(graph.SerializeToString())))

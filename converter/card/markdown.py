@@ -207,6 +207,9 @@ def _proof(manifest: Manifest) -> list[str]:
             ]
     if parity.runtime:
         lines += [f"- Measured on {parity.runtime} ({parity.device}, {parity.kernels})."]
+    for name, other in (manifest.runtimes or {}).items():
+        worst = ", ".join(f"{cosine:.5f} ({head})" for head, cosine in other.worst.items())
+        lines += [f"- Measured on {name} ({other.device}, {other.kernels}), too: {other.verdict}, the worst is {worst}."]
     if packed := parity.packed_kernels:
         lines += [f"- The kernels that a GPU uses, against these: {packed.worst:.5f} on {packed.texts} texts."]
     if witness := parity.witness:

@@ -4,6 +4,7 @@ import gc
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from shim.text import TextEncoder
 
 Cosines = dict[str, dict[str, list[float]]]  # head -> language -> the cosine of each text, of rerankers of each query
 Progress = Callable[[str, int, int], None]  # stage, done, total
+Opener = Callable[[], shim.Model]
 LARGE = 30_000_000  # bytes of an artifact
 PROBES = 4  # texts or documents that also go through MLX's packed kernels where a CPU verifies with dequantized weights
 
@@ -32,13 +34,17 @@ def measure(
     checkpoint: Checkpoint,
     texts: list[corpus.Text],
     progress: Progress,
+    opener: Opener | None = None,
 ) -> tuple[Parity, Cosines]:
     """How near an artifact is to its original, both embedding the texts under each text's own task, without a witness; and the
     cosines that it sums up.
+
+    opener: what loads it, where that is not the runtime that it was made for.
     """
     bar = manifest.parity.bar
     prove = _rerank if manifest.task == "rerank" else _embed
-    model, reports, count = prove(directory, manifest, checkpoint, texts, progress)
+    opener = opener or partial(shim.load, directory, allow_unverified=True)
+    model, reports, count = prove(opener, manifest, checkpoint, texts, progress)
     heads = {head: figures for head, (figures, _) in reports.items()}
     judged = texts if manifest.task == "embed" else [ranking.query for ranking in corpus.rankings(texts)]
     cosines = {head: metrics.by_language(scores, judged) for head, (_, scores) in reports.items()}
@@ -97,10 +103,10 @@ def check_queries(checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: lis
 
 
 def _embed(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
+    opener: Opener, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
 ) -> tuple[shim.Model, dict[str, metrics.Report], int]:
     expected = original(checkpoint, manifest.task, texts, progress).outputs
-    model = shim.load(directory, allow_unverified=True)
+    model = opener()
     dense = np.empty((len(texts), model.dimensions), np.float32)
     sparse: list[dict[int, float]] = [{} for _ in texts]
     colbert = [np.empty((0, model.dimensions), np.float32) for _ in texts]
@@ -127,11 +133,11 @@ def _embed(
 
 
 def _rerank(
-    directory: Path, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
+    opener: Opener, manifest: Manifest, checkpoint: Checkpoint, texts: list[corpus.Text], progress: Progress
 ) -> tuple[shim.Model, dict[str, metrics.Report], int]:
     rankings = corpus.rankings(texts)
     expected = original(checkpoint, manifest.task, texts, progress).outputs
-    model = shim.load(directory, allow_unverified=True)
+    model = opener()
     scores = []
     for number, ranking in enumerate(rankings):
         scores.append(_logits(model, ranking))

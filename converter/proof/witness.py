@@ -12,9 +12,8 @@ from converter.proof.outputs import Outputs
 from converter.proof.reference import Testimony
 from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint
-from shim.artifact import WITNESS_TOLERANCE
 from shim.errors import UsageError
-from shim.parity import Witness
+from shim.parity import WITNESS_TOLERANCE, Witness
 from shim.text import Encoded, TextEncoder
 
 Read = Callable[[Checkpoint, Testimony], tuple[list[Encoded], Outputs]]  # our tokens and outputs of the probes: see reading.py

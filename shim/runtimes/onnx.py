@@ -15,7 +15,7 @@ from shim.runtimes import PRESENT
 from shim.text import Tokens
 
 # The optional inputs of a causal reranker's graph, see converter/targets/onnx/prefix.py.
-PAST, PRESENT_LENGTH = "past_key_values", "present_length"
+PAST, PAST_LENGTH, PRESENT_LENGTH = "past_key_values", "past_length", "present_length"
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: a card is shared with other processes
@@ -119,7 +119,7 @@ class OnnxRuntime:
         self.session = session
         self.inputs = [value.name for value in session.get_inputs()]
         self.options = {value.name: value.type for value in session.get_overridable_initializers()}
-        self.takes_past = PAST in self.options
+        self.takes_past = PAST_LENGTH in self.options
         self.device = "cuda" if PROVIDERS["cuda"] in session.get_providers() else "cpu"
 
     def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -128,6 +128,7 @@ class OnnxRuntime:
         if PRESENT in names:
             given[PRESENT_LENGTH] = np.array(tokens.input_ids.shape[1:], np.int64)
         if past is not None:
+            given[PAST_LENGTH] = np.array(past.shape[1:2], np.int64)
             given[PAST] = past.astype(np.float16 if self.options[PAST] == "tensor(float16)" else np.float32)
         try:
             arrays = self.session.run(list(names), given)
