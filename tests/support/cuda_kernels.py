@@ -3,7 +3,7 @@
 Source: docs/OperatorKernels.md of ONNX Runtime, section CUDAExecutionProvider, of March 2026. A kernel without a last version
 takes a node only where the operator's own version in the graph's opset is that of the kernel: what the standard has changed
 since falls back to the CPU until somebody registers it again. If, Loop and Identity are registered up to opset 23 since then
-(pull request 27728); Attention takes groups of heads since then, too (27542).
+(pull request 27728); Attention takes groups of heads since then, too (27542). RotaryEmbedding is that of 25178.
 """
 
 from collections.abc import Sequence
@@ -48,6 +48,7 @@ KERNELS: dict[str, tuple[int, int | None, int, str]] = {
     "ReduceSum": (13, None, 0, NUMBERS),
     "Relu": (14, None, 0, FLOATS),
     "Reshape": (23, None, 0, ANY),
+    "RotaryEmbedding": (23, None, 0, "float16 float bfloat16"),
     "Shape": (23, None, 0, ANY),
     "Sigmoid": (13, None, 0, FLOATS),
     "Sin": (7, None, 0, "float16 float double"),
@@ -65,7 +66,6 @@ KERNELS: dict[str, tuple[int, int | None, int, str]] = {
     f"{MICROSOFT}GatherBlockQuantized": (1, None, 0, "uint8"),
     f"{MICROSOFT}MatMulNBits": (1, None, 0, "float16 float bfloat16"),
     f"{MICROSOFT}MultiHeadAttention": (1, None, 0, "float16 float bfloat16"),
-    f"{MICROSOFT}RotaryEmbedding": (1, None, 0, "float16 float bfloat16"),
 }
 TO_BOOL = ("And", "LessOrEqual", "Not")
 TO_INT64 = ("ArgMax", "Shape")

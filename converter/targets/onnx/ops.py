@@ -176,13 +176,13 @@ class OnnxOps(Recorder):
 
     def rotate(self, x: ir.Value, base: float) -> ir.Value:
         heads, size = self.sizes[x.name]
-        if self.dtype is not np.float32:  # for GPUs: CUDA has neither Cos nor Sin at this opset
+        if self.dtype is np.float32:
+            cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
+        else:  # for GPUs: CUDA has neither operator at this opset
             cos, sin = (self._table(base, size, turn) for turn in (np.cos, np.sin))
-            first = prefix.length(self) if self.prefixed else self.constant([0])  # row of the tables
-            return self._like(x, self.node("RotaryEmbedding", x, first, cos, sin, domain=CONTRIB, num_heads=heads))
-        cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
         if "rows" not in self.made:  # (n, length), those of the tables
-            self.made["rows"] = self.node("Expand", self.positions(), self.node("Shape", self.input("input_ids")))
+            places = self.positions() if self.dtype is np.float32 else self._places()
+            self.made["rows"] = self.node("Expand", places, self.node("Shape", self.input("input_ids")))
         return self._like(x, self.node("RotaryEmbedding", x, cos, sin, self.made["rows"], num_heads=heads))
 
     def _angles(self, base: float, size: int, kind: str) -> ir.Value:
