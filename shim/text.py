@@ -189,7 +189,7 @@ class TextEncoder:
     def _own_pairs(self, query: str, documents: Sequence[str], side: str, prefix: Prefix) -> Steps[list[Encoded]]:
         self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
         if prefix.query is None:
-            prefix.query = yield from self._contents.of_one(query, len(query), side)  # whole: the longer of the two is cut
+            prefix.query = yield from self._contents.of_one(query, MAX_ID)  # whole: the longer of the two is cut
         first = prefix.query
 
         def made(content: Encoding) -> Encoded:

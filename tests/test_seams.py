@@ -8,7 +8,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.checkpoints import minilm
 from tokenizers import Tokenizer
@@ -72,6 +72,7 @@ def test_the_tokens_of_the_parts_are_those_of_the_whole(name: str, text: str, li
 @EACH
 @given(query=TEXTS.filter(bool), documents=st.lists(TEXTS, min_size=1, max_size=4), side=st.sampled_from(["left", "right"]))
 @settings(max_examples=60, deadline=None)
+@example(query="_ 00\x81\x81", documents=[""], side="left")  # more tokens than characters
 @pytest.mark.parametrize("limit", [16, 17])
 def test_a_pair_of_long_texts_is_the_whole_pair(name: str, limit: int, query: str, documents: list[str], side: str) -> None:
     ours, theirs = encoder(name, limit), whole(name)
