@@ -18,10 +18,13 @@ SPLIT = "\ufdd0"  # no character: what stands on both sides of it in a text is t
 
 
 class Contents:
-    """A tokenizer's file, read without padding and truncation. plain: whether control tokens in users' texts are texts."""
+    """A tokenizer's file, read without padding and truncation. plain: whether control tokens in users' texts are texts.
+
+    bounded: whether a text is refused that cannot be cut into steps of FARTHEST characters; for those who wait meanwhile.
+    """
 
     def __init__(self, path: Path, lower_case: bool = False, plain: bool = False):
-        self.path = path
+        self.path, self.bounded = path, False
         with self.sound():
             self.tokenizer = Tokenizer.from_file(str(path))
         if lower_case and not _lowers(self.tokenizer.normalizer):
@@ -61,7 +64,7 @@ class Contents:
             return found
         encodings: list[Encoding] = []
         count = 0
-        for part in parts(text, self.seams, side):
+        for part in parts(text, self.seams, side, self.bounded):
             (encoding,) = yield from self.of_short([part])
             encodings.append(encoding)
             count += len(encoding)

@@ -79,16 +79,17 @@ def _parts_han(tokenizer: Tokenizer) -> bool:
     return bool(tokenizer.normalizer.normalize_str("一二") == " 一  二 ")
 
 
-def parts(text: str, pattern: re.Pattern[str] | None, side: str = "right") -> Iterator[str]:
+def parts(text: str, pattern: re.Pattern[str] | None, side: str = "right", bounded: bool = False) -> Iterator[str]:
     """The text in parts, from its beginning (or end, where it is cut on the `left`).
 
-    Raises TooLongError, when that part is asked for, where more than FARTHEST characters have no seam.
+    Where FARTHEST characters have no seam, the rest is one part; or, where parts are `bounded` and the rest is longer,
+    TooLongError is raised when that part is asked for.
     """
     start, stop = 0, len(text)
     while stop - start > PART:
         cut = _seam(text, pattern, start, stop, side) if pattern else None
         if cut is None:
-            if stop - start > FARTHEST:
+            if bounded and stop - start > FARTHEST:
                 raise TooLongError(f"over {FARTHEST} characters without a place where they can be cut; send them in parts")
             break
         if side == "left":

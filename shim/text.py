@@ -1,7 +1,6 @@
 """Texts to tokens: task prompts, pairs, special tokens, truncation and padding, whatever the tokenizer file itself has set."""
 
 import re
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -104,7 +103,7 @@ class TextEncoder:
     def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
 
-        Raises UsageError for a prompt that leaves no room for a text, TooLongError as `shim.seams.parts` does.
+        Raises UsageError for a prompt that leaves no room for a text; once `bound`, TooLongError as `shim.seams.parts` does.
         """
         return completed(self.encoding(texts, prompt, side))
 
@@ -137,8 +136,8 @@ class TextEncoder:
         The pair is the template `pair` of `prompts` where there is one, around `instruction` or its default; then only the
         document is cut, never what comes behind it. Else it is the tokenizer's own, with the default before the query, and the
         longer of the two is cut, as in sentence-transformers' CrossEncoder; `side` left cuts on the left. Raises UsageError for
-        a query that leaves a template no room for a document, and for an instruction that has no place; TooLongError as
-        `encode`, and for a query of over FARTHEST characters.
+        a query that leaves a template no room for a document, and for an instruction that has no place; once `bound`,
+        TooLongError as `encode` does, and for a query of over FARTHEST characters.
         """
         return completed(self.pairing(query, documents, prompts, instruction, side, prefix or Prefix(len(documents))))
 
@@ -152,7 +151,7 @@ class TextEncoder:
         prefix: Prefix,
     ) -> Steps[list[Encoded]]:
         """`pairs` in steps."""
-        if len(query) > FARTHEST:
+        if self._contents.bounded and len(query) > FARTHEST:
             raise TooLongError(f"the query has over {FARTHEST} characters", "query")
         query, documents = self._contents.plain(query), [self._contents.plain(document) for document in documents]
         template = prompts.get(PAIR)
@@ -194,7 +193,7 @@ class TextEncoder:
     def _own_pairs(self, query: str, documents: Sequence[str], side: str, prefix: Prefix) -> Steps[list[Encoded]]:
         self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
         if prefix.query is None:
-            prefix.query = yield from self._contents.of_one(query, sys.maxsize, side)  # whole: the longer of the two is cut
+            prefix.query = yield from self._contents.of_one(query, MAX_ID)  # whole: the longer of the two is cut
         first = prefix.query
 
         def made(content: Encoding) -> Encoded:
@@ -212,7 +211,7 @@ class TextEncoder:
         before, after = self._edges() if special else ([], [])
         yield before
         start = 0
-        for part in parts(text, self._contents.seams):
+        for part in parts(text, self._contents.seams, bounded=self._contents.bounded):
             (encoding,) = completed(self._contents.of_short([part]))
             rows = zip(encoding.ids, encoding.offsets, strict=True)
             yield [Piece(id, part[left:right], False, start + left, start + right) for id, (left, right) in rows]
@@ -227,6 +226,10 @@ class TextEncoder:
         mask = found.special_tokens_mask
         first = mask.index(0) if 0 in mask else len(mask)
         return rows[:first], [row for row, special in zip(rows[first:], mask[first:], strict=True) if special]
+
+    def bound(self) -> None:
+        """From now on no step is long: a text that cannot be cut into short ones is refused, see `shim.seams.parts`."""
+        self._contents.bounded = True
 
     def plain(self, text: str) -> str:
         """What a user says in a prompt, its control tokens split where they are to be text."""

@@ -146,6 +146,7 @@ class ModelThread:
         started = time.perf_counter()
         try:
             self.model = self.opener()
+            self.model.encoder.bound()  # others wait
             self._warm = self.model.encoder.encode([WARM])[0]  # now: later the tokenizer is another thread's
             self._probe()
         except BaseException as error:  # any: it is raised again where the model was asked for
