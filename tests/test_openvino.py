@@ -16,7 +16,7 @@ import openvino
 import pytest
 from conftest import made
 from support.commands import one_line, one_object, run
-from support.published import publish
+from support.published import edit, publish
 
 import shim
 from converter.proof.openvino import open_with_openvino
@@ -49,12 +49,6 @@ def sealed(verified: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def copied(tiny_artifact: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_artifact, tmp_path / "copied"))
-
-
-def edit(directory: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    manifest = json.loads((directory / "artifact.json").read_text())
-    change(manifest)
-    (directory / "artifact.json").write_text(json.dumps(manifest))
 
 
 def test_what_is_verified_is_sealed_beside_the_other_runtimes_figures(
