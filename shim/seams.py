@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, models
 
 from shim.errors import TooLongError
 
-PART = 8192  # characters of a part, about: some 30 ms at most, of a word after another that no piece fits
+PART = 2048  # characters of a part, about: some 8 ms at most, of a word after another that no piece fits
 FARTHEST = 65536  # characters of a part that has no seam; in one with more, none is found in time that others can wait
 # A word's character, or punctuation, before which nothing waits for what follows: no space, no control, no character that is
 # one grapheme with the next (U+0D4E, and those of scripts in U+11000 to U+11FFF), which sentencepiece's tables read as one.

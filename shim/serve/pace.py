@@ -5,7 +5,7 @@ import time
 from shim.batches import SMALL
 
 RECENT = 60.0  # seconds after its last request that a client counts as one of those who share the model
-TURN = 0.05  # seconds that a batch should take, at most, while several share it; a text is never divided
+TURN = 0.02  # seconds that a batch should take, at most, while several share it; a text is never divided
 PATIENCE = 10  # a batch hangs when it takes this many times as long as its like, and the timeout beside
 
 
