@@ -87,14 +87,14 @@ def test_an_interrupted_run_goes_on_where_it_was(
     small: tuple[Recipe, Checkpoint, Integers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaded, checkpoint, fresh = small
-    monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path))
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
     layers = [name for name, entry in fresh.inputs.items() if entry.activation.mode in ("tensor", "token")]
     assert len(layers) > 5
     real = {"per_channel": int8_quantize.per_channel, "RoundedVariants": int8_costs.RoundedVariants}
 
-    def quantize(last: int) -> tuple[Integers | None, dict[str, int]]:
+    def quantize(folder: str, last: int) -> tuple[Integers | None, dict[str, int]]:
         calls = dict.fromkeys(real, 0)
+        monkeypatch.setenv("SEALPORT_CACHE", str(tmp_path / folder))
 
         def counted(name: str, *arguments: object) -> object:
             calls[name] += 1
@@ -109,13 +109,15 @@ def test_an_interrupted_run_goes_on_where_it_was(
         except KeyboardInterrupt:
             return None, calls
 
-    assert quantize(3)[0] is None
-    resumed, calls = quantize(99)
+    assert quantize("interrupted", 3)[0] is None
+    resumed, calls = quantize("interrupted", 99)
     assert calls == {"per_channel": len(layers) - 3, "RoundedVariants": 0}
+    whole = quantize("whole", 99)[0]
     assert resumed is not None
-    for name, codes in fresh.codes.items():
-        found, step = resumed.codes[name].dequantize(), float(codes.scales.max())  # sums may differ in their last bits
-        np.testing.assert_allclose(found, codes.dequantize(), rtol=0, atol=1.01 * step)
+    assert whole is not None
+    for name, codes in whole.codes.items():  # sums may differ in their last bits, a few codes with them; without GPTQ a fifth
+        apart = np.abs(resumed.codes[name].dequantize() - codes.dequantize())
+        assert np.mean(apart > codes.scales.min() / 2) < 0.1
 
 
 def in_one_way(calibration: Calibration, way: str) -> Integers:
