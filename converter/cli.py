@@ -1,4 +1,4 @@
-"""The `convert` command; progress on stderr is progress.py's, errors and exit codes are shim/console.py's."""
+"""The `convert` command. __main__.py begins it, progress.py shows its progress, shim/console.py its errors and exit codes."""
 
 import re
 from dataclasses import replace
@@ -8,7 +8,7 @@ from typing import Any, cast
 import click
 
 import shim
-from converter import pipeline, show
+from converter import pipeline, recipe, show
 from converter.commands.convert_all import convert_all
 from converter.commands.evaluate import evaluate
 from converter.commands.options import accept_option, corpus_option, json_option, out_option, path_argument, source_option
@@ -20,7 +20,7 @@ from converter.progress import StageProgress
 from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact
 from shim.artifact import Manifest, Record
-from shim.console import run, show_json
+from shim.console import HELP, near_to, show_json
 from shim.jsons import JsonObject, read_object
 from shim.pooling import POOLINGS
 
@@ -33,7 +33,11 @@ class ConvertGroup(click.Group):
     """`convert MODEL …` is the main job; words that name a command (`convert verify …`) are those commands."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and args[0] not in self.commands and args[0] not in ("--help", "--version"):
+        if args and args[0] not in self.commands and args[0] not in ("-h", "--help", "--version"):
+            near = near_to(args[0], set(self.commands) - {"model"})
+            is_model = args[0] in recipe.names() or Path(args[0]).exists() or any(part.startswith("--to") for part in args)
+            if near and not is_model:
+                ctx.fail(f"no command {args[0]!r:.100}{near}")
             args = ["model", *args]
         return super().parse_args(ctx, args)
 
@@ -70,7 +74,7 @@ license_option = click.option(
 )
 
 
-@click.group(cls=ConvertGroup, no_args_is_help=True)
+@click.group(cls=ConvertGroup, no_args_is_help=True, context_settings=HELP)
 @click.version_option(shim.__version__, message="%(version)s")
 def main_group() -> None:
     """Port an embedding model to MLX or ONNX and prove the result against the original.
@@ -243,8 +247,3 @@ def report(manifest: Manifest, path: Path, as_json: bool) -> int:
 def facts(manifest: Manifest, path: Path) -> JsonObject:
     """The manifest as JSON values, with the path and the size in bytes."""
     return {"path": str(path), "size": manifest.size, **manifest.as_json()}
-
-
-def main() -> None:
-    """Entry point of `convert`."""
-    run(main_group, "convert")

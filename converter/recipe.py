@@ -15,6 +15,7 @@ from shim.pooling import POOLINGS
 from shim.prompts import DEFAULT, PAIR, PAIR_SLOTS, PROMPTS, SLOT, TEMPLATE
 from shim.spec import SIMILARITIES, STEPS, ModelSpec, Module
 
+LANGUAGES = {"ar", "de", "en", "es", "fr", "ja", "ko", "ru", "zh"}  # as parts of names
 HEADS = {"embed": ("dense", "sparse", "colbert"), "rerank": ("score",)}  # of the artifacts of a task
 
 
@@ -109,7 +110,9 @@ def load(model: str) -> Recipe:
     """
     path = Path(model) if model.endswith(".toml") else folder() / f"{model}.toml"
     if not model.endswith(".toml") and model not in names():
-        near = difflib.get_close_matches(model, names(), n=3, cutoff=0.4)
+        language = LANGUAGES & _words(model)
+        offered = [name for name in names() if not language or LANGUAGES & _words(name) <= language]
+        near = difflib.get_close_matches(model, offered, n=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names())}"
         raise UsageError(f"recipe {model!r} unknown; {hint}")
     try:
@@ -119,6 +122,10 @@ def load(model: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML ({error})") from None
     return parse(raw, path.name)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.split(r"[-_.]", name.lower()))
 
 
 def find(model: str) -> tuple[Recipe, str | None] | None:

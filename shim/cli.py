@@ -15,7 +15,7 @@ import shim
 from shim import hub
 from shim.batches import BATCH_TOKENS
 from shim.checks import check_text
-from shim.console import run, show_json
+from shim.console import HELP, near_to, run, show_json
 from shim.errors import UsageError
 from shim.jsons import Json, JsonObject
 from shim.model import Model, load
@@ -60,7 +60,16 @@ def loading(command: Callable[..., Result]) -> Callable[..., Result]:
     return with_options
 
 
-@click.group(no_args_is_help=True)
+class ShimGroup(click.Group):
+    """Its commands; of a word that is near one of them, that one is offered."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        if args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"no command {args[0]!r:.100}{near_to(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=ShimGroup, no_args_is_help=True, context_settings=HELP)
 @click.version_option(shim.__version__, message="%(version)s")
 def main_group() -> None:
     """Serve sealed embedding and reranking artifacts.

@@ -1,20 +1,24 @@
 """What both command lines share: exit codes, one-line errors, and `--json`."""
 
+import difflib
 import json
 import os
 import signal
 import sys
 import threading
 import warnings
+from collections.abc import Iterable
 from typing import NoReturn
 
 import click
+from click.exceptions import NoArgsIsHelpError
 
 from shim.errors import SealportError
 from shim.jsons import Json
 
-UNREADABLE, INTERRUPTED = 3, 130
+MISUSED, UNREADABLE, INTERRUPTED = 2, 3, 130
 MAX_LINE = 2000  # characters of an error: it may quote a file of another's making
+HELP = {"help_option_names": ["-h", "--help"]}  # settings of a command line's context
 interrupted = threading.Event()  # some libraries turn an interrupt into an error of their own
 
 
@@ -24,24 +28,53 @@ def run(command: click.Command, name: str) -> NoReturn:
     try:
         code = command.main(prog_name=name, standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
+    except NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(0)
     except click.Abort:
-        _fail(name, "interrupted", INTERRUPTED)
+        fail(name, "interrupted", INTERRUPTED)
     except BrokenPipeError:
         # The reader of our output has left, as `| head` does: point stdout away so that the exit's flush cannot fail, too.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         if interrupted.is_set():
-            _fail(name, "interrupted", INTERRUPTED)
+            fail(name, "interrupted", INTERRUPTED)
         if isinstance(error, click.ClickException):
             context = getattr(error, "ctx", None)
             hint = f" (see {context.command_path.removesuffix(' model')} --help)" if context is not None else ""
-            _fail(name, error.format_message() + hint, error.exit_code)
+            fail(name, error.format_message() + hint, error.exit_code)
         if isinstance(error, SealportError):
-            _fail(name, str(error), error.exit_code)
+            fail(name, str(error), error.exit_code)
+        if isinstance(error, ModuleNotFoundError) and name == "convert":
+            fail(name, not_installed(error), MISUSED)
         if isinstance(error, OSError) and error.filename:
-            _fail(name, f"{error.filename}: {error.strerror}", UNREADABLE)
+            fail(name, f"{error.filename}: {error.strerror}", UNREADABLE)
         raise
+
+
+def near_to(word: str, names: Iterable[str]) -> str:
+    """`; did you mean NAME?` where one of the names is near the word, else an empty string."""
+    near = difflib.get_close_matches(word, list(names), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def fail(name: str, message: str, code: int) -> NoReturn:
+    """Print an error as one line on stderr, with `--json` as an object on stdout, too, and exit with the code."""
+    shown = (letter if letter.isprintable() else repr(letter)[1:-1] for letter in " ".join(message.split())[:MAX_LINE])
+    message = "".join(shown)  # no control sequence, nothing that a terminal cannot encode
+    click.echo(f"{name}: {message}", err=True)
+    if "--json" in sys.argv:
+        show_json({"error": message, "exit_code": code})
+    sys.exit(code)
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """What `convert` says of a module that it lacks. Raises the error where the module is our own."""
+    package = (error.name or "").split(".")[0]
+    if package in ("", "converter", "shim"):
+        raise error
+    return f"{package} is not installed: pip install 'sealport[convert]'"
 
 
 def prepare(name: str) -> None:
@@ -60,12 +93,3 @@ def show_json(value: Json) -> None:
 def _interrupt(*_: object) -> NoReturn:
     interrupted.set()
     raise KeyboardInterrupt
-
-
-def _fail(name: str, message: str, code: int) -> NoReturn:
-    shown = (letter if letter.isprintable() else repr(letter)[1:-1] for letter in message.replace("\n", " ")[:MAX_LINE])
-    message = "".join(shown)  # no control sequence, nothing that a terminal cannot encode
-    click.echo(f"{name}: {message}", err=True)
-    if "--json" in sys.argv:
-        show_json({"error": message, "exit_code": code})
-    sys.exit(code)

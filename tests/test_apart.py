@@ -47,7 +47,7 @@ def test_a_process_that_is_killed_is_one_line() -> None:
 
 def test_a_conversion_does_not_hold_the_upstream_library(tiny: Path, corpus_file: Path, tmp_path: Path) -> None:
     given = [str(tiny / "tiny.toml"), "--to", "onnx", "--source", str(tiny / "checkpoint"), "--corpus", str(corpus_file)]
-    code = "import sys; from converter import cli; sys.argv = ['convert', *sys.argv[1:]]\ntry: cli.main()\nfinally: "
+    code = "import sys; from converter.__main__ import main; sys.argv = ['convert', *sys.argv[1:]]\ntry: main()\nfinally: "
     code += "assert 'onnxruntime' in sys.modules and 'sentence_transformers' not in sys.modules"
     environment = {**os.environ, "SEALPORT_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-c", code, *given, "--bits", "32", "--out", str(tmp_path)]

@@ -3,13 +3,14 @@
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from support.checkpoints import bert_config, bert_weights, write_bert
 from support.checkpoints import minilm as minilm_checkpoint
-from support.commands import one_line, one_object
+from support.commands import one_line, one_object, run
 
 import shim
 from converter.progress import StageProgress
@@ -30,17 +31,37 @@ def test_bits_that_a_target_has_not(tiny: Path, tmp_path: Path, convert: Convert
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("tiny.toml",), "Missing option '--to'"),
+        (("tiny.toml",), "Missing option '--to'. Choose from: mlx, onnx"),
         (("tiny.toml", "--to", "tflite"), "'tflite' is not one of"),
         (("tiny.toml", "--to", "mlx", "--parity", "1.5"), "'--parity': 1.5 is not in the range"),
         (("tiny.toml", "--to", "mlx", "--fast"), "No such option"),
         (("all-minilm", "--to", "mlx"), "recipe 'all-minilm' unknown; did you mean all-minilm-l6-v2"),
+        (("bge-small-zh", "--to", "mlx"), "recipe 'bge-small-zh' unknown; did you mean bge-m3, user-bge-m3"),
+        (("inspct", "artifacts/x"), "no command 'inspct'; did you mean inspect?"),
     ],
 )
 def test_wrong_usage_is_exit_code_2_and_one_line(
     tiny: Path, convert: Convert, arguments: tuple[str, ...], message: str
 ) -> None:
     assert message in one_line(convert(*arguments, check=2, cwd=tiny))
+
+
+@pytest.mark.parametrize("program", ["converter", "shim"])
+def test_without_arguments_it_shows_its_help(program: str) -> None:
+    shown = [run(program, *given).stdout for given in ((), ("-h",), ("--help",))]
+    assert shown[0] == shown[1] == shown[2]
+    assert shown[0].startswith("Usage: ")
+    assert "\n  Exit codes: 0 done" in shown[0] or "\n  everything is read" in shown[0]
+
+
+def test_a_mistyped_command_of_shim_is_offered_the_right_one() -> None:
+    assert "no command 'srve'; did you mean serve?" in one_line(run("shim", "srve", "x", check=2), "shim")
+
+
+def test_a_package_that_is_missing_is_one_line() -> None:
+    code = "import sys; sys.modules['rich'] = None  # as if it were not installed\nfrom converter.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, "convert: rich is not installed: pip install 'sealport[convert]'\n")
 
 
 def test_help_mentions_every_option(convert: Convert) -> None:

@@ -219,7 +219,7 @@ def test_the_architectures_are_listed_without_the_upstream_library(convert: Conv
 @pytest.mark.parametrize("command", [("--help",), ("list",), ("inspect", "ARTIFACT")])
 def test_what_only_looks_imports_no_heavy_library(command: tuple[str, ...], tiny_artifact: Path) -> None:
     arguments = [str(tiny_artifact) if word == "ARTIFACT" else word for word in command]
-    code = f"import sys; from converter.cli import main; sys.argv = ['convert', *{arguments!r}]\ntry: main()\nfinally: "
+    code = f"import sys; from converter.__main__ import main; sys.argv = ['convert', *{arguments!r}]\ntry: main()\nfinally: "
     code += "print([m for m in ('torch', 'transformers', 'sentence_transformers', 'peft', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.strip().endswith("[]"), done.stdout + done.stderr

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-import converter.cli
+import converter.__main__
 import shim.cli
 from shim.console import interrupted
 
-COMMANDS = {"converter": ("convert", converter.cli.main), "shim": ("shim", shim.cli.main)}
+COMMANDS = {"converter": ("convert", converter.__main__.main), "shim": ("shim", shim.cli.main)}
 Done = subprocess.CompletedProcess[str]
 
 
