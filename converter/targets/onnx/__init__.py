@@ -18,7 +18,7 @@ from shim.architectures import architecture
 from shim.errors import SealportError
 from shim.pooling import PROJECTED, outputs
 
-TABLE_BITS = (4, *tables.BITS, 8)  # of tables, when bits are chosen for each tensor
+TABLE_BITS = tables.BITS
 GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
 INTEGERS = True
 IR_VERSION = 11

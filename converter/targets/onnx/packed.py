@@ -94,14 +94,16 @@ def initializers(
 
 
 def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """(rows, n) codes of 8 bits as they are; of 4 bits two to a byte, (rows, ceil(n / 2)), the first in the low half.
+    """(rows, n) codes of 1, 2, 4 or 8 bits, 8 / bits to a byte, the first in its lowest bits; (rows, bytes) uint8.
 
-    What is left over of a last byte holds 8, as in ONNX Runtime's own packing.
+    What is left over of a last byte holds the middle code, as in ONNX Runtime's own packing.
     """
-    if bits == 8:
-        return codes
-    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)), constant_values=8)
-    return even[:, ::2] | (even[:, 1::2] << 4)
+    per_byte = 8 // bits
+    whole = np.pad(codes, ((0, 0), (0, -codes.shape[1] % per_byte)), constant_values=2 ** (bits - 1))
+    found = whole[:, ::per_byte]
+    for place in range(1, per_byte):
+        found = found | (whole[:, place::per_byte] << (bits * place))
+    return found
 
 
 def unsigned(codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
