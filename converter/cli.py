@@ -18,7 +18,7 @@ from converter.job import EFFORTS, Request
 from converter.model_argument import recipe_of, resolve
 from converter.progress import StageProgress
 from converter.targets import DEFAULT_BITS, TARGETS
-from shim import artifact
+from shim import artifact, integrity
 from shim.artifact import Manifest, Record
 from shim.console import HELP, near_to, show_json
 from shim.jsons import JsonObject, read_object
@@ -193,7 +193,7 @@ def verify(
 def inspect(path: Path, as_json: bool) -> None:
     """Check an artifact's files and show its parity, its size, the bits of each tensor and what they cost."""
     manifest = artifact.read(path)
-    artifact.check_files(path, manifest)
+    integrity.check_files(path, manifest)
     found = read_object(path / pipeline.RECORD) if pipeline.RECORD in manifest.files else {}
     if as_json:
         show_json({**facts(manifest, path), "search": found})

@@ -15,11 +15,11 @@ from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source
 from converter.staging import check_destination
 from converter.targets import DEFAULT_BITS, TARGETS, Target, load_target
-from shim import artifact
 from shim.architectures import architecture
 from shim.artifact import Settings
 from shim.errors import UsageError
 from shim.jsons import JsonObject
+from shim.listing import hash_file
 from shim.parity import Bar
 
 EFFORTS = ("fast", "balanced", "max")
@@ -126,7 +126,7 @@ def resolve(request: Request) -> Job:
     if not 0 < cosine <= 1:
         raise UsageError(f"parity must be over 0 and at most 1, not {cosine}")
     check_destination(destination(request), request.force)
-    texts, digest = corpus.judges(request.corpus, recipe.task), artifact.hash_file(request.corpus)
+    texts, digest = corpus.judges(request.corpus, recipe.task), hash_file(request.corpus)
     checkpoint = open_source(recipe, request.source)
     recipe = replace(recipe, model=checkpoint.spec)
     check_queries(checkpoint, recipe.model, recipe.task, texts)
@@ -159,10 +159,10 @@ def settings(request: Request) -> Settings:
         parity=request.recipe.parity.cosine if request.parity is None else request.parity,
         parity_on=request.parity_on,
         strict_bits=request.strict_bits,
-        corpus=artifact.hash_file(request.corpus),
+        corpus=hash_file(request.corpus),
     )
     if request.calibration:
-        found["calibration"] = artifact.hash_file(request.calibration)
+        found["calibration"] = hash_file(request.calibration)
     if request.max_size:
         found["max_size"] = request.max_size
     return found

@@ -14,7 +14,7 @@ from converter.proof.apart import apart
 from converter.proof.measure import Progress
 from converter.source.locate import installed, package
 from converter.source.open import open_source
-from shim import artifact
+from shim import artifact, integrity
 from shim.artifact import Manifest
 from shim.console import INTERRUPTED, interrupted, prepare
 from shim.errors import IntegrityError, SealportError, UsageError
@@ -93,7 +93,7 @@ def kept(request: Request) -> Manifest:
     """
     path = destination(request)
     manifest = artifact.read(path)
-    artifact.check_files(path, manifest)
+    integrity.check_files(path, manifest)
     if "settings" not in manifest.tool:
         raise UsageError(f"{path} does not say how it was made, as it is of an older version; --force replaces it")
     wanted: dict[str, object] = {"version": shim.__version__, **settings(request)}

@@ -22,9 +22,10 @@ from converter.source.open import open_source
 from converter.source.settle import SETTLED
 from converter.staging import empty, staged
 from converter.strategy import strategy
-from shim import artifact
+from shim import artifact, integrity
 from shim.artifact import Manifest, Origin, Tool
 from shim.errors import IntegrityError, NotFiniteError, UsageError
+from shim.listing import hash_file
 from shim.parity import Evaluation, Witness
 
 RECORD = "quantization.json"
@@ -78,7 +79,7 @@ def verify(
     """
     manifest = artifact.read(directory)
     licenses.accept(manifest, accepted)
-    artifact.check_files(directory, manifest)
+    integrity.check_files(directory, manifest)
     further = runtime if runtime not in (None, manifest.target) else None
     if further:
         _check_current(manifest.through(further))
@@ -87,7 +88,7 @@ def verify(
     if corpus_file is None:
         check_writable(directory)
     path = corpus_file or corpus.VERIFICATION
-    texts, digest = corpus.judges(path, manifest.task), artifact.hash_file(path)
+    texts, digest = corpus.judges(path, manifest.task), hash_file(path)
     check_queries(checkpoint, manifest.model, manifest.task, texts)
     witness = prepare(checkpoint, manifest.task, texts, progress)
     if further:
@@ -118,7 +119,7 @@ def evaluate(
     pairs, folders, nano: see `evaluation.sets.gather`. Raises IntegrityError as `verify` does.
     """
     manifest = artifact.read(directory)
-    artifact.check_files(directory, manifest)
+    integrity.check_files(directory, manifest)
     _check_current(manifest)
     check_writable(directory)
     sets = gather(manifest.task, pairs, folders, nano)

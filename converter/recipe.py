@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from converter.licenses import named
+from converter.recipe_keys import KEYS, OPEN, OVERRIDABLE, check_choice, check_keys, check_open, check_prompts, module
 from shim.architectures import architecture
 from shim.errors import UsageError
 from shim.parity import PARITY_TARGET
-from shim.pooling import POOLINGS
-from shim.prompts import DEFAULT, PAIR, PAIR_SLOTS, PROMPTS, SLOT, TEMPLATE
-from shim.spec import SIMILARITIES, STEPS, ModelSpec, Module
+from shim.pooling import HEADS, POOLINGS
+from shim.spec import ACTIVATIONS, SIMILARITIES, ModelSpec
 
 LANGUAGES = {"ar", "de", "en", "es", "fr", "ja", "ko", "ru", "zh"}  # as parts of names
-HEADS = {"embed": ("dense", "sparse", "colbert"), "rerank": ("score",)}  # of the artifacts of a task
 
 
 @dataclass(frozen=True)
@@ -54,42 +53,6 @@ class Recipe:
     stated: frozenset[str] = frozenset()
     overrides: dict[str, str] = field(default_factory=dict)
     license_link: str = ""
-
-
-# Section -> key -> (type, required). Whatever is not here is an error; OPEN sections have keys of the writer's choice, str.
-KEYS: dict[str, dict[str, tuple[type, bool]]] = {
-    "": {
-        **dict.fromkeys(("name", "task", "architecture", "license"), (str, True)),
-        **dict.fromkeys(("license_name", "license_link"), (str, False)),
-    },
-    "source": {"repo": (str, True), "revision": (str, False), "package": (str, False)},
-    "model": {
-        "pooling": (str, True),
-        "max_tokens": (int, True),
-        "dimensions": (int, True),
-        "heads": (list, True),
-        "modules": (list, False),
-        "default_prompt": (str, False),
-        "similarity": (str, False),
-        "activation": (str, False),
-        "lower_case": (bool, False),
-    },
-    "prompts": dict.fromkeys(PROMPTS, (str, False)),
-    "parity": {"cosine": (float, False)},
-}
-OPEN = ("prompt_names", "overrides")
-OVERRIDABLE = (
-    "license",
-    "pooling",
-    "max_tokens",
-    "modules",
-    "prompts",
-    "prompt_names",
-    "default_prompt",
-    "similarity",
-    "activation",
-    "lower_case",
-)
 
 
 def folder() -> Path:
@@ -150,26 +113,26 @@ def find(model: str) -> tuple[Recipe, str | None] | None:
 def parse(raw: dict[str, Any], file: str) -> Recipe:
     """A parsed TOML document as a Recipe; `file` is what errors name."""
     top = {key: value for key, value in raw.items() if key not in (*KEYS, *OPEN) or key == ""}
-    _check_keys(top, "", file)
+    check_keys(top, "", file)
     sections: dict[str, dict[str, Any]] = {}
     for section in ("source", "model", "prompts", "parity", *OPEN):
         value = raw.get(section, {})
         if not isinstance(value, dict):
             raise UsageError(f"{file}: {section} must be a section, [{section}]")
-        sections[section] = _check_keys(value, section, file) if section in KEYS else _check_open(value, section, file)
+        sections[section] = check_keys(value, section, file) if section in KEYS else check_open(value, section, file)
     model, stated = sections["model"], {*sections["model"], *(["prompt_names"] if "prompt_names" in raw else [])}
     if "modules" in model:
-        model["modules"] = [_module(step, file) for step in model["modules"]]
-    for key, known in (("similarity", SIMILARITIES), ("activation", ("sigmoid", "identity"))):
+        model["modules"] = [module(step, file) for step in model["modules"]]
+    for key, known in (("similarity", SIMILARITIES), ("activation", ACTIVATIONS)):
         if key in model:
-            _check_choice(file, key, model[key], known)
+            check_choice(file, key, model[key], known)
     for key in sections["overrides"]:
-        _check_choice(file, "overrides", key, OVERRIDABLE)
-    _check_choice(file, "task", top["task"], tuple(HEADS))
+        check_choice(file, "overrides", key, OVERRIDABLE)
+    check_choice(file, "task", top["task"], tuple(HEADS))
     top["license"] = named(top["license"], top.pop("license_name", ""), top.get("license_link", ""), file)
-    _check_choice(file, "pooling", model["pooling"], POOLINGS)
+    check_choice(file, "pooling", model["pooling"], POOLINGS)
     for head in model["heads"]:
-        _check_choice(file, "heads", head, HEADS[top["task"]])
+        check_choice(file, "heads", head, HEADS[top["task"]])
     if HEADS[top["task"]][0] not in model["heads"]:
         raise UsageError(f'{file}: heads must hold "{HEADS[top["task"]][0]}"')
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", top["name"]):
@@ -186,7 +149,7 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
         architecture(top["architecture"])
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from None
-    _check_prompts(sections["prompts"], top["task"], file)
+    check_prompts(sections["prompts"], top["task"], file)
     names = sections["prompt_names"]
     spec = ModelSpec(architecture=top["architecture"], prompts=sections["prompts"], prompt_names=names, **model)
     return Recipe(
@@ -197,69 +160,3 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
         stated=frozenset(stated),
         overrides=sections["overrides"],
     )
-
-
-def _module(step: object, file: str) -> Module:
-    """A step behind the pooling: "normalize", or {type = "dense", width = 256, bias = true, activation = "tanh"}."""
-    entry = {"type": step} if isinstance(step, str) else step
-    if not isinstance(entry, dict) or not {"type"} <= entry.keys() <= {"type", "width", "bias", "activation"}:
-        raise UsageError(f'{file}: modules has {step!r}; a module is "normalize" or {{type = "dense", width = …}}')
-    _check_choice(file, "modules", entry["type"], tuple(STEPS))
-    kinds = {"width": int, "bias": bool, "activation": str}
-    if any(key in entry and type(entry[key]) is not kind for key, kind in kinds.items()):
-        raise UsageError(f"{file}: modules has {step!r}; width is a whole number, bias true or false, activation text")
-    found = Module(**entry)
-    _check_choice(file, "activation", found.activation, STEPS[found.type])
-    if (found.type == "dense") != (isinstance(found.width, int) and found.width > 0):
-        raise UsageError(f"{file}: modules has {step!r}; a dense module has a width, another has none")
-    return found
-
-
-def _check_open(given: dict[str, Any], section: str, file: str) -> dict[str, str]:
-    for key, value in given.items():
-        if not isinstance(value, str) or (section == "overrides" and not value.strip()):
-            raise UsageError(f"{file}: {key} in [{section}] must be text, not {value!r}")
-    return given
-
-
-def _check_keys(given: dict[str, Any], section: str, file: str) -> dict[str, Any]:
-    keys, where = KEYS[section], f" in [{section}]" if section else ""
-    for key, value in given.items():
-        if key not in keys:
-            known = [*keys] if section else [*keys, *filter(None, KEYS), *OPEN]
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise UsageError(f"{file}: key {key!r}{where} unknown; {hint}")
-        kind = keys[key][0]
-        if kind is float and isinstance(value, int):
-            value = float(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise UsageError(f"{file}: {key}{where} must be {kind.__name__}, not {value!r}")
-    missing = [key for key, (_, required) in keys.items() if required and key not in given]
-    if missing:
-        raise UsageError(f"{file}: key {missing[0]!r}{where} missing")
-    return given
-
-
-def _check_prompts(prompts: dict[str, str], task: str, file: str) -> None:
-    template = prompts.get(TEMPLATE, SLOT)
-    if SLOT not in template:
-        raise UsageError(f"{file}: {TEMPLATE} in [prompts] must hold {SLOT}, not {_quoted(template)}")
-    for key in prompts:
-        if (key in (PAIR, DEFAULT)) != (task == "rerank"):
-            raise UsageError(f"{file}: {key} in [prompts] does not go with task {_quoted(task)}")
-    pair = prompts.get(PAIR)
-    if pair is not None and any(pair.count(slot) != 1 for slot in PAIR_SLOTS):
-        raise UsageError(f"{file}: {PAIR} in [prompts] must hold {', '.join(PAIR_SLOTS)} once each")
-    if (pair is None) != (DEFAULT not in prompts):
-        raise UsageError(f"{file}: {PAIR} and {DEFAULT} in [prompts] go together")
-
-
-def _check_choice(file: str, key: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{file}: {key} {_quoted(value)} unknown ({', '.join(known)})")
-
-
-def _quoted(value: object) -> str:
-    """A value as an error shows it: strings in double quotes, as the TOML file has them."""
-    return f'"{value}"' if isinstance(value, str) else repr(value)

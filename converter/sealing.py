@@ -18,8 +18,9 @@ from converter.job import Job, settings
 from converter.proof.measure import Cosines
 from converter.source.checkpoint import described
 from shim import artifact
-from shim.artifact import File, Manifest, Quantization, Source, Stored
+from shim.artifact import Manifest, Quantization, Source, Stored
 from shim.errors import IntegrityError, SourceError
+from shim.listing import entry_of, hash_files
 from shim.parity import Parity
 
 PACKAGES = ("torch", "transformers", "mlx", "onnxruntime", "onnx-ir", "tokenizers", "numpy")
@@ -38,7 +39,7 @@ def seal(job: Job, candidate: Candidate, directory: Path) -> Manifest:
         source=_source(job),
         model=job.recipe.model,
         quantization=_quantization(job, candidate, directory),
-        files=artifact.hash_files(directory),
+        files=hash_files(directory),
         parity=Parity(verdict="unverified", target=job.bar.cosine, on=job.bar.on),
         tool={
             "version": shim.__version__,
@@ -59,7 +60,7 @@ def keep(directory: Path, manifest: Manifest, cosines: Cosines) -> Manifest:
     beside, path = directory / f".{COSINES}", directory / COSINES
     try:
         beside.write_text(content, encoding="utf-8")
-        entry = File(sha256=artifact.hash_file(beside), size=beside.stat().st_size)
+        entry = entry_of(beside)
         manifest = dataclasses.replace(manifest, files=dict(sorted({**manifest.files, COSINES: entry}.items())))
         beside.replace(path)
     except OSError as error:

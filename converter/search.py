@@ -216,9 +216,9 @@ def record(job: Job, found: Allocation) -> Record:
 
 def _ways(job: Job, name: str) -> list[Scheme]:
     """Every way in which the target stores a module, short of full precision, with at least the job's bits."""
-    table = f"{name}.weight" in job.checkpoint.tables
-    widths = tuple(bits for bits in (job.target.TABLE_BITS if table else TARGETS[job.request.target]) if job.bits <= bits < 16)
-    return schemes(name, job.checkpoint.matrices[f"{name}.weight"][1], widths)
+    of_tables = job.target.TABLE_BITS if f"{name}.weight" in job.checkpoint.tables else ()
+    widths = sorted(bits for bits in (*TARGETS[job.request.target], *of_tables) if job.bits <= bits < 16)
+    return schemes(name, job.checkpoint.matrices[f"{name}.weight"][1], tuple(widths))
 
 
 def _rest(job: Job, names: Iterable[str]) -> int:

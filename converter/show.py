@@ -27,16 +27,13 @@ def summary(manifest: Manifest, path: str) -> str:
     for head, figures in (parity.heads or {}).items():
         lines.append(_cosines(head, figures))
         lines.append(f"  {'':8} worst by language: " + ", ".join(f"{k} {v:.5f}" for k, v in figures.by_language.items()))
-        if figures.kendall:
-            lines.append(f"  {'':8} worst change of probability {figures.probability:.5f}; Kendall's tau worst ")
-            lines[-1] += f"{figures.kendall['worst']:.3f}; best document the same for {figures.top1:.1%} of queries"
         if figures.by_dimensions:
             cuts = ", ".join(f"{size} {worst:.5f}" for size, worst in figures.by_dimensions.items())
             lines.append(f"  {'':8} worst when cut to so many dimensions: {cuts}")
         if figures.centred:
             lines.append(_cosines("centred", figures.centred))
-            lines.append(f"  {'':8} 10 nearest neighbours agree {figures.neighbours:.1%}; ")
-            lines[-1] += f"mean pairwise cosine of the original {figures.reference_pairwise:.3f}"
+        if figures.said:
+            lines.append(f"  {'':8} " + "; ".join(figures.said))
     if parity.heads:
         noun = "pairs" if manifest.task == "rerank" else "texts"
         lines.append(f"  measured {parity.texts} {noun} on {parity.runtime} ({parity.device}, {parity.kernels or '?'})")
@@ -101,7 +98,7 @@ def tensors(manifest: Manifest, record: Record) -> str:
         line = f"  {name:{width}}  {entry['bits']:2} bits  {group}"
         if "input" in entry:
             mode, _, apart = entry["input"].partition("+")
-            line += f"  input {INPUTS[mode]}" + (f", {apart} channels in float32" if apart else "")
+            line += f"  input {INPUTS.get(mode, mode)}" + (f", {apart} channels in float32" if apart else "")
         if "share_of_error" in entry:
             whole = sum(other["bytes"] for other in known.values())
             line += f"  {entry['bytes'] / whole:6.1%} of size  {entry['share_of_error']:6.1%} of error"

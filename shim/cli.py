@@ -18,7 +18,8 @@ from shim.checks import check_text
 from shim.console import HELP, near_to, run, show_json
 from shim.errors import UsageError
 from shim.jsons import Json, JsonObject
-from shim.model import Model, load
+from shim.loading import load
+from shim.model import Model
 from shim.results import Embeddings
 
 Result = TypeVar("Result")

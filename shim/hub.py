@@ -12,11 +12,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from shim import artifact, cache, signature
+from shim import artifact, cache, integrity, signature
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
 from shim.jsons import MAX_MANIFEST, read_manifest
-from shim.listing import MANIFEST, SIGNATURE, File
+from shim.listing import MANIFEST, SIGNATURE, File, hash_file
 
 REPOSITORY = re.compile(r"([\w-][\w.-]*/[\w.-]+)(?:@((?!\.)[\w.-]+(?:/(?!\.)[\w.-]+)*))?", re.ASCII)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -102,7 +102,7 @@ def _check_name(path: Path, repository: str) -> None:
 def _whole(place: Path, found: Found, hashed: bool = True) -> bool:
     try:
         same = all(Path(place, name).read_bytes() == path.read_bytes() for name, path in found.own.items())
-        artifact.check_files(place, found.manifest, but=() if hashed else found.manifest.files)
+        integrity.check_files(place, found.manifest, but=() if hashed else found.manifest.files)
     except (OSError, IntegrityError):
         return False
     return same
@@ -114,7 +114,7 @@ def _checked(found: Found, name: str, entry: File) -> Path:
     path = _get(found.repository, found.revision, name, entry["size"])
     if path is None:
         raise IntegrityError(f"{where}: {name} is missing from the repository")
-    if path.stat().st_size != entry["size"] or artifact.hash_file(path) != entry["sha256"]:
+    if path.stat().st_size != entry["size"] or hash_file(path) != entry["sha256"]:
         raise IntegrityError(f"{where}: {name} differs from the manifest; if only {path.resolve()} is damaged, remove it")
     return path
 

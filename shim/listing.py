@@ -1,4 +1,4 @@
-"""Which files a manifest may list: names that lie inside the artifact on every system, each of a size and a hash."""
+"""The files that a manifest lists: what may be listed, the entry of a file, and whether a file is still what its entry says."""
 
 import hashlib
 import os
@@ -94,6 +94,17 @@ def hash_file(path: Path) -> str:
     """SHA-256 of a file's content, in hex."""
     with path.open("rb") as file:
         return _hash(file)
+
+
+def entry_of(path: Path) -> File:
+    """A file as a manifest lists it."""
+    return {"sha256": hash_file(path), "size": path.stat().st_size}
+
+
+def hash_files(directory: Path) -> dict[str, File]:
+    """{relative name: entry} of every file under `directory` but the manifest and its signature."""
+    paths = sorted(path for path in directory.rglob("*") if path.is_file() and path.name not in (MANIFEST, SIGNATURE))
+    return {path.relative_to(directory).as_posix(): entry_of(path) for path in paths}
 
 
 def _hash(file: BufferedReader) -> str:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ import numpy as np
 from shim.errors import IntegrityError
 
 PARITY_TARGET = 0.999
+SAID = "said"  # of a field's metadata: the words around its value, as str.format takes them
 WITNESS_TOLERANCE = 1e-4  # |ours - upstream's| / |upstream's|, of a text's output in fp32, at most
 
 
@@ -37,12 +38,18 @@ class Figures(Spread):
     by_language: dict[str, float]
     by_dimensions: dict[str, float] | None = None
     centred: Spread | None = None
-    neighbours: float | None = None
-    reference_pairwise: float | None = None
-    probability: float | None = None
-    kendall: dict[str, float] | None = None
-    top1: float | None = None
+    neighbours: float | None = field(default=None, metadata={SAID: "10 nearest neighbours agree {:.1%}"})
+    reference_pairwise: float | None = field(default=None, metadata={SAID: "mean pairwise cosine of the original {:.3f}"})
+    probability: float | None = field(default=None, metadata={SAID: "worst change of probability {:.5f}"})
+    kendall: dict[str, float] | None = field(default=None, metadata={SAID: "Kendall's tau worst {0[worst]:.3f}"})
+    top1: float | None = field(default=None, metadata={SAID: "best document the same for {:.1%} of queries"})
     reference_spread: float | None = None
+
+    @property
+    def said(self) -> list[str]:
+        """In words, the figures that were measured and whose fields have words."""
+        given = ((each.metadata.get(SAID), getattr(self, each.name)) for each in fields(self))
+        return [words.format(value) for words, value in given if words and value is not None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from shim.spec import NORMALIZE, Module
 POOLINGS = ("cls", "mean", "last", "max", "mean_sqrt_len_tokens", "weightedmean")
 # Head -> the output of a runtime, or of an ONNX graph, that it is made from.
 OUTPUTS = {"dense": "sentence_embedding", "sparse": "sparse_weights", "colbert": "colbert_vecs", "score": "score"}
-HEADS = tuple(OUTPUTS)
+HEADS = {"embed": ("dense", "sparse", "colbert"), "rerank": ("score",)}  # task -> heads; the first, each of its models has
 # What every embedder gives and no recipe lists: the states that are pooled, and these pooled but not normalised.
 OUTPUTS |= {"hidden": "token_embeddings", "pooled": "token_embeddings"}
 # The same behind dense modules and before the last Normalize: a further output, where a model has such modules.

@@ -36,6 +36,18 @@ ROLES = {"retrieval.query": "query", "retrieval.passage": "document"}
 NAMES = {"query": "retrieval.query"} | dict.fromkeys(("document", "passage", "corpus"), "retrieval.passage")
 
 
+def fault(prompts: Mapping[str, str], task: str) -> tuple[str, str] | None:
+    """The key of a model's prompts that is wrong for its task, embed or rerank, and what is wrong; None where all are good."""
+    for key in prompts:
+        if key not in PROMPTS or (key in (PAIR, DEFAULT)) != (task == "rerank"):
+            return key, f"does not go with the task {task}"
+    if SLOT not in prompts.get(TEMPLATE, SLOT):
+        return TEMPLATE, f'must hold {SLOT}, not "{prompts[TEMPLATE]:.100}"'
+    if PAIR in prompts and any(prompts[PAIR].count(slot) != 1 for slot in PAIR_SLOTS):
+        return PAIR, f"must hold {', '.join(PAIR_SLOTS)} once each"
+    return None
+
+
 def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | None = None) -> str:
     """What goes before a text: the model's own prompt for the task, or its template around the instruction.
 

@@ -16,6 +16,7 @@ class Module:
 NORMALIZE = Module("normalize")
 STEPS = {"normalize": ("identity",), "dense": ("identity", "tanh")}  # type -> activations
 SIMILARITIES = ("cosine", "dot", "euclidean", "manhattan")
+ACTIVATIONS = ("sigmoid", "identity")  # of a reranker's logits, in its own library
 
 
 @dataclass(frozen=True)

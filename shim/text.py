@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +12,9 @@ from shim.checks import check_text
 from shim.contents import Contents, Steps, completed
 from shim.errors import IntegrityError, TooLongError, UsageError
 from shim.jsons import read_object
+from shim.pieces import Piece, pieces_of
 from shim.prompts import DEFAULT, PAIR, SLOT
-from shim.seams import FARTHEST, parts
+from shim.seams import FARTHEST
 
 MAX_ID = 2**32  # of a token, in the tokenizer's library
 
@@ -56,17 +56,6 @@ class Encoded:
     type_ids: list[int]
     truncated: bool
     prefix: Prefix | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """One token and where it lies in its text, in characters; a special token lies nowhere."""
-
-    id: int
-    text: str
-    special: bool
-    start: int | None
-    stop: int | None
 
 
 class TextEncoder:
@@ -204,30 +193,9 @@ class TextEncoder:
 
         return (yield from self._contents.of_all(documents, max(self.max_tokens, len(first)), made, side))
 
-    def pieces(self, texts: Sequence[str], special: bool = True) -> list[list[Piece]]:
-        """Each text's tokens, uncut; `special` puts the special tokens around them."""
-        return [list(chain.from_iterable(self.piecing(text, special))) for text in texts]
-
     def piecing(self, text: str, special: bool = True) -> Iterator[list[Piece]]:
-        """`pieces` of one text, part by part."""
-        before, after = self._edges() if special else ([], [])
-        yield before
-        start = 0
-        for part in parts(text, self._contents.seams, bounded=self._contents.bounded):
-            (encoding,) = completed(self._contents.of_short([part]))
-            rows = zip(encoding.ids, encoding.offsets, strict=True)
-            yield [Piece(id, part[left:right], False, start + left, start + right) for id, (left, right) in rows]
-            start += len(part)
-        yield after
-
-    def _edges(self) -> tuple[list[Piece], list[Piece]]:
-        """The special tokens before a text, and those behind it."""
-        self.tokenizer.no_truncation()
-        found = self.tokenizer.encode("a")
-        rows = [Piece(id, token, True, None, None) for id, token in zip(found.ids, found.tokens, strict=True)]
-        mask = found.special_tokens_mask
-        first = mask.index(0) if 0 in mask else len(mask)
-        return rows[:first], [row for row, special in zip(rows[first:], mask[first:], strict=True) if special]
+        """Its tokens as a user may look at them, see `pieces_of`."""
+        return pieces_of(text, self._contents, special)
 
     def bound(self) -> None:
         """From now on no step is long: a text that cannot be cut into short ones is refused, see `shim.seams.parts`."""

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from converter.quantize.grid import Grid, Scheme, round_to_nearest
 from converter.targets.mlx import pack
-from converter.targets.onnx.recorder import unsigned
+from converter.targets.onnx.packed import unsigned
 
 BITS = (2, 3, 4, 5, 6, 8)
 

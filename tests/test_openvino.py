@@ -20,7 +20,7 @@ from support.published import edit, publish
 
 import shim
 from converter.proof.openvino import open_with_openvino
-from shim import artifact
+from shim import artifact, listing
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.pooling import OUTPUTS
 from shim.runtimes.onnx import open_runtime as open_onnx
@@ -147,7 +147,7 @@ def test_what_falls_short_is_recorded_and_refused(minilm_artifacts: dict[str, Pa
     bias = next(t for t in graph.graph.initializer if t.name == "embeddings.LayerNorm.bias")
     bias.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(bias)[::-1].copy(), bias.name))
     onnx.save(graph, path / "onnx/model.onnx")
-    edit(path, lambda m: m.update(files=artifact.hash_files(path)))
+    edit(path, lambda m: m.update(files=listing.hash_files(path)))
     line = run("converter", "verify", path, "--runtime", "openvino", check=1).stderr.splitlines()[-1]
     assert "failed: worst cosine of dense" in line
     assert "the artifact's own figures, on onnx, are as they were" in line

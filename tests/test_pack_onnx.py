@@ -22,7 +22,7 @@ from converter.quantize.torch_ops import TorchOps
 from converter.source.open import open_source
 from converter.targets import onnx as target
 from converter.targets.onnx import GRID
-from converter.targets.onnx.recorder import pack
+from converter.targets.onnx.packed import pack
 from shim import load
 from shim.architectures import bert
 from shim.pooling import outputs

@@ -15,7 +15,7 @@ from support.hub import WRITE, Fault, Hub
 from support.publishing import REPO, Precisions, Publish, arrived, commits, expected, sent, there, told
 
 from converter.publish import upload
-from shim import artifact
+from shim.listing import hash_file
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # as in a process of the command's own
 
@@ -109,7 +109,7 @@ def test_uploads_that_are_cut_go_on(
     files = expected(tmp_path, *artifacts)
     monkeypatch.setattr("time.sleep", lambda _: None)  # of the client, before it tries again
     rng = random.Random(21)
-    data = {artifact.hash_file(path): path.stat().st_size for each in artifacts for path in each.glob("onnx/*_data")}
+    data = {hash_file(path): path.stat().st_size for each in artifacts for path in each.glob("onnx/*_data")}
     for number in range(20):
         left = [sha256 for sha256 in data if not arrived(hub, sha256)]
         method, pattern, size = "POST", "commit/main", 20_000
@@ -134,7 +134,7 @@ def test_a_process_that_ends_in_the_middle(
     hub: Hub, publish: Publish, precisions: Precisions, tmp_path: Path, number: signal.Signals
 ) -> None:
     artifacts = [shutil.copytree(precisions(bits, "data"), tmp_path / f"artifacts/{bits}") for bits in (16, 8)]
-    slow = Fault("PUT", artifact.hash_file(artifacts[1] / "onnx/model.onnx_data"), cut_after=20_000, hold=True)
+    slow = Fault("PUT", hash_file(artifacts[1] / "onnx/model.onnx_data"), cut_after=20_000, hold=True)
     hub.faults = [slow]
     command = [sys.executable, "-m", "converter", "publish", *map(str, artifacts), "--org", "acme"]
     process = subprocess.Popen(

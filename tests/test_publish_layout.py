@@ -19,9 +19,10 @@ import shim
 from converter.publish import layout, repository, sealed
 from converter.publish.graph import renamed
 from converter.publish.repository import Repository
-from shim import artifact
+from shim import artifact, integrity
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
+from shim.listing import entry_of, hash_file
 
 TEXTS = ["A short line.", "двенадцать месяцев", "天气很好", "copper and iron " * 60]
 GRAPHS = {32: "model.onnx", 16: "model_fp16.onnx", 8: "model_quantized.onnx", 4: "model_q4.onnx"}
@@ -54,9 +55,7 @@ def test_precisions_share_a_repository_and_each_gives_the_vectors_of_its_artifac
     listed = {name: entry for each in manifest["precisions"].values() for name, entry in each["files"].items()}
     listed |= manifest["files"]
     assert contents(folder).keys() == listed.keys() | {"README.md", "artifact.json"}
-    assert listed == {
-        name: {"sha256": artifact.hash_file(folder / name), "size": (folder / name).stat().st_size} for name in listed
-    }
+    assert listed == {name: entry_of(folder / name) for name in listed}
     assert repository.read(folder / "artifact.json", whole.id) == whole
     for bits, path in given.items():
         before, after = artifact.read(path), whole.precisions[f"{bits}bit"]
@@ -64,7 +63,7 @@ def test_precisions_share_a_repository_and_each_gives_the_vectors_of_its_artifac
         assert len(after.files) == len(before.files)
         model = shim.load(folder, precision=f"{bits}bit", min_parity=0)
         np.testing.assert_array_equal(model.embed(TEXTS).dense, expected[bits])
-        artifact.check_files(path, before)  # the artifact is as it was
+        integrity.check_files(path, before)  # the artifact is as it was
 
 
 def test_transformers_js_is_told_which_graphs_have_a_file_of_data(precisions: Precisions, tmp_path: Path) -> None:
@@ -72,7 +71,7 @@ def test_transformers_js_is_told_which_graphs_have_a_file_of_data(precisions: Pr
     whole = built(tmp_path / "none", precisions(8), precisions(16))
     assert (tmp_path / "none/config.json").read_bytes() == (precisions(8) / "config.json").read_bytes()
     assert whole.files.keys() == {"onnx/model.onnx", *PICTURES}
-    assert whole.files["onnx/model.onnx"]["sha256"] == artifact.hash_file(precisions(16) / "onnx/model.onnx")
+    assert whole.files["onnx/model.onnx"]["sha256"] == hash_file(precisions(16) / "onnx/model.onnx")
     built(tmp_path / "some", precisions(8, "data"), precisions(16))
     config = json.loads((tmp_path / "some/config.json").read_text())
     assert config.pop("transformers.js_config") == {"use_external_data_format": {"model_quantized.onnx": 1}}
@@ -95,7 +94,7 @@ def test_the_most_exact_graph_has_the_name_that_loaders_look_for(precisions: Pre
         onnxruntime.InferenceSession(folder / "onnx" / name).run(None, feed)[1] for name in ("model.onnx", "model_fp16.onnx")
     ]
     np.testing.assert_array_equal(*vectors)
-    assert artifact.hash_file(folder / "onnx/model.onnx") == artifact.hash_file(precisions(16, kind) / "onnx/model.onnx")
+    assert hash_file(folder / "onnx/model.onnx") == hash_file(precisions(16, kind) / "onnx/model.onnx")
 
 
 def test_the_second_output_is_the_vector(precisions: Precisions) -> None:

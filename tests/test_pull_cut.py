@@ -14,7 +14,7 @@ from support.commands import run, run_process
 from support.hub import Fault, Hub
 from support.published import replace
 
-from shim import artifact
+from shim import artifact, integrity
 
 REPO, GRAPH = "acme/tiny-onnx", "onnx/model_quantized.onnx"
 PART = 1 << 20  # bytes: the client keeps whole parts of a download that is cut, in place of its own 10 MB
@@ -46,7 +46,7 @@ def test_a_download_cut_twenty_times_resumes(reached: Hub, large: Path, monkeypa
     assert all(fault.reached.is_set() for fault in cuts)
     folder = Path(done.stdout.strip())
     files = artifact.read(folder).files
-    artifact.check_files(folder, artifact.read(folder))
+    integrity.check_files(folder, artifact.read(folder))
     assert (folder / GRAPH).read_bytes() == (large / GRAPH).read_bytes()
     for name, entry in files.items():
         path = "/lfs/" if name == GRAPH else f"/resolve/{commit}/{name}"

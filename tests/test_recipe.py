@@ -13,6 +13,7 @@ from converter.source.derive import derive
 from converter.source.layout import read_layout
 from converter.source.settle import settle
 from shim.errors import UsageError
+from shim.prompts import INSTRUCTIONS, prompt_for
 
 BGE = {"retrieval.query": "Represent this sentence for searching relevant passages: "}
 E5 = {"retrieval.query": "query: ", "retrieval.passage": "passage: "}
@@ -225,3 +226,13 @@ def test_a_wrong_line_of_what_a_checkpoint_says_is_named(tmp_path: Path, old: st
     with pytest.raises(UsageError) as caught:
         recipe.load(broken(tmp_path, old, new))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [*(f"qwen3-embedding-{n}b" for n in ("0.6", "4", "8")), "multilingual-e5-large-instruct"])
+def test_a_task_has_its_instruction(name: str) -> None:
+    """Both cards write `Instruct: {task}\\nQuery:`; e5-instruct has a space behind it, Qwen3 has none."""
+    prompts, space = recipe.load(name).model.prompts, " " if "e5" in name else ""
+    for task, instruction in INSTRUCTIONS.items():
+        assert prompt_for(prompts, task) == (f"Instruct: {instruction}\nQuery:{space}" if instruction else "")
+    assert {task for task in INSTRUCTIONS if not prompt_for(prompts, task)} == {"retrieval.passage", "code.passage"}
+    assert prompt_for(prompts, "clustering") == f"Instruct: Represent this text for clustering\nQuery:{space}"

@@ -18,7 +18,7 @@ from support.commands import one_line, run
 from support.published import edit, publish, write
 
 import shim
-from shim import artifact
+from shim import artifact, integrity
 from shim.errors import IntegrityError, SealportError
 
 
@@ -201,7 +201,7 @@ def test_whatever_stands_in_a_manifest_is_taken_or_refused(
     write(folder, whole)
     for precision in (None, "8bit"):
         with contextlib.suppress(SealportError):
-            artifact.check_verdict(artifact.read(folder, precision), None)
+            integrity.check_verdict(artifact.read(folder, precision), None)
 
 
 BOMBS = {

@@ -137,7 +137,7 @@ UNSERVABLE: dict[str, tuple[Change, str]] = {
     "an architecture elsewhere": (lambda m: m["model"].update(architecture="../x"), "architecture '../x' unknown"),
     "a default that is no prompt": (lambda m: m["model"].update(default_prompt="x"), "default_prompt 'x' unknown"),
     "a pair to embed": (lambda m: m["model"]["prompts"].update(pair="{query}"), "prompt 'pair' does not go with"),
-    "an instruction without a place": (lambda m: m["model"]["prompts"].update(instruction="x"), "has no {instruction}"),
+    "an instruction without a place": (lambda m: m["model"]["prompts"].update(instruction="x"), "must hold {instruction}"),
     "a prompt of no task": (lambda m: m["model"]["prompts"].update(magic="x"), "prompt 'magic' does not go with"),
     "half a character": (lambda m: m["model"]["prompt_names"].update(query="\ud800"), "surrogates not allowed"),
     "half a character in a key": (lambda m: m.update({"\ud800": 1}), "surrogates not allowed"),

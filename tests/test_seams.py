@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 
 from shim import contents, seams
 from shim.errors import TooLongError
+from shim.pieces import edges
 from shim.text import TextEncoder
 
 HUB = Path(__file__).parent.parent.parent / "shared/hub"
@@ -60,7 +61,7 @@ def test_the_tokens_of_the_parts_are_those_of_the_whole(name: str, text: str, li
     wanted = theirs.encode(text)
     with patch.object(seams, "PART", 3), patch.object(contents, "PART", 3):
         (found,) = ours.encode([text], side=side)
-        pieces = ours.pieces([text])[0]
+        pieces = [piece for part in ours.piecing(text) for piece in part]
     assert (found.ids, found.type_ids, found.truncated) == (wanted.ids, wanted.type_ids, bool(wanted.overflowing))
     theirs.no_truncation()
     assert [piece.id for piece in pieces] == theirs.encode(text).ids
@@ -155,12 +156,12 @@ def test_a_tokenizer_of_an_unknown_kind_has_no_seams(tmp_path: Path) -> None:
 def test_no_control_token_comes_from_a_plain_text(name: str, text: str) -> None:
     plain = encoder(name, 200, plain=True)
     added = plain.tokenizer.get_added_tokens_decoder()
-    edges = {piece.id for edge in plain._edges() for piece in edge}
+    before, after = edges(plain.tokenizer)
     unknown = {id for id, token in added.items() if token.content in ("<unk>", "[UNK]")}
     found = plain.encode([text])[0].ids
-    inner = found[len(plain._edges()[0]) : len(found) - len(plain._edges()[1])]
+    inner = found[len(before) : len(found) - len(after)]
     assert not (set(inner) - unknown) & added.keys()
-    assert edges <= set(found)
+    assert {piece.id for piece in (*before, *after)} <= set(found)
 
 
 def test_plain_text_leaves_a_templates_own_control_tokens(shared: Path) -> None:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from model_signing import signing
 from support.commands import one_line, run
 from support.hub import Hub
-from support.published import edit, entry, key, publish
+from support.published import edit, entry_of, key, publish
 
 import shim
 from converter.publish.signature import sign
@@ -76,7 +76,7 @@ def another_payload(folder: Path) -> None:
     edit(folder, lambda m: m.update(default="32bit"))
     bundle = json.loads((folder / "artifact.json.sig").read_text())
     payload = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
-    payload["predicate"]["resources"][0]["digest"] = entry(folder / "artifact.json")["sha256"]
+    payload["predicate"]["resources"][0]["digest"] = entry_of(folder / "artifact.json")["sha256"]
     bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(payload).encode()).decode()
     (folder / "artifact.json.sig").write_text(json.dumps(bundle))
 
@@ -112,7 +112,7 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "changed and listed": (
         lambda f: (
             flip(f / "vocab.txt"),
-            edit(f, lambda m: [p["files"].update({"vocab.txt": entry(f / "vocab.txt")}) for p in m["precisions"].values()]),
+            edit(f, lambda m: [p["files"].update({"vocab.txt": entry_of(f / "vocab.txt")}) for p in m["precisions"].values()]),
         ),
         "signature does not fit",
     ),
@@ -244,5 +244,5 @@ def test_an_artifact_alone_may_be_signed(tiny_8bit: Path, keys: tuple[Path, Path
     folder = Path(shutil.copytree(tiny_8bit, tmp_path / "alone"))
     sign(folder, keys[0])
     assert shim.load(folder, require_signature=keys[1]).name == "tiny-onnx-8bit"
-    assert "artifact.json.sig" not in shim.artifact.hash_files(folder)
+    assert "artifact.json.sig" not in shim.listing.hash_files(folder)
     assert publish(tmp_path / "again", folder).is_dir()

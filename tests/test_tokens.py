@@ -17,7 +17,7 @@ import pytest
 
 from converter import recipe
 from shim.errors import UsageError
-from shim.prompts import INSTRUCTIONS, prompt_for
+from shim.prompts import prompt_for
 from shim.text import TextEncoder
 
 M3, RERANKER = "hub/BAAI/bge-m3", "hub/BAAI/bge-reranker-v2-m3"
@@ -206,16 +206,6 @@ def test_queries_are_those_of_sentence_transformers(shared: Path, size: str) -> 
     questions = [*ODD, *(question for _, questions in paragraphs(shared / "data") for question in questions)]
     found = [item.ids for item in ours(folder, 8192).encode(questions, prompt_for(prompts, None, WEB))]
     assert found == upstream(folder)([published["query"] + text for text in questions])["input_ids"]
-
-
-@pytest.mark.parametrize("name", [*(f"qwen3-embedding-{n}b" for n in ("0.6", "4", "8")), "multilingual-e5-large-instruct"])
-def test_a_task_has_its_instruction(name: str) -> None:
-    """Both cards write `Instruct: {task}\\nQuery:`; e5-instruct has a space behind it, Qwen3 has none."""
-    prompts, space = recipe.load(name).model.prompts, " " if "e5" in name else ""
-    for task, instruction in INSTRUCTIONS.items():
-        assert prompt_for(prompts, task) == (f"Instruct: {instruction}\nQuery:{space}" if instruction else "")
-    assert {task for task in INSTRUCTIONS if not prompt_for(prompts, task)} == {"retrieval.passage", "code.passage"}
-    assert prompt_for(prompts, "clustering") == f"Instruct: Represent this text for clustering\nQuery:{space}"
 
 
 @pytest.mark.parametrize("name", BOOKS)

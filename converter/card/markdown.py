@@ -96,7 +96,8 @@ def _what(precisions: Mapping[str, Manifest], manifest: Manifest) -> str:
         original += f", as the Python package `{repo.removeprefix('pkg:')}` {revision} carries it,"
     bits = [str(each.bits) for each in precisions.values()]
     widths = f"{', '.join(bits[:-1])} and {bits[-1]}" if len(bits) > 1 else bits[0]
-    return f"{original} for {RUNTIMES[manifest.target]} in {widths} bits, and measured against the original, text by text."
+    runtime = RUNTIMES.get(manifest.target, manifest.target)
+    return f"{original} for {runtime} in {widths} bits, and measured against the original, text by text."
 
 
 def _warnings(precisions: Mapping[str, Manifest]) -> list[str]:

@@ -16,10 +16,10 @@ from converter.publish import graph, heads
 from converter.publish.graph import ARTIFACT, DATA, GRAPHS
 from converter.publish.repository import CARD, Files, Repository
 from converter.publish.sealed import Sealed
-from shim import artifact
-from shim.artifact import MANIFEST, File, Manifest
+from shim.artifact import Manifest
 from shim.errors import UsageError
 from shim.jsons import JsonObject, read_object
+from shim.listing import MANIFEST, File, entry_of
 
 CONFIG = "config.json"
 COSINES = "cosines.json"
@@ -138,7 +138,7 @@ def _configured(
 
 def _unlisted(into: Path, listed: Files) -> Files:
     names = (path.relative_to(into).as_posix() for path in sorted(into.rglob("*")) if path.is_file())
-    return {name: _entry(into / name) for name in names if name not in listed and name not in (CARD, MANIFEST)}
+    return {name: entry_of(into / name) for name in names if name not in listed and name not in (CARD, MANIFEST)}
 
 
 def _draw(precisions: dict[str, Manifest], default: str, into: Path) -> dict[str, str]:
@@ -159,11 +159,7 @@ def _write(content: bytes, path: Path) -> File:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     path.write_bytes(content)
-    return _entry(path)
-
-
-def _entry(path: Path) -> File:
-    return {"sha256": artifact.hash_file(path), "size": path.stat().st_size}
+    return entry_of(path)
 
 
 def _place(source: Path, path: Path) -> None:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from converter.publish.hub import Changes, File, State
 from converter.publish.repository import Repository
-from shim import artifact
 from shim.artifact import Manifest
-from shim.listing import MANIFEST, SIGNATURE
+from shim.listing import MANIFEST, SIGNATURE, hash_file
 
 
 def plan(folder: Path, repository: Repository, before: Repository | None, state: State) -> Changes:
@@ -29,7 +28,7 @@ def local(folder: Path, repository: Repository) -> dict[str, str]:
     """SHA-256 of every file of the folder; those that are listed are known."""
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
     listed = repository.listed
-    return {name: listed[name]["sha256"] if name in listed else artifact.hash_file(folder / name) for name in names}
+    return {name: listed[name]["sha256"] if name in listed else hash_file(folder / name) for name in names}
 
 
 def same(path: Path, sha256: str, there: File | None) -> bool:

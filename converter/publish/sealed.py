@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converter.publish.repository import Repository
-from shim import artifact
+from shim import artifact, integrity
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
 
@@ -42,7 +42,7 @@ def gather(paths: list[Path], allow_unverified: bool = False) -> list[Sealed]:
 def check(artifacts: list[Sealed]) -> None:
     """Hash every file. Raises IntegrityError for an artifact that is not what its manifest says."""
     for each in artifacts:
-        artifact.check_files(each.path, each.manifest)
+        integrity.check_files(each.path, each.manifest)
 
 
 def keep(published: Repository, artifacts: list[Sealed]) -> dict[str, Manifest]:

@@ -14,9 +14,8 @@ from converter.publish.plan import local, message, plan
 from converter.publish.repository import CARD, Repository
 from converter.publish.sealed import Sealed, check, gather, keep
 from converter.publish.signature import public_key, sign
-from shim.artifact import hash_file
 from shim.errors import IntegrityError, UsageError
-from shim.listing import MANIFEST, SIGNATURE
+from shim.listing import MANIFEST, SIGNATURE, hash_file
 
 BRANCH = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from converter import cache
 from converter.source.checkpoint import read_json
 from converter.source.locate import locate
-from shim.artifact import hash_file
 from shim.errors import SourceError, UsageError
 from shim.jsons import JsonObject
+from shim.listing import hash_file
 
 ADAPTER = "adapter_config.json"
 LOADERS = {"SEQ_CLS": "AutoModelForSequenceClassification", "CAUSAL_LM": "AutoModelForCausalLM"}  # of others, AutoModel

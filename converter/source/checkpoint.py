@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, parts, read
-from shim.artifact import File, Origin, Source, hash_file
+from shim.artifact import Origin, Source
 from shim.errors import SourceError, UsageError
 from shim.jsons import JsonObject
+from shim.listing import File, entry_of
 from shim.spec import ModelSpec
 
 SAFETENSORS = "model.safetensors"
@@ -116,9 +117,7 @@ class Checkpoint:
         for folder in {self.upstream, self.root, self.directory}:
             used |= {path for pattern in READ for path in folder.glob(pattern) if path.is_file()}
         used |= {path for folder in self.layout.folders for path in (self.root / folder).glob("*") if path.is_file()}
-        return {
-            self._name(path): {"sha256": hash_file(path), "size": path.stat().st_size} for path in sorted(used, key=self._name)
-        }
+        return {self._name(path): entry_of(path) for path in sorted(used, key=self._name)}
 
     def _name(self, path: Path) -> str:
         """Relative to the checkpoint's directory, or to that of the adapter that was merged into it."""

@@ -18,8 +18,8 @@ DEFAULT_BITS = {"mlx": 4, "onnx": 8}
 class Target(Protocol):
     """What a module of this folder has.
 
-    TABLE_BITS: the bits that a table may have, of which rows are looked up. GRID: what is stored beside the codes.
-    INTEGERS: whether inputs of products can be rounded to 8 bits, too.
+    TABLE_BITS: bits that a table, of which rows are looked up, may have beside those of every weight. GRID: what is stored
+    beside the codes. INTEGERS: whether inputs of products can be rounded to 8 bits, too.
     """
 
     TABLE_BITS: tuple[int, ...]

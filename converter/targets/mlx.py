@@ -10,11 +10,11 @@ from converter.candidate import Candidate
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
-from converter.targets import TARGETS, safetensors
+from converter.targets import safetensors
 from converter.targets.safetensors import Layout
 from shim.jsons import JsonObject
 
-TABLE_BITS = TARGETS["mlx"]
+TABLE_BITS = ()
 GRID = Grid(np.float16, integer_zero=False)
 INTEGERS = False
 APART = ("sparse_linear.", "colbert_linear.", "score.", "dense.")

@@ -9,6 +9,7 @@ from typing import TypeVar
 from shim.checks import check_text, check_texts
 from shim.contents import Steps
 from shim.model import Model
+from shim.pieces import Piece
 from shim.pooling import PER_TOKEN, check_dimensions
 from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
@@ -18,7 +19,7 @@ from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, Ful
 from shim.serve.settings import Settings
 from shim.serve.tokenizing import Tokenizing, written
 from shim.serve.turns import CLIENT, Shares
-from shim.text import Encoded, Piece, Prefix
+from shim.text import Encoded, Prefix
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # of a request, encoded before they are put into the queue
 MAX_CHARACTERS = 262_144  # whose tokens are shown in one answer: at most some 20 MB of JSON

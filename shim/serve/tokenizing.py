@@ -9,8 +9,8 @@ from functools import partial
 from typing import TypeVar
 
 from shim.contents import Steps, completed
+from shim.pieces import Piece
 from shim.serve.turns import CLIENT, Turns
-from shim.text import Piece
 
 SHORT = 512  # characters that are tokenized at once: to have another thread do it would take as long
 T = TypeVar("T")

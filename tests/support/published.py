@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from shim import artifact, seal
+from shim.listing import entry_of
 from shim.repository import SCHEMA
 from support.commands import run
 from support.hub import Hub
@@ -42,18 +43,13 @@ def publish(into: Path, *artifacts: Path, name: str = "tiny-onnx", external: boo
             else:
                 shutil.copyfile(path / file, into / target)
             names.append(target)
-        precisions[f"{manifest['bits']}bit"] = {**manifest, "files": {name: entry(into / name) for name in names}}
+        precisions[f"{manifest['bits']}bit"] = {**manifest, "files": {name: entry_of(into / name) for name in names}}
     (into / "assets").mkdir()
     (into / "assets/parity.svg").write_text("<svg/>")
     (into / "README.md").write_text("# A card, which anybody may change")
-    files = {"assets/parity.svg": entry(into / "assets/parity.svg")}
+    files = {"assets/parity.svg": entry_of(into / "assets/parity.svg")}
     write(into, {"schema": 5, "name": name, "default": next(iter(precisions)), "precisions": precisions, "files": files})
     return into
-
-
-def entry(path: Path) -> dict[str, Any]:
-    """A file as a manifest lists it."""
-    return {"sha256": artifact.hash_file(path), "size": path.stat().st_size}
 
 
 def write(folder: Path, manifest: dict[str, Any]) -> None:
@@ -87,7 +83,7 @@ def replace(folder: Path, name: str, content: bytes) -> None:
 
     def relist(manifest: dict[str, Any]) -> None:
         for listed in [precision["files"] for precision in manifest.get("precisions", {"": manifest}).values()]:
-            listed[name] = entry(folder / name)
+            listed[name] = entry_of(folder / name)
 
     edit(folder, relist)
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shim import artifact
+from shim.listing import hash_file
 from support.commands import Done, one_object, run
 from support.hub import READ, STRANGER, WRITE, Hub
 
@@ -66,7 +67,7 @@ def changed(path: Path, into: Path, name: str, content: bytes) -> Path:
     shutil.copytree(path, into)
     (into / name).write_bytes(content)
     manifest = artifact.read(into)
-    entry = {"sha256": artifact.hash_file(into / name), "size": len(content)}
+    entry = {"sha256": hash_file(into / name), "size": len(content)}
     artifact.write(into, dataclasses.replace(manifest, files={**manifest.files, name: entry}))
     return into
 

@@ -11,14 +11,14 @@ from converter.candidate import Candidate
 from converter.quantize.grid import Grid, Scheme
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
-from converter.targets.onnx import prefix, tables
+from converter.targets.onnx import packed, prefix, tables
 from converter.targets.onnx.ops import OPSET, OnnxOps
 from converter.targets.onnx.recorder import CONTRIB
 from shim.architectures import architecture
 from shim.errors import SealportError
 from shim.pooling import PROJECTED, outputs
 
-TABLE_BITS = (4, *tables.BITS, 8)  # of tables, when bits are chosen for each tensor
+TABLE_BITS = tables.BITS
 GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
 INTEGERS = True
 IR_VERSION = 11
@@ -34,17 +34,12 @@ EXTERNAL_ABOVE = 1 << 28  # bytes of weights beyond which they lie in model.onnx
 
 
 def stored(shape: tuple[int, ...], scheme: Scheme | None) -> int:
-    """Bytes of a (rows, columns) weight in a float32 graph: codes, and of each group a scale in float32 and a zero point.
-
-    With bits that no layer has, it is a table: see `tables.stored`.
-    """
+    """See Target.stored, of a float32 graph. A weight with bits that no layer has is a table."""
     rows, columns = shape
     if scheme is None:
         return 4 * rows * columns
-    if scheme.bits in tables.BITS:
-        return tables.stored(rows, columns, scheme)
-    groups = columns // scheme.group_size
-    return rows * (columns * scheme.bits // 8 + 4 * groups + -(-groups * scheme.bits // 8))
+    kind = tables if scheme.bits in tables.BITS else packed
+    return kind.stored(rows, columns, scheme)
 
 
 def write(

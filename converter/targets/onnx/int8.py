@@ -10,7 +10,8 @@ from converter.int8.inputs import LEAST, TOP
 from converter.int8.shared_inputs import Input, Integers
 from converter.int8.weights import ZERO
 from converter.source.checkpoint import Checkpoint
-from converter.targets.onnx.ops import ROUNDED, OnnxOps
+from converter.targets.onnx import packed
+from converter.targets.onnx.ops import OnnxOps
 from converter.targets.onnx.recorder import CONTRIB
 
 
@@ -42,7 +43,7 @@ class IntegerOps(OnnxOps):
         if entry is None or entry.activation.mode == "none":
             return super().linear(name, x, bias)
         if entry.activation.mode == "block":
-            product = self._by_block(name, self.found[name].scheme, self._smoothed(entry, x), ROUNDED)
+            product = packed.multiply(self, name, self.found[name].scheme, self._smoothed(entry, x), packed.ROUNDED)
             product = self._biased(product, self.tensor(f"{name}.bias")) if f"{name}.bias" in self.tensors or bias else product
             self.sizes[product.name] = self.checkpoint.tensors[f"{name}.weight"].shape[:1]
             return product

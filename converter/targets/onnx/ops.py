@@ -5,13 +5,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from converter.quantize.grid import Scheme
-from converter.targets.onnx import prefix, tables
+from converter.targets.onnx import packed, prefix, tables
 from converter.targets.onnx.attention import Attention
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
 OPSET = 23
-ROUNDED = 4  # the accuracy level of MatMulNBits at which inputs are rounded to 8 bits
 
 
 class OnnxOps(Recorder):
@@ -41,13 +39,8 @@ class OnnxOps(Recorder):
         scheme = self.codes.plan.get(name)
         if scheme is None:
             return self.node("Gather", self.tensor(f"{name}.weight"), ids)
-        if scheme.bits in tables.BITS:
-            return tables.gather(self, name, scheme, ids)
-        codes, scales, zeros = self.quantized(name, scheme, self.checkpoint.tensors[f"{name}.weight"].shape)
-        parts, bits, size = (codes, ids, scales, zeros), scheme.bits, scheme.group_size
-        return self.node(
-            "GatherBlockQuantized", *parts, domain=CONTRIB, bits=bits, block_size=size, gather_axis=0, quantize_axis=1
-        )
+        gather = tables.gather if scheme.bits in tables.BITS else packed.gather
+        return gather(self, name, scheme, ids)
 
     def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
         scheme = self.codes.plan.get(name)
@@ -55,34 +48,13 @@ class OnnxOps(Recorder):
         if scheme is None:
             product = self.node("MatMul", x, self.tensor(f"{name}.weight", transpose=True), name=name)
         elif scheme.bits == 8 and not self.by_block:
-            product = self.node("MatMul", x, self._widened(name, scheme), name=name)
+            product = self.node("MatMul", x, packed.widened(self, name, scheme), name=name)
         else:
-            product = self._by_block(name, scheme, x, ROUNDED if self.by_block else 0)
+            product = packed.multiply(self, name, scheme, x, packed.ROUNDED if self.by_block else 0)
         if bias:
             product = self._biased(product, self.tensor(f"{name}.bias"))
         self.sizes[product.name] = (rows,)
         return product
-
-    def _by_block(self, name: str, scheme: Scheme, x: ir.Value, level: int) -> ir.Value:
-        """The product with packed codes; with the level ROUNDED of inputs that the kernel rounds to 8 bits, a scale a group."""
-        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
-        codes, scales, zeros = self.quantized(name, scheme, (rows, columns // scheme.group_size, scheme.group_size))
-        parts = {"K": columns, "N": rows, "bits": scheme.bits, "block_size": scheme.group_size}
-        inputs = x, codes, scales, zeros
-        return self.node("MatMulNBits", *inputs, domain=CONTRIB, name=name, **parts, accuracy_level=level)
-
-    def _widened(self, name: str, scheme: Scheme) -> ir.Value:
-        """The (in, out) matrix that 8-bit codes stand for, of constants alone: a runtime computes it once, when it loads.
-
-        Multiplying by 8-bit codes as they are, onnxruntime's MatMulNBits unpacks the whole matrix for each batch.
-        """
-        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
-        groups = columns // scheme.group_size
-        codes, scales, zeros = self.quantized(name, scheme, (rows, groups, scheme.group_size))
-        steps, points = (self.node("Reshape", part, self.constant([rows, groups, 1])) for part in (scales, zeros))
-        centred = self.node("Sub", self.cast(codes, np.float32), self.cast(points, np.float32))
-        whole = self.node("Reshape", self.node("Mul", centred, steps), self.constant([rows, columns]))
-        return self.node("Transpose", whole, perm=[1, 0])
 
     def _biased(self, product: ir.Value, bias: ir.Value) -> ir.Value:
         found = self.node("Add", product, bias)

@@ -8,7 +8,6 @@ import onnx_ir as ir
 from numpy.typing import ArrayLike
 
 from converter.candidate import PlanCodes
-from converter.quantize.grid import Codes, Scheme
 from converter.source.checkpoint import Checkpoint
 
 CONTRIB = "com.microsoft"  # the domain of ONNX Runtime's own operators
@@ -140,35 +139,6 @@ class Recorder:
         self.nodes = kept[::-1]
         self.initializers = {name: value for name, value in self.initializers.items() if name in needed}
 
-    def quantized(self, name: str, scheme: Scheme, shape: tuple[int, ...]) -> tuple[ir.Value, ir.Value, ir.Value]:
-        """The codes (in `shape`), scales and zero points of the matrix `name`, made once, when the codes are written.
-
-        Of 4 bits, two lie in a byte, the first in its low half; each row's zero points begin a byte of their own.
-        """
-        rows, columns = self.checkpoint.tensors[f"{name}.weight"].shape
-        groups = (rows, columns // scheme.group_size)
-        scales: list[np.ndarray] = []
-        zeros: list[np.ndarray] = []
-
-        per_byte = 8 // scheme.bits
-        packed = (*shape[:-1], shape[-1] // per_byte)
-
-        def codes() -> Iterator[np.ndarray]:
-            scales.clear()
-            zeros.clear()
-            for part in self.codes.parts(name):
-                found, scale, zero = unsigned(part)
-                scales.append(scale.astype(self.dtype))
-                zeros.append(pack(zero, scheme.bits))
-                yield pack(found, scheme.bits)
-            self.done()
-
-        return (  # written in this order
-            self.weight(f"{name}.weight_quant", packed, np.uint8, codes),
-            self.weight(f"{name}.weight_scales", groups, self.dtype, lambda: scales),
-            self.weight(f"{name}.weight_zero_points", (rows, -(-groups[1] // per_byte)), np.uint8, lambda: zeros),
-        )
-
 
 def _taken(node: ir.Node) -> set[str | None]:
     """The names of all values that a node takes, or the nodes of its bodies."""
@@ -191,28 +161,3 @@ class Streamed(ir.LazyTensor):
     def tofile(self, file: BinaryIO) -> None:
         for part in self.make():
             file.write(np.ascontiguousarray(part).data)
-
-
-def pack(codes: np.ndarray, bits: int) -> np.ndarray:
-    """(rows, n) codes of 8 bits as they are; of 4 bits two to a byte, (rows, ceil(n / 2)), the first in the low half.
-
-    What is left over of a last byte holds 8, as in ONNX Runtime's own packing.
-    """
-    if bits == 8:
-        return codes
-    even = np.pad(codes, ((0, 0), (0, codes.shape[1] % 2)), constant_values=8)
-    return even[:, ::2] | (even[:, 1::2] << 4)
-
-
-def unsigned(codes: Codes) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes, positive scales and uint8 zero points with weight = (code - zero) * scale, from codes with an integer zero.
-
-    A group with a negative scale is turned over: q and z become top - q and top - z, and the scale changes its sign.
-    """
-    top = 2**codes.scheme.bits - 1
-    zeros = np.round(-codes.offsets / codes.scales)
-    flip = codes.scales < 0
-    rows, columns = codes.codes.shape
-    grouped = codes.codes.reshape(rows, -1, codes.scheme.group_size)
-    turned = np.where(flip[..., None], top - grouped, grouped).astype(np.uint8)
-    return turned.reshape(rows, columns), np.abs(codes.scales), np.where(flip, top - zeros, zeros).astype(np.uint8)

@@ -1,12 +1,11 @@
 """Tables of 5 to 7 bits, in standard operators: codes in planes of 4, 2 and 1 bits, put together for the rows looked up."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import onnx_ir as ir
 
 from converter.quantize.grid import Scheme
-from converter.targets.onnx.recorder import Recorder, unsigned
+from converter.targets.onnx.packed import initializers
+from converter.targets.onnx.recorder import Recorder
 
 BITS = (5, 6, 7)
 
@@ -20,23 +19,15 @@ def gather(ops: Recorder, name: str, scheme: Scheme, ids: ir.Value) -> ir.Value:
     """The rows `ids` of the table `name`, float32 (n, length, columns)."""
     rows, columns = ops.checkpoint.tensors[f"{name}.weight"].shape
     groups = columns // scheme.group_size
-    scales: list[np.ndarray] = []
-    zeros: list[np.ndarray] = []
-
-    def codes() -> Iterator[np.ndarray]:
-        scales.clear()
-        zeros.clear()
-        for part in ops.codes.parts(name):
-            found, scale, zero = unsigned(part)
-            scales.append(scale.astype(np.float16))
-            zeros.append(zero)
-            yield planes(found, scheme.bits)
-        ops.done()
-
-    # Written in this order.
-    table = ops.weight(f"{name}.weight_quant", (rows, columns * scheme.bits // 8), np.uint8, codes)
-    steps = ops.weight(f"{name}.weight_scales", (rows, groups), np.float16, lambda: scales)
-    points = ops.weight(f"{name}.weight_zero_points", (rows, groups), np.uint8, lambda: zeros)
+    table, steps, points = initializers(
+        ops,
+        name,
+        scheme,
+        (rows, columns * scheme.bits // 8),
+        np.float16,
+        lambda codes: planes(codes, scheme.bits),
+        lambda zeros: zeros,
+    )
     packed = ops.node("Gather", table, ids)
     whole, start, below = None, 0, 0
     for width in plane_widths(scheme.bits):

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from converter import cache, corpus
-from shim.artifact import hash_file
+from shim.listing import hash_file
 from support.checkpoints import minilm
 
 TASK = "Given a web search query, retrieve relevant passages that answer the query"
