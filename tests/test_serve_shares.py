@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,6 +83,20 @@ def test_a_client_that_fills_its_share_does_not_fill_that_of_others(start: Calla
         server.fault.unlink()
         assert [request.result().status_code for request in polite] == [200] * 4
         assert sorted(request.result().status_code for request in hostile)[-12:] == [429] * 12
+
+
+def test_a_large_body_that_there_is_no_room_for_is_refused_before_it_comes(start: Callable[..., Server]) -> None:
+    server = start("--max-queue", 4)
+    server.fault.write_text("hold")
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1990000\r\n\r\n"
+    address = httpx.URL(server.url)
+    with ThreadPoolExecutor(1) as pool, socket.create_connection((address.host, address.port), 20, (HOSTILE, 0)) as connection:
+        first = pool.submit(embed, server, "many words are in this text " * 2500)  # three of four
+        server.until(lambda: server.figure("queue_requests") == 1)
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 429 ")
+        server.fault.unlink()
+        assert first.result().status_code == 200
 
 
 def test_a_giant_takes_the_place_of_many(start: Callable[..., Server]) -> None:
