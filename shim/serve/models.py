@@ -9,7 +9,7 @@ from shim.errors import SealportError, UsageError
 from shim.model import Model
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
-from shim.serve.scheduler import BrokenOutputError
+from shim.serve.probing import BrokenOutputError
 from shim.serve.served_model import WORK, ServedModel, overloaded
 from shim.serve.settings import Settings
 from shim.serve.turns import CLIENT
