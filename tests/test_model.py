@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 import shim
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.pooling import pool
-from shim.runtimes.onnx import threads
+from shim.runtimes.cores import threads
 
 MIXED = ["a", "The committee met on Tuesday to discuss the harbour.", "река", "word " * 400, "天气很好", "short one"]
 
@@ -151,11 +151,33 @@ print({{core for task in os.listdir("/proc/self/task") for core in os.sched_geta
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "{0}\n"
 
 
-@pytest.mark.parametrize(("limit", "cores"), [("100000 100000", 1), ("max 100000", 0), ("6400000 100000", 0), ("", 0)])
+V1, V2 = "4:cpu,cpuacct:/a/b\n3:memory:/c\n0::/", "0::/a/b"  # the cgroups of a process, as the system shows them
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cores"),
+    [
+        (V2, {"cpu.max": "100000 100000"}, 1),
+        (V2, {"a/b/cpu.max": "max 100000", "a/cpu.max": "250000 100000"}, 2),
+        (V2, {"cpu.max": "max 100000"}, 0),
+        (V2, {"cpu.max": "6400000 100000"}, 0),
+        (V2, {"cpu.max": ""}, 0),
+        (V1, {"cpu/cpu.cfs_quota_us": "20000", "cpu/cpu.cfs_period_us": "100000"}, 1),
+        (V1, {"cpu,cpuacct/a/cpu.cfs_quota_us": "300000", "cpu,cpuacct/a/cpu.cfs_period_us": "100000"}, 3),
+        (V1, {"cpu/a/b/cpu.cfs_quota_us": "-1", "cpu/a/b/cpu.cfs_period_us": "100000"}, 0),
+        (V1, {"memory/c/cpu.cfs_quota_us": "100000", "memory/c/cpu.cfs_period_us": "100000"}, 0),
+        (V1, {"unified/cpu.max": "100000 100000"}, 1),
+        (None, {}, 0),
+    ],
+)
 def test_onnxruntime_keeps_to_a_containers_share_of_the_cores(
-    limit: str, cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: str | None, files: dict[str, str], cores: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2, 3}, raising=False)
-    (tmp_path / "cpu.max").write_text(limit)
-    assert threads(tmp_path / "cpu.max") == cores
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content + "\n")
+    if own is not None:
+        (tmp_path / "own").write_text(own)
+    assert threads(tmp_path, tmp_path / "own") == cores

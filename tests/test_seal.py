@@ -25,7 +25,7 @@ from shim.errors import IntegrityError, SealportError
 from shim.serve.app import create_app
 from shim.serve.metrics import Metrics
 from shim.serve.models import Models
-from shim.serve.scheduler import BrokenOutputError
+from shim.serve.probing import BrokenOutputError
 from shim.serve.settings import Settings
 
 KEY = {"authorization": "Bearer admin"}

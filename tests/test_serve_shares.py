@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from shim.serve.clients import client_of
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
 from shim.serve.models import Models
+from shim.serve.pace import Pace
 from shim.serve.served_model import ServedModel
 from shim.serve.settings import Settings
 from shim.serve.turns import CLIENTS, Shares, Turns
@@ -82,6 +84,28 @@ def test_a_client_that_fills_its_share_does_not_fill_that_of_others(start: Calla
         server.fault.unlink()
         assert [request.result().status_code for request in polite] == [200] * 4
         assert sorted(request.result().status_code for request in hostile)[-12:] == [429] * 12
+
+
+def test_a_large_body_that_there_is_no_room_for_is_refused_before_it_comes(start: Callable[..., Server]) -> None:
+    server = start("--max-queue", 4)
+    server.fault.write_text("hold")
+    head = "POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1990000\r\n\r\n"
+    port = int(server.url.rsplit(":", 1)[1])
+    with ThreadPoolExecutor(1) as pool, socket.create_connection(("127.0.0.1", port), 20, (HOSTILE, 0)) as connection:
+        first = pool.submit(embed, server, "many words are in this text " * 2500)  # three of four
+        server.until(lambda: server.figure("queue_requests") == 1)
+        connection.sendall(head.encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 429 ")
+        server.fault.unlink()
+        assert first.result().status_code == 200
+
+
+def test_a_batch_is_short_while_two_share_a_model_whose_pace_nobody_knows_yet() -> None:
+    pace = Pace()
+    pace.asked("one")
+    assert pace.budget(4096) == 4096
+    pace.asked("another")
+    assert pace.budget(4096) == 64
 
 
 def test_a_giant_takes_the_place_of_many(start: Callable[..., Server]) -> None:

@@ -134,17 +134,19 @@ def test_the_end_comes_within_the_drains_time(start: Callable[..., Server]) -> N
         assert time.monotonic() - started < 3.2
 
 
-def test_a_log_that_nobody_reads_stops_no_request(tiny_artifact: Path, tmp_path: Path) -> None:
+def test_a_log_that_nobody_reads_stops_neither_requests_nor_the_end(tiny_artifact: Path, tmp_path: Path) -> None:
     read, write = os.pipe()
-    command = [sys.executable, "-m", "shim", "serve", str(tiny_artifact), "--port", "0"]
+    command = [sys.executable, "-m", "shim", "serve", str(tiny_artifact), "--port", "0", "--drain-timeout", "1"]
     with subprocess.Popen(command, stderr=write) as process:
         os.close(write)
         url = json.loads(os.read(read, 4096).split(b"\n")[0])["address"]
         with httpx.Client(timeout=10) as client:
             for _ in range(1000):  # some 200 KB of lines, of which a pipe takes 64
                 assert client.get(f"{url}/none").status_code == 404
+        started = time.monotonic()
         process.terminate()
         assert process.wait(20) == 0
+        assert time.monotonic() - started < 1.15, "and holds up no end"
     os.close(read)
 
 

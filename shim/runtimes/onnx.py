@@ -1,6 +1,5 @@
 """ONNX Runtime: runs the graph of an artifact on CUDA where it is installed and asked for, else on the CPU."""
 
-import os
 import platform
 import warnings
 from dataclasses import fields
@@ -12,6 +11,7 @@ from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
 from shim.pooling import OUTPUTS, PROJECTED
 from shim.runtimes import PRESENT
+from shim.runtimes.cores import threads
 from shim.text import Tokens
 
 # The optional inputs of a causal reranker's graph, see converter/targets/onnx/prefix.py.
@@ -91,22 +91,6 @@ def overflows(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return "vnni" not in cpuinfo.read_text()
     except OSError:  # not Linux
         return True
-
-
-def threads(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """How many threads onnxruntime may start where the process has only a part of the machine (0: it decides).
-
-    Left alone it starts one per core of the machine and pins each, past taskset's or a container's CPU set and past a cgroup's
-    quota, where they then wait for each other.
-    """
-    all_of_them = os.cpu_count() or 1
-    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else all_of_them
-    try:
-        limit, period = quota.read_text().split()
-        mine = min(mine, max(1, round(int(limit) / int(period))))
-    except (OSError, ValueError):  # no cgroup v2 here, or its limit is "max"
-        pass
-    return mine if mine < all_of_them else 0
 
 
 class OnnxRuntime:

@@ -9,7 +9,7 @@ import numpy as np
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
 from shim.pooling import OUTPUTS
-from shim.runtimes.onnx import threads
+from shim.runtimes.cores import threads
 from shim.text import Tokens
 
 if TYPE_CHECKING:

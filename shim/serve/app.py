@@ -22,8 +22,8 @@ from shim.serve.limits import OPEN, Full, Hosts, Keys, Paths
 from shim.serve.logs import Record
 from shim.serve.metrics import CONTENT_TYPE, Metrics
 from shim.serve.models import Models
+from shim.serve.probing import BrokenOutputError
 from shim.serve.refusals import invalid_refusal, refusal_response, usage_refusal
-from shim.serve.scheduler import BrokenOutputError
 
 ERRORS = {
     400: "The request cannot be meant.",

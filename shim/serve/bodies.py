@@ -6,14 +6,13 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shim.serve.faults import Kind, Refusal
-from shim.serve.limits import CLIENT
+from shim.serve.limits import CLIENT, announced
 from shim.serve.metrics import Metrics
 from shim.serve.refusals import refusal_response
 from shim.serve.settings import Settings
 
 FREE = 65_536  # bytes of a body, and of an answer, that are not counted
 PIECE = 262_144  # bytes of an answer that are written at a time
-DIGITS = 19  # of a length in bytes
 CLOSE = {"connection": "close"}
 
 
@@ -89,8 +88,7 @@ class Body:
 
     async def _body(self, scope: Scope, receive: Receive, take: Callable[[int], bool]) -> bytes | None:
         """The body; None where the client left. Raises Refusal."""
-        announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"").lstrip(b"0")
-        if len(announced) > DIGITS or int(announced or b"0") > self.limit:
+        if announced(scope) > self.limit:
             raise self._too_large()
         body = bytearray()
         more, counted = True, FREE

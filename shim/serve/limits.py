@@ -12,8 +12,16 @@ from shim.serve.settings import Settings
 
 CLIENT = "sealport.client"  # the key of a request's scope under which the API key is that it came with
 ADMIN = "/admin/"
+DIGITS = 19  # of a length in bytes
+ESCAPED = 12  # bytes of JSON for a character, at most: two surrogates, each as \\uXXXX
 # What a load balancer, a scraper and a reader of the documentation need; no text goes in, none comes out.
 OPEN = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"})
+
+
+def announced(scope: Scope) -> int:
+    """Bytes of the body as its client says; 0 where it does not, and more than any limit where the number has no end."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"").lstrip(b"0")
+    return int(length[: DIGITS + 1] or b"0")
 
 
 class Keys:
@@ -50,13 +58,14 @@ class Keys:
 class Full:
     """429 where no model has room, before the body is read: what is refused must cost next to nothing."""
 
-    def __init__(self, app: ASGIApp, full: Callable[[], Refusal | None], computing: frozenset[str]):
+    def __init__(self, app: ASGIApp, full: Callable[[int], Refusal | None], computing: frozenset[str]):
+        """full: the refusal of a request of at least so many characters."""
         self.app, self.full, self.computing = app, full, computing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI call."""
         asked = scope["type"] == "http" and scope["path"] in self.computing and scope["method"] == "POST"
-        refusal = self.full() if asked else None
+        refusal = self.full(announced(scope) // ESCAPED) if asked else None
         await (self.app if refusal is None else refusal_response(scope, refusal))(scope, receive, send)
 
 

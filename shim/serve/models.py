@@ -9,8 +9,8 @@ from shim.errors import SealportError, UsageError
 from shim.model import Model
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
-from shim.serve.scheduler import BrokenOutputError
-from shim.serve.served_model import ServedModel, overloaded
+from shim.serve.probing import BrokenOutputError
+from shim.serve.served_model import WORK, ServedModel, overloaded
 from shim.serve.settings import Settings
 from shim.serve.turns import CLIENT
 
@@ -57,11 +57,11 @@ class Models:
             raise Refusal(Kind.NO_MODEL, message, "model")
         return found_or_none
 
-    def full(self) -> Refusal | None:
-        """The refusal of a request that no model would accept now of this client, whichever it names."""
+    def full(self, characters: int) -> Refusal | None:
+        """The refusal of a request of so many characters that no model would accept now of this client, whichever it names."""
         error = None
         for found in self.by_name.values():
-            error = found.thread.full(CLIENT.get())
+            error = found.thread.full(CLIENT.get(), 1 + characters // WORK)
             if error is None:
                 return None
         return overloaded(error) if error else None

@@ -27,8 +27,10 @@ class Pace:
         """Padded tokens of the next batch: few where several clients share the model, so that no turn is long."""
         while self._clients and time.perf_counter() - next(iter(self._clients.values())) > RECENT:
             del self._clients[next(iter(self._clients))]
-        if len(self._clients) < 2 or not self._token_seconds:
+        if len(self._clients) < 2:
             return most
+        if not self._token_seconds:  # not known yet
+            return min(most, SMALL)
         return min(most, max(SMALL, int(TURN / self._token_seconds)))
 
     def begin(self, tokens: int) -> None:

@@ -31,8 +31,9 @@ class Parsing:
         await self._turns.take(CLIENT.get())
         started = time.perf_counter()
         try:
-            names = _names(content)
-            if names > FIELDS + 2 * self.max_inputs:
+            most = FIELDS + 2 * self.max_inputs
+            # There are no more names than colons, which are counted fifty times as fast.
+            if content.count(b":") > most and (names := _names(content)) > most:
                 raise Refusal(Kind.INVALID, f"{names} names in the body: more than any request has")
             with _without_collections():
                 return self._validated(adapter, content)

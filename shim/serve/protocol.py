@@ -3,17 +3,14 @@
 import asyncio
 import logging
 import re
-import socket
-from enum import Enum
 
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from shim.serve.connections import LINGER, SPARE, Connections, Wait
+from shim.serve.answering import CLOSE, Answering, Stage
+from shim.serve.connections import LINGER, SPARE, Wait
 from shim.serve.faults import Kind, Refusal
 from shim.serve.limits import OPEN
-from shim.serve.logs import REFUSED
 from shim.serve.refusals import refusal_response
 
 UPGRADE = re.compile(rb"\r\nUpgrade:", re.IGNORECASE)
@@ -24,29 +21,8 @@ FRAMING = 0.5  # bytes around the chunks of a body for each byte in them, HEAD a
 PIPELINE = 16  # requests that wait for the answer of an earlier one
 HEAD_PART, BODY_PART = 16_384, 65_536  # bytes that are parsed before the limits are looked at again
 DISCARDED = 64_000_000  # bytes of a refused body that are read and thrown away
-PROBE = 0.05  # seconds until the kernel knows that a client on this machine has left
-PARTING = 0.5  # seconds to read a refusal, when the server stops
-CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"  # which every client passes over
-CLOSE = {"connection": "close"}
-STOPPING = Refusal(Kind.STOPPING, "the server is stopping", headers=CLOSE | {"retry-after": "5"})
 CROWDED = Refusal(Kind.CROWDED, "too many connections (--max-connections)", headers=CLOSE | {"retry-after": "1"})
 log = logging.getLogger("shim")
-
-
-class Stage(Enum):
-    """Which part of a request comes next."""
-
-    BETWEEN = 1
-    HEAD = 2
-    BODY = 3
-
-
-class Ending:
-    """The transport as an answer uses it, which it does not close before the client has read."""
-
-    def __init__(self, protocol: "Protocol"):
-        transport = protocol.transport
-        self.write, self.is_closing, self.close = transport.write, transport.is_closing, protocol.end
 
 
 class Flow(FlowControl):
@@ -62,25 +38,22 @@ class Flow(FlowControl):
             super().resume_reading()
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(Answering):
     """One connection.
 
     Sees no `Upgrade`, which we never make: the parser would take a request's body for the other protocol's. Java's and curl's
     clients offer HTTP/2 in this way. JSON has no line break before a name, so that no body is changed.
     """
 
-    server_state: Connections
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A client has connected."""
         if not self.server_state.admit():
             self.app = self._spare
         super().connection_made(transport)
-        self.flow, self._ending = Flow(self), Ending(self)
-        self._stage, self._since = Stage.BETWEEN, self.loop.time()
+        self.flow = Flow(self)
         self._unread_since: float | None = None
         self._between = self._discarded = self._body = self._framing = 0
-        self._moved = self._ended = self._half_closed = False
+        self._moved = False
         self._fault: Refusal | None = None
         if len(self.connections) > self.server_state.limit + SPARE:
             transport.abort()
@@ -158,14 +131,6 @@ class Protocol(HttpToolsProtocol):
             self.cycle.keep_alive = self._keep_alive
         super().on_message_complete()
 
-    def on_response_complete(self) -> None:
-        """An answer is written, though perhaps not yet sent."""
-        self._since = self.loop.time()
-        if not self._ended:
-            super().on_response_complete()
-            if self._half_closed and not self._answering:
-                self.transport.close()
-
     def _fail(self, refusal: Refusal) -> None:
         """Within a callback of the parser: have it stop, and then `send_400_response` called."""
         self._fault = refusal
@@ -179,66 +144,6 @@ class Protocol(HttpToolsProtocol):
         if self._stage is Stage.HEAD and not self.headers and len(self.url) > HEAD // 2:
             return Refusal(Kind.URL, f"the URL is over {HEAD} bytes", headers=CLOSE)
         return Refusal(Kind.HEAD, f"the headers are over {HEAD} bytes", headers=CLOSE)
-
-    @property
-    def _answering(self) -> bool:
-        """Whether a request waits for its answer, or for the end of it."""
-        return self.cycle is not None and not self.cycle.response_complete
-
-    @property
-    def _turn(self) -> bool:
-        """Whether the next answer is that to what is being received."""
-        unanswered = self._stage is Stage.BODY and not self.pipeline and not self.cycle.response_started
-        return unanswered or not self._answering
-
-    def refuse(self, refusal: Refusal) -> None:
-        """Answer what is being received, where it is its turn, and end the connection."""
-        self._refuse(refusal) if self._turn else self.transport.abort()
-
-    def _refuse(self, refusal: Refusal) -> None:
-        if self._ended or self.transport.is_closing():
-            return
-        path = getattr(self, "url", b"").partition(b"?")[0].decode("latin-1")
-        response = refusal_response({"path": path}, refusal)
-        headers = (*self.server_state.default_headers, *response.raw_headers)
-        lines = [STATUS_LINE[refusal.status], *(b"%s: %s\r\n" % header for header in headers), b"\r\n", bytes(response.body)]
-        self.transport.write(b"".join(lines))
-        if self._answering:  # its handler waits for the rest of the body or for its turn, and is not to answer any more
-            self.cycle.scope[REFUSED] = refusal  # type: ignore[literal-required]
-            self.cycle.disconnected = True
-            self.cycle.message_event.set()
-        else:
-            self.server_state.refused(refusal)
-        self._linger()
-
-    def end(self) -> None:
-        """Close, but where the client still sends, only when it has stopped: reset, it could not read the answer."""
-        if self._stage is Stage.BETWEEN:
-            self.transport.close()
-        elif not self._ended:
-            self._linger()
-
-    def _linger(self) -> None:
-        self._ended, self._since = True, self.loop.time()
-        self._unset_keepalive_if_required()
-        self.pipeline.clear()
-        self.flow.resume_reading()
-        self.transport.write_eof()
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """The client sends no more: it has left, or it waits for its answer with its side closed."""
-        if self._ended or not self._answering or self._stage is not Stage.BETWEEN:
-            return False
-        self._half_closed = True
-        if not self.cycle.response_started and self.cycle.scope["http_version"] == "1.1":
-            self.transport.write(CONTINUE)  # to which the kernel of one that has left answers with a reset
-            self.loop.call_later(PROBE, self._leave_if_reset)
-        return True
-
-    def _leave_if_reset(self) -> None:
-        connection = None if self.transport.is_closing() else self.transport.get_extra_info("socket")
-        if connection is not None and connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self.transport.abort()
 
     def waits(self) -> Wait | None:
         """See Connection."""
@@ -281,18 +186,3 @@ class Protocol(HttpToolsProtocol):
     def evict(self) -> None:
         """See Connection."""
         self.transport.abort()
-
-    def shutdown(self) -> None:
-        """The server stops: what is whole is answered, what is not is refused."""
-        if self._stage is Stage.BETWEEN or self._ended or not self._turn:
-            super().shutdown()
-        else:
-            self.refuse(STOPPING)
-            self.loop.call_later(PARTING, self.transport.abort)
-
-    def stop(self) -> bool:
-        """See Connection."""
-        waits = self._answering and not self._ended
-        first = waits and not self.pipeline and not self.cycle.response_started
-        self._refuse(STOPPING) if first else self.transport.abort()
-        return waits

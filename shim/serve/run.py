@@ -7,6 +7,7 @@ import resource
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from shim.errors import UsageError
 from shim.model import Model
@@ -15,6 +16,9 @@ from shim.serve.settings import Settings
 BACKLOG = 256  # connections that the system keeps for us; all of them may come at once
 OTHERS = 384  # open files that are no connections, SPARE and BACKLOG included
 log = logging.getLogger("shim")
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.types import ASGIApp
 
 
 def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
@@ -26,10 +30,9 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
         import fastapi  # noqa: F401
         import orjson  # noqa: F401
         import prometheus_client  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from shim.serve.connections import Connections
-        from shim.serve.protocol import Protocol
         from shim.serve.server import Server
     except ImportError as error:
         raise UsageError(f"{error.name} is not installed: pip install 'sealport[serve]'") from None
@@ -57,17 +60,7 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
             listener.listen(BACKLOG)  # who reads the next line may connect at once
             names, address = ", ".join(models.by_name), f"http://{shown}:{listener.getsockname()[1]}"
             facts = {"models": list(models.by_name), "address": address}
-            config = uvicorn.Config(
-                create_app(models, metrics),
-                http=Protocol,
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,  # nothing here depends on who asks
-                backlog=BACKLOG,
-                timeout_graceful_shutdown=settings.drain_timeout,
-            )
+            config = _config(create_app(models, metrics), settings)
             gc.freeze()  # all that stays: under load, collections would go through it again and again
             started = partial(log.info, "%s running on %s", names, address, extra=facts)
             server = Server(config, connections, started, models.refuse, code)
@@ -80,6 +73,25 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
         logging.shutdown()
         os._exit(code())
     return code()
+
+
+def _config(app: "ASGIApp", settings: Settings) -> "uvicorn.Config":
+    """What uvicorn is to do, and what is done here in its place."""
+    import uvicorn
+
+    from shim.serve.protocol import Protocol
+
+    return uvicorn.Config(
+        app,
+        http=Protocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,  # nothing here depends on who asks
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=settings.drain_timeout,
+    )
 
 
 def _places(wanted: int) -> int:

@@ -9,22 +9,16 @@ from shim.model import Model
 from shim.results import Output
 from shim.serve.metrics import Metrics
 from shim.serve.pace import Pace
+from shim.serve.probing import BrokenOutputError, Probe
 from shim.serve.queue import Queue, Request, Text
 from shim.serve.turns import Shares
 from shim.text import Encoded
 
-FAILURES = 3  # batches that fail in a row before the model counts as not ready
-PROBE_SECONDS = 5.0  # a model that fails is tried this often while nobody asks
-WARM = "A first text, so that no client waits for what is done only once."
 log = logging.getLogger("shim")
 
 
 class BatchError(Exception):
     """The batch that held a text of this request failed."""
-
-
-class BrokenOutputError(Exception):
-    """An output of this request is NaN or infinite."""
 
 
 class ClosedError(Exception):
@@ -56,8 +50,7 @@ class ModelThread:
         self._shares, self._pace = Shares(share), Pace()
         self._queue, self._condition = Queue(budget), threading.Condition()
         self._requests: set[Request] = set()
-        self._closing = self._broken = self._replaced = False
-        self._failures = 0
+        self._closing = self._replaced = False
         self.lost = False  # it ended or hangs, and another takes over
         self._loaded = threading.Event()
         self._error: BaseException | None = None
@@ -70,8 +63,8 @@ class ModelThread:
 
     @property
     def ready(self) -> bool:
-        """Whether it answers as it should: outputs finite, not one failure after another."""
-        return self.alive and not self._broken and self._failures < FAILURES
+        """Whether it answers as it should, see `Probe.ready`."""
+        return self.alive and self._probe.ready
 
     @property
     def alive(self) -> bool:
@@ -147,8 +140,7 @@ class ModelThread:
         try:
             self.model = self.opener()
             self.model.encoder.bound()  # others wait
-            self._warm = self.model.encoder.encode([WARM])[0]  # now: later the tokenizer is another thread's
-            self._probe()
+            self._probe = Probe(self.model)
         except BaseException as error:  # any: it is raised again where the model was asked for
             self._error = error
             return
@@ -167,7 +159,7 @@ class ModelThread:
             with self._condition:
                 woken = True
                 if not self._queue.waiting and not (self._closing and not self._requests):
-                    woken = self._condition.wait(PROBE_SECONDS if self._failures or self._broken else None)
+                    woken = self._condition.wait(self._probe.wait)
                 if self._closing and not self._requests:
                     return
                 batch = self._queue.take(self._pace.budget(self._queue.budget))
@@ -179,25 +171,8 @@ class ModelThread:
                 self._compute(batch)
                 self._pace.end()
             elif not woken:
-                self._retry()
-
-    def _probe(self) -> None:
-        """Compute one text. Whatever goes wrong is raised."""
-        heads = self.model.manifest.model.heads
-        output = self.model.compute([self._warm], heads)[0]
-        if output.broken:
-            raise BrokenOutputError(f"{self.model.name}: NaN or infinity in the {output.broken} output of a first text")
-        self.model.ranking([output]) if self.model.task == "rerank" else self.model.embeddings([output], heads)
-
-    def _retry(self) -> None:
-        try:
-            self._probe()
-        except Exception as error:  # whatever a runtime raises, as in _compute
-            log.error("the model fails a probe", extra={"model": self.model.name, "error": type(error).__name__})
-        else:
-            self._failures, self._broken = 0, False
-            log.info("the model answers again", extra={"model": self.model.name})
-        self._show()
+                self._probe.again()
+                self._show()
 
     def _compute(self, batch: list[Text]) -> None:
         name, started = self.model.name, time.perf_counter()
@@ -212,7 +187,7 @@ class ModelThread:
             log.error("a batch failed", extra={"model": name, "error": type(error).__name__, "texts": len(batch)})
             self._failed(batch, error)
             return
-        self._failures = 0
+        self._probe.failures = 0
         seconds = time.perf_counter() - started
         self._pace.took(seconds, _padded(batch))
         self.metrics.inference_seconds.labels(name).observe(seconds)
@@ -220,7 +195,7 @@ class ModelThread:
             for text, output in zip(batch, outputs, strict=True):
                 self._settle(text, output)
         if any(output.broken for output in outputs):
-            self._doubt()
+            self._probe.doubt()
         self._show()
 
     def _failed(self, batch: list[Text], error: Exception) -> None:
@@ -233,19 +208,11 @@ class ModelThread:
                 if texts:
                     self._compute(texts)
             return
-        self._failures += 1
+        self._probe.failures += 1
         with self._condition:
             for request in requests:
                 self._end(request, BatchError(f"{self.model.name}: the batch failed ({type(error).__name__})"))
         self._show()
-
-    def _doubt(self) -> None:
-        """After an output that is not finite: the text may be at fault, or the model. A text that is sound tells."""
-        try:
-            self._probe()
-        except Exception as error:  # whatever a runtime raises, as in _compute
-            self._broken = True
-            log.error("the model fails a probe", extra={"model": self.model.name, "error": type(error).__name__})
 
     def _settle(self, text: Text, output: Output) -> None:
         request = text.request

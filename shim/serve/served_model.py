@@ -14,8 +14,9 @@ from shim.pooling import PER_TOKEN, check_dimensions
 from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
+from shim.serve.probing import BrokenOutputError
 from shim.serve.queue import Request
-from shim.serve.scheduler import BatchError, BrokenOutputError, ClosedError, FullError, ModelThread, StartingError
+from shim.serve.scheduler import BatchError, ClosedError, FullError, ModelThread, StartingError
 from shim.serve.settings import Settings
 from shim.serve.tokenizing import Tokenizing, written
 from shim.serve.turns import CLIENT, Shares

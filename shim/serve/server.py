@@ -1,11 +1,13 @@
 """uvicorn's server, which ends in time whatever its clients do."""
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
@@ -35,6 +37,10 @@ class Server(uvicorn.Server):
         self.server_state = connections
         self._started, self._refuse, self._code = started, refuse, code
         self._drain = config.timeout_graceful_shutdown
+        self._margin = min(MARGIN, self._drain / 2)
+        self._told: float | None = None  # when a signal came, in seconds
+        self._asked = threading.Lock()  # held until then: no other lock may be taken in a signal's handler
+        self._asked.acquire()
         self.unanswered = 0  # requests that no model had accepted yet
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -44,10 +50,19 @@ class Server(uvicorn.Server):
         super().run(sockets)
 
     def _end(self, *_: object) -> None:
+        self._tell()
         self.should_exit = True
+
+    def _tell(self) -> None:
+        """The drain's time begins, however long the event loop is held yet."""
+        if self._told is None:
+            self._told = time.monotonic()
+            with contextlib.suppress(RuntimeError):  # another signal came in this moment
+                self._asked.release()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal while serving; a second Ctrl-C ends the drain."""
+        self._tell()
         super().handle_exit(sig, frame)
         if self.force_exit:
             self._loop.call_soon_threadsafe(self._refuse)
@@ -55,6 +70,7 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Take requests, then say so."""
         self._loop = asyncio.get_running_loop()
+        threading.Thread(target=self._leave, name="end", daemon=True).start()
         await super().startup(sockets)
         self._started()
 
@@ -66,18 +82,20 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer what was accepted."""
-        margin = min(MARGIN, self._drain / 2)
-        self._loop.call_later(self._drain - margin, self._refuse)
-        self._loop.call_later(self._drain - margin / 2, self._stop)
-        # Even where a thread, the disk or whoever reads the log holds everything up.
-        last = threading.Timer(self._drain - margin / 4, self._leave)
-        last.daemon = True
-        last.start()
+        assert self._told is not None
+        left = self._told + self._drain - time.monotonic()
+        self._loop.call_later(left - self._margin, self._refuse)
+        self._loop.call_later(left - self._margin / 2, self._stop)
         await super().shutdown(sockets)
 
     def _stop(self) -> None:
         self.unanswered += self.server_state.stop()
 
     def _leave(self) -> None:
-        logging.shutdown()
+        """End even where a thread, the disk or whoever reads the log holds everything up."""
+        self._asked.acquire()
+        time.sleep(self._drain - self._margin / 4)
+        flush = threading.Thread(target=logging.shutdown, daemon=True)
+        flush.start()
+        flush.join(self._margin / 8)
         os._exit(self._code())

@@ -25,10 +25,14 @@ class Tokenizing:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenizer")
 
     async def all(self, steps: Steps[T], characters: int) -> T:
-        """The result of all steps, each in a turn of its own."""
+        """The result of all steps: in one turn, where they are short, else each in a turn of its own."""
         started = time.perf_counter()
-        if characters <= SHORT and self._turns.free:
-            found = completed(steps)
+        if characters <= SHORT:
+            await self._turns.take(CLIENT.get())
+            try:
+                found = completed(steps)
+            finally:
+                self._turns.give()
         else:
             ended: list[T] = []
             while not ended:
