@@ -51,7 +51,7 @@ SIBLINGS = {
 }
 # Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
 FIXTURES = {"tiny_artifact", "precisions", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
-FIXTURES |= {"working"}
+FIXTURES |= {"working", "family", "converting"}
 FUNCTIONS = {"made", "standin", "standin_recipe", "convert", "converted", "quantize", "prepare", "witnessed", "refused"}
 FUNCTIONS |= {"apart", "run_process", "stop"}
 FEW = (
