@@ -93,12 +93,14 @@ def standin_recipe(name: str) -> Recipe:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what converts: a test that asks for such a fixture, or that names such a function."""
+    """Marks what converts, a test that asks for such a fixture or names such a function, and what reads real repositories."""
     for item in items:
         if isinstance(item, pytest.Function):
             called = item.function.__code__.co_names
             if FIXTURES.intersection(item.fixturenames) or FUNCTIONS.intersection(called):
                 item.add_marker("convert")
+            if "shared" in item.fixturenames:
+                item.add_marker("slow")  # each real tokenizer takes a second or more to read
 
 
 def pytest_configure() -> None:
