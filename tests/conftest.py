@@ -51,7 +51,7 @@ SIBLINGS = {
 }
 # Fixtures and functions that convert, or make, train, quantize or witness a whole checkpoint, or start a server of one.
 FIXTURES = {"tiny_artifact", "precisions", "below", "minilm_artifacts", "convert", "serve", "start", "folder", "small", "maker"}
-FIXTURES |= {"working"}
+FIXTURES |= {"working", "family", "converting"}
 FUNCTIONS = {"made", "standin", "standin_recipe", "convert", "converted", "quantize", "prepare", "witnessed", "refused"}
 FUNCTIONS |= {"apart", "run_process", "stop"}
 FEW = (
@@ -93,12 +93,14 @@ def standin_recipe(name: str) -> Recipe:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks what converts: a test that asks for such a fixture, or that names such a function."""
+    """Marks what converts, a test that asks for such a fixture or names such a function, and what reads real repositories."""
     for item in items:
         if isinstance(item, pytest.Function):
             called = item.function.__code__.co_names
             if FIXTURES.intersection(item.fixturenames) or FUNCTIONS.intersection(called):
                 item.add_marker("convert")
+            if "shared" in item.fixturenames:
+                item.add_marker("slow")  # each real tokenizer takes a second or more to read
 
 
 def pytest_configure() -> None:

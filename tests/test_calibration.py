@@ -119,12 +119,14 @@ def test_a_large_model_sees_some_of_the_texts(small) -> None:
     assert calibration.affordable([(10**6, 10**6)], "balanced") == calibration.LEAST
 
 
-def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path) -> None:
+def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path, few_to_learn_from: Path) -> None:
+    """Even with few texts."""
     found = {}
     lines = corpus.VERIFICATION.read_text(encoding="utf-8").split("\n")
-    (tmp_path / "some.jsonl").write_text("\n".join(lines[::5]), encoding="utf-8")
+    (tmp_path / "some.jsonl").write_text("\n".join(lines[::10]), encoding="utf-8")
     settings = {"strict_bits": True, "corpus": tmp_path / "some.jsonl"}
-    for effort in ("fast", "balanced"):
-        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "onnx", 4, out=tmp_path / effort, effort=effort, **settings)
+    for effort, shown in (("fast", None), ("balanced", few_to_learn_from)):
+        made = settings | {"effort": effort, "calibration": shown, "out": tmp_path / effort}
+        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "onnx", 4, **made)
         found[effort] = 1 - pipeline.convert(request, lambda *_: None)[1].parity.heads["dense"].mean
     assert found["balanced"] < found["fast"] / 3

@@ -4,9 +4,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 
+@pytest.mark.slow  # where nothing is cached, types take most of a minute
 def test_static_checks() -> None:
     done = subprocess.run([ROOT / "scripts/check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -57,8 +57,9 @@ def test_cuda_has_a_kernel_for_every_node(family: tuple[recipe.Recipe, Checkpoin
 @pytest.mark.slow
 def test_a_long_text_is_finite_in_float16(family: tuple[recipe.Recipe, Checkpoint], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    ids, mask = rng.integers(5, 900, (1, 8192)), np.ones((1, 8192), np.int64)
-    ids[:, 8000:], mask[:, 8000:] = family[1].config.get("pad_token_id") or 0, 0
+    length = 1024 if family[0].task == "rerank" else 8192  # a reranker is an embedder, here too, but for the head on one token
+    ids, mask = rng.integers(5, 900, (1, length)), np.ones((1, length), np.int64)
+    ids[:, -192:], mask[:, -192:] = family[1].config.get("pad_token_id") or 0, 0
     given, found = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}, []
     for bits in (16, 32):
         (tmp_path / str(bits)).mkdir()

@@ -56,6 +56,7 @@ def test_matrices_predict_what_small_errors_in_rows_cost(name: str, monkeypatch:
     assert np.sum(costs) / 400 == pytest.approx(expected, rel=0.15)
 
 
+@pytest.mark.convert
 def test_a_table_quantized_by_them_costs_less() -> None:
     ours = recipe.load("all-minilm-l6-v2")
     checkpoint = open_source(ours, str(minilm()))

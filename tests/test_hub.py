@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from support.checkpoints import bert_config, write_bert, write_recipe
-from support.commands import run_process
+from support.commands import run, run_process
 from support.hub import Fault, Hub, environment
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"  # where no hub is asked
@@ -68,13 +68,14 @@ def test_a_repository_is_fetched_at_its_pinned_revision(hub: Hub, repository: Pa
     assert not [entry for entry in hub.log if re.search(r"onnx/|\.bin|\.h5", entry.target)]
 
 
-def test_a_repository_with_a_pickle_alone_is_fetched(hub: Hub, repository: Path, tmp_path: Path) -> None:
+@pytest.mark.convert
+def test_a_repository_with_a_pickle_alone_is_fetched(reached: Hub, repository: Path, tmp_path: Path) -> None:
     weights = load_file(repository / "model.safetensors")
     (repository / "model.safetensors").unlink()
     torch.save({name: torch.from_numpy(value) for name, value in weights.items()}, repository / "pytorch_model.bin")
-    commit = hub.put(REPO, repository)
+    commit = reached.put(REPO, repository)
     command = (at_commit(tmp_path, commit), "--to", "mlx", "--effort", "fast", "--no-verify", "--out", tmp_path / "out")
-    done = convert(*command, "--json", env=hub.environment(tmp_path))
+    done = run("converter", *command, "--json")
     assert "pytorch_model.bin" in json.loads(done.stdout)["source"]["files"]
 
 
@@ -101,13 +102,15 @@ def test_offline_without_a_cache_is_exit_code_3_and_one_line(tmp_path: Path) -> 
     assert not (tmp_path / "out").exists()
 
 
-def test_a_repository_without_a_recipe_is_read_and_converted_at_its_commit(hub: Hub, repository: Path, tmp_path: Path) -> None:
+@pytest.mark.convert
+def test_a_repository_without_a_recipe_is_read_and_converted_at_its_commit(
+    reached: Hub, repository: Path, tmp_path: Path
+) -> None:
     """Its recipe is printed without its weights being fetched."""
-    commit = hub.put(REPO, repository)
-    reached = hub.environment(tmp_path)
-    printed = convert("recipe", f"{REPO}@{commit}", env=reached).stdout
+    commit = reached.put(REPO, repository)
+    printed = run("converter", "recipe", f"{REPO}@{commit}").stdout
     assert f'revision = "{commit}"' in printed
-    assert not [entry for entry in hub.log if entry.method == "GET" and re.search(r"safetensors|\.bin|\.h5", entry.target)]
+    assert not [entry for entry in reached.log if entry.method == "GET" and re.search(r"safetensors|\.bin|\.h5", entry.target)]
     command = (f"{REPO}@{commit}", "--to", "onnx", "--bits", 32, "--out", tmp_path, "--no-verify", "--json")
-    made = json.loads(convert(*command, env=reached).stdout)
+    made = json.loads(run("converter", *command).stdout)
     assert (made["name"], made["source"]["repo"], made["source"]["revision"]) == ("tiny-onnx-32bit", REPO, commit)

@@ -22,13 +22,11 @@ def working(checkpoint: Path, corpus_file: Path, tmp_path: Path) -> tuple[subpro
     """A matrix of two whose first conversion is at work, and its folder."""
     out = tmp_path / "out"
     line = ["all", checkpoint, "--to", "onnx", "--bits", "32,16", "--corpus", corpus_file, "--out", out]
-    own = {**os.environ, "SEALPORT_CACHE": str(tmp_path / "cache")}
     started = subprocess.Popen(
         [sys.executable, "-m", "converter", *map(str, line)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=own,
         start_new_session=True,
     )
     while started.poll() is None and not list(out.glob(".small-onnx-32bit.partial-*")):
@@ -38,7 +36,7 @@ def working(checkpoint: Path, corpus_file: Path, tmp_path: Path) -> tuple[subpro
 
 def nobody_left(group: int) -> bool:
     with contextlib.suppress(ProcessLookupError):
-        for _ in range(100):
+        for _ in range(300):
             os.killpg(group, 0)
             time.sleep(0.1)
         return False

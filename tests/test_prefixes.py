@@ -19,6 +19,7 @@ from shim.serve.served_model import PART_TEXTS, ServedModel
 from shim.serve.settings import Settings
 from shim.text import Encoded, Prefix, Tokens
 
+pytestmark = pytest.mark.convert
 RERANKER = "qwen3-reranker-0.6b"
 QUERY = "When does the ferry leave?"
 # The third begins with what the template's last token may be joined to; the last one is cut.

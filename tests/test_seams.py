@@ -49,7 +49,9 @@ def whole(name: str) -> Tokenizer:
     return Tokenizer.from_str(encoder(name, 16).tokenizer.to_str())
 
 
-EACH = pytest.mark.parametrize("name", [name if name == "minilm" else pytest.param(name, marks=NEEDS) for name in FOLDERS])
+EACH = pytest.mark.parametrize(
+    "name", [name if name == "minilm" else pytest.param(name, marks=(NEEDS, pytest.mark.slow)) for name in FOLDERS]
+)
 
 
 @EACH

@@ -23,6 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(folder.glob("sealport-*.whl"))
 
 
+@pytest.mark.slow
 def test_the_wheel_carries_recipes_and_corpus(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     recipes = {path.name for path in (ROOT / "recipes").iterdir()}

@@ -30,7 +30,6 @@ def stop(tiny: Path, tmp_path: Path, appeared: str, number: signal.Signals) -> s
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"SEALPORT_CACHE": str(tmp_path / "cache")},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a job in the background ignores it
     )
     limit = time.monotonic() + 300

@@ -26,7 +26,7 @@ class Started:
         started = threading.Event()
         # Its log goes on: read, it cannot fill the pipe and stop the server.
         threading.Thread(target=self._read, args=(started,), daemon=True).start()
-        assert started.wait(60), "".join(self.lines)
+        assert started.wait(180), "".join(self.lines)
         found = re.search(r'running on (http://[^\s"]+)', "".join(self.lines))
         assert found, "".join(self.lines)
         self.url = found[1]
@@ -45,7 +45,7 @@ class Started:
 
     def ended(self) -> None:
         """It did."""
-        assert self.process.wait(30) == self.code, "".join(self.lines[-5:])
+        assert self.process.wait(90) == self.code, "".join(self.lines[-5:])
 
 
 def shim(*arguments: object, **options: Any) -> Started:
@@ -79,7 +79,7 @@ class Server(Started):
         page = httpx.get(f"{self.url}/metrics").text
         return sum(float(line.rsplit(" ", 1)[1]) for line in page.splitlines() if line.startswith(f"sealport_{name}"))
 
-    def until(self, condition: Callable[[], bool], seconds: float = 20) -> None:
+    def until(self, condition: Callable[[], bool], seconds: float = 60) -> None:
         """Wait for it."""
         end = time.monotonic() + seconds
         while not condition():
