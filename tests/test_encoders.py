@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from support import upstream
 from support.cuda_kernels import without
 from support.jobs import calibration_of
@@ -18,6 +20,7 @@ from converter import corpus, pipeline
 from converter.candidate import Candidate, HeldCodes
 from converter.corpus.calibration import prepare
 from converter.int8.quantize import IntegerProducts
+from converter.quantize.torch_ops import TorchOps
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.source.draft import draft
@@ -25,7 +28,8 @@ from converter.source.open import find, open_source
 from converter.targets import onnx as onnx_target
 from shim import load
 from shim.architectures import architecture
-from shim.text import TextEncoder
+from shim.runtimes.mlx_ops import MlxOps
+from shim.text import TextEncoder, Tokens
 
 # Worst cosine that rounding to nearest leaves of weights that are drawn, which take it worse than trained ones.
 NEAR = {("onnx", 8): 0.998, ("onnx", 4): 0.8, ("mlx", 8): 0.998, ("mlx", 4): 0.8}
@@ -92,3 +96,23 @@ def test_cuda_has_a_kernel_for_windows_and_biases(kind: str, tmp_path: Path) -> 
     loaded, checkpoint = opened(ENCODERS[kind](tmp_path / "source", limit=2048))
     onnx_target.write(loaded, checkpoint, Candidate(HeldCodes({})), 16, tmp_path, lambda: None)
     assert without(onnx.load(tmp_path / "onnx/model.onnx")) == set()
+
+
+@pytest.mark.parametrize("settings", [{"window": 2}, {"window": None}, {"bias": True}])
+def test_padding_changes_nothing_and_stays_finite(settings: dict[str, int | bool | None]) -> None:
+    """A window around padding may hold no token at all, and what is not a number would spread from there."""
+    rng, mask = np.random.default_rng(0), np.ones((2, 20), np.int64)
+    mask[1, 3:] = 0
+    tokens = Tokens(mask, mask, mask)
+    parts = rng.standard_normal((3, 2, 4, 20, 8), np.float32)
+    bias = rng.standard_normal((20, 20, 4), np.float32)
+    found = []
+    for ops, array in ((TorchOps({}, tokens), torch.from_numpy), (MlxOps(mx, {}, None, None, tokens), mx.array)):  # type: ignore[arg-type]
+        given = {"bias": array(bias)} if "bias" in settings else settings
+        found.append(np.array(ops.attention(*map(array, parts), **given)))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found[0][mask == 1], found[1][mask == 1], atol=1e-5)
+    alone = TorchOps({}, Tokens(*[mask[1:, :3]] * 3))
+    given = {"bias": torch.from_numpy(bias[:3, :3])} if "bias" in settings else settings
+    short = alone.attention(*(torch.from_numpy(part[1:, :, :3]) for part in parts), **given)
+    np.testing.assert_allclose(found[1][1, :3], short[0].numpy(), atol=1e-5)
