@@ -111,7 +111,7 @@ class TorchOps:
         if window is not None:
             places = torch.arange(self.mask.shape[1])
             away = (places - places[:, None]).abs()
-            # Padding sees itself: without a key it is NaN.
+            # Padding sees itself: what a query without any key gives depends on the kernel, and may be NaN.
             mask = (away <= window) & (self.mask[:, None, None, :] | (away == 0))
         if bias is not None and mask is not None:
             mask = bias.permute(2, 0, 1).masked_fill(~mask, -torch.inf)

@@ -114,9 +114,7 @@ class OnnxOps(Recorder):
         scale = [self.tensor(f"{name}.{part}", dtype=np.float32 if wide else None) for part in ("weight", "bias")[: 1 + bias]]
         if self.dtype is not np.float32 or x.name not in self.residuals:
             normed = self.node("LayerNormalization", x, *scale, epsilon=eps)
-            if wide and f"{name}.weight" in self.checkpoint.heads:
-                self.wide.add(normed.name)
-            return self.cast(normed, self.dtype) if wide and normed.name not in self.wide else normed
+            return self.cast(normed, self.dtype) if wide else normed
         # Not Add, which onnxruntime fuses into SkipLayerNormalization: that takes three times as long on a CPU.
         one, other = self.residuals[x.name]
         total = self.node("Sum", *self.sums.get(one.name, (one,)), other)
