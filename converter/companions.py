@@ -79,7 +79,7 @@ def _modules(spec: ModelSpec, config: JsonObject) -> dict[str, bytes]:
         {"idx": index, "name": str(index), "path": f"{index}_{kind}" if index else "", "type": f"{TYPES}.{kind}"}
         for index, kind in enumerate(kinds)
     ]
-    width, mode = config.get("hidden_size", config.get("n_embd")), POOLINGS.get(spec.pooling, spec.pooling)
+    width, mode = config.get("hidden_size", config.get("n_embd", config.get("dim"))), POOLINGS.get(spec.pooling, spec.pooling)
     return {
         MODULES: _json(entries),
         "1_Pooling/config.json": _json({"word_embedding_dimension": width, "pooling_mode": mode}),

@@ -1,6 +1,6 @@
 """Every architecture through both runtimes, against transformers' own: a new one adds a row to CASES."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +9,11 @@ import pytest
 from conftest import made, standin
 from support import upstream
 from support.checkpoints import write_bert, write_recipe, write_xlm_roberta
+from support.saved_encoders import ENCODERS
 
 from converter import pipeline, recipe
+from converter.source.draft import draft
+from converter.source.open import find
 from shim import Model, load
 from shim.pooling import POOLINGS
 
@@ -24,7 +27,8 @@ TARGETS = {("onnx", 32): 2e-6, ("onnx", 16): 2e-3, ("mlx", 16): 2e-3}
 class Case:
     """An architecture, and what is particular about a checkpoint of it.
 
-    standin: the small checkpoint in the layout of a real one; "" for one of seeded weights, whose tensors have `prefix`.
+    standin: the small checkpoint in the layout of a real one; "" for one of seeded weights, whose tensors have `prefix`, or
+    which transformers saved, with `shape` of its own.
     asked: (text, settings, what the model must then read) of texts behind a prompt. far: times the usual tolerance at 16 bits.
     """
 
@@ -36,11 +40,17 @@ class Case:
     limit: int = 128
     asked: tuple[tuple[str, dict[str, Any], str], ...] = ()
     far: float = 1
+    shape: dict[str, Any] = field(default_factory=dict)
 
     def converted(self, target: str, bits: int, folder: Path, corpus: Path) -> tuple[Path, Model]:
         """The checkpoint and the artifact; of seeded weights, only one is verified: here it is held to transformers itself."""
         if self.standin:
             return standin(self.standin), load(made(self.standin, target, bits)[0])
+        if self.architecture in ENCODERS:
+            source = ENCODERS[self.architecture](folder / "checkpoint", **self.shape)
+            drafted = draft(find(str(source)), pooling=self.pooling, normalize=True, license="mit")
+            request = pipeline.Request(drafted, target, bits, str(source), folder / "out", corpus=corpus, verified=False)
+            return source, load(pipeline.convert(request, lambda *_: None)[0], allow_unverified=True)
         write = {"bert": write_bert, "xlm_roberta": write_xlm_roberta}[self.architecture]
         source = write(folder / "checkpoint", pooling=self.pooling, **({"prefix": self.prefix} if self.prefix else {}))
         given = {"pooling": self.pooling, "architecture": self.architecture, "more": self.recipe}
@@ -73,6 +83,11 @@ CASES = [
         asked=(("a river", {"instruction": CARD}, f"Instruct: {CARD}\nQuery:a river"), *PASSAGE),
         far=2.5,
     ),
+    Case("roberta", "cls", limit=48),
+    Case("camembert", "mean", limit=48),
+    Case("distilbert", "mean", limit=48),
+    Case("mpnet", "mean", limit=300, shape={"limit": 300}),  # beyond the distances that its bias tells apart
+    Case("modernbert", "mean", limit=2048, shape={"limit": 2048}, far=2.5),  # its queries go block by block
 ]
 
 
@@ -84,7 +99,7 @@ def test_vectors_are_those_of_transformers(case: Case, target: str, bits: int, t
     tolerance = TARGETS[target, bits] * (case.far if (target, bits) == ("onnx", 16) else 1)
     found = model.embed(TEXTS)
     assert np.abs(found.dense - expected[: len(TEXTS)]).max() < tolerance
-    assert found.truncated == [False] * 4 + [case.limit == 128]
+    assert found.truncated == [False] * 4 + [case.limit < 8192]
     for (text, settings, _), wanted in zip(case.asked, expected[len(TEXTS) :], strict=True):
         assert np.abs(model.embed([text], **settings).dense - wanted).max() < tolerance
     assert (expected @ expected.T - np.eye(len(expected))).max() < 0.98, "texts all alike: this would prove nothing"

@@ -22,6 +22,9 @@ ADDED = {  # what each architecture adds to its stream, read off its definition
     "xlm_roberta": ("attention.output.dense", "output.dense"),
     "nomic_bert": ("attn.out_proj", "mlp.fc2"),
     "qwen3": ("self_attn.o_proj", "mlp.down_proj"),
+    "distilbert": ("attention.output.dense", "output.dense"),
+    "mpnet": ("attention.output.dense", "output.dense"),
+    "modernbert": ("attn.Wo", "mlp.Wo"),
 }
 
 LEARNED = [batch(seed, (9, 8, 7, 7, 5)) for seed in range(6)]

@@ -23,14 +23,23 @@ NO_WEIGHTS: Any = None
 
 
 @cache
-def session(heads: int, groups: int, causal: bool, blocked: bool, dtype: type, level: ort.GraphOptimizationLevel = ALL) -> Any:
+def session(
+    heads: int,
+    groups: int,
+    causal: bool,
+    window: int | None,
+    blocked: bool,
+    dtype: type,
+    level: ort.GraphOptimizationLevel = ALL,
+) -> Any:
     """A graph that is one layer's attention, of float32 inputs."""
     ops = Recorder(NO_WEIGHTS, {}, dtype, blocked, lambda: None)  # type: ignore[arg-type]
     values = []
     for name, count in (("query", heads), ("key", groups), ("value", groups)):
         shape = ir.Shape(["batch_size", "sequence_length", count * SIZE])
         values.append(ir.Value(name=name, shape=shape, type=ir.TensorType(ir.DataType.FLOAT)))
-    found = ops.cast(Attention(ops, heads, groups, SIZE, causal)(*(ops.cast(value, dtype) for value in values)), np.float32)
+    attention = Attention(ops, heads, groups, SIZE, causal, window)
+    found = ops.cast(attention(*(ops.cast(value, dtype) for value in values)), np.float32)
     found.name, found.type = "found", ir.TensorType(ir.DataType.FLOAT)
     found.shape = ir.Shape(["batch_size", "sequence_length", heads * SIZE])
     ops.prune([found])
@@ -62,8 +71,8 @@ def feeds(n: int, length: int, heads: int, groups: int, side: str) -> dict[str, 
     return given | {"input_ids": mask, "attention_mask": mask}
 
 
-def definition(given: dict[str, np.ndarray], heads: int, groups: int, causal: bool) -> np.ndarray:
-    """softmax(q k^T / sqrt(d)) v over the keys that are no padding, and not behind the query where that is causal."""
+def definition(given: dict[str, np.ndarray], heads: int, groups: int, causal: bool, window: int | None) -> np.ndarray:
+    """softmax(q k^T / sqrt(d)) v over the keys that are no padding, not behind the query where that is causal, and near it."""
     n, length = given["attention_mask"].shape
     split = {k: given[k].astype(np.float64).reshape(n, length, -1, SIZE) for k in ("query", "key", "value")}
     found = np.zeros((n, length, heads, SIZE))
@@ -72,6 +81,8 @@ def definition(given: dict[str, np.ndarray], heads: int, groups: int, causal: bo
         for row in range(n):
             scores = query[row] @ key[row].T / SIZE**0.5
             seen = np.tril(np.ones((length, length), bool)) if causal else np.ones((length, length), bool)
+            if window is not None:
+                seen &= np.abs(np.arange(length) - np.arange(length)[:, None]) <= window
             scores[~(seen & (given["attention_mask"][row] == 1))] = -np.inf
             scores[np.isinf(scores).all(axis=1)] = 0  # a padded query's, which nobody reads
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
@@ -80,24 +91,26 @@ def definition(given: dict[str, np.ndarray], heads: int, groups: int, causal: bo
 
 
 @pytest.mark.parametrize(("n", "length", "side"), [(*shape, side) for shape in SHAPES for side in SIDES[: shape[0]]])
-@pytest.mark.parametrize(("heads", "groups", "causal"), [(4, 4, False), (4, 2, True)])
-def test_attention_is_its_definition(heads: int, groups: int, causal: bool, n: int, length: int, side: str) -> None:
+@pytest.mark.parametrize(("heads", "groups", "causal", "window"), [(4, 4, False, None), (4, 2, True, None), (2, 2, False, 5)])
+def test_attention_is_its_definition(
+    heads: int, groups: int, causal: bool, window: int | None, n: int, length: int, side: str
+) -> None:
     given = feeds(n, length, heads, groups, side)
     read = given["attention_mask"] == 1
-    expected = definition(given, heads, groups, causal)[read]
+    expected = definition(given, heads, groups, causal, window)[read]
     for blocked in (False, True):
         for dtype, tolerance in ((np.float32, 2e-6), (np.float16, 1e-2)):
             for level in (NONE, ALL) if dtype is np.float32 else (ALL,):
-                run = session(heads, groups, causal, blocked, dtype, level)
+                run = session(heads, groups, causal, window, blocked, dtype, level)
                 (found,) = run.run(None, {value.name: given[value.name] for value in run.get_inputs()})
                 assert np.isfinite(found).all(), "padding, too, as the next layer multiplies with it"
                 assert np.abs(found[read] - expected).max() < tolerance
 
 
-@pytest.mark.parametrize(("causal", "most"), [(False, 0.3), (True, 0.8)])
-def test_a_long_text_never_has_all_its_scores_in_memory(causal: bool, most: float) -> None:
+@pytest.mark.parametrize(("causal", "window", "most"), [(False, 64, 0.1), (False, None, 0.3), (True, None, 0.8)])
+def test_a_long_text_never_has_all_its_scores_in_memory(causal: bool, window: int | None, most: float) -> None:
     given = feeds(1, 8192, 8, 8, "right")
-    run = session(8, 8, causal, True, np.float32)
+    run = session(8, 8, causal, window, True, np.float32)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     run.run(None, {value.name: given[value.name] for value in run.get_inputs()})
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before

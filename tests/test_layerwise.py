@@ -1,5 +1,7 @@
 """All batches in step: the same outputs as batch by batch, and Hessians of what really goes into each layer."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,18 @@ NOMIC = {"vocab_size": 500, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_inner": 
 NOMIC |= {"rotary_emb_base": 1000, "layer_norm_epsilon": 1e-12}
 QWEN3 = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
 QWEN3 |= {"head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
-CONFIGS = {"bert": bert_config(vocab_size=500), "xlm_roberta": xlm_roberta_config(), "qwen3": QWEN3, "nomic_bert": NOMIC}
+DISTILBERT = {"vocab_size": 500, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64}
+MODERNBERT = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+MODERNBERT |= {"local_attention": 4, "norm_eps": 1e-5, "norm_bias": False, "attention_bias": False, "mlp_bias": False}
+CONFIGS = {
+    "bert": bert_config(vocab_size=500),
+    "xlm_roberta": xlm_roberta_config(),
+    "qwen3": QWEN3,
+    "nomic_bert": NOMIC,
+    "distilbert": DISTILBERT,
+    "mpnet": bert_config(vocab_size=500),
+    "modernbert": MODERNBERT,
+}
 POOLING = {"qwen3": "last"}
 
 
@@ -48,8 +61,9 @@ def test_outputs_are_those_of_each_batch_alone(name: str) -> None:
     tensors = {key: torch.from_numpy(value) for key, value in weights.items()}
     for tokens, got in zip(BATCHES, together, strict=True):
         torch.testing.assert_close(got, outputs(TorchOps(tensors, tokens), *settings)["sentence_embedding"])
-    linear = {key.removesuffix(".weight") for key, value in weights.items() if value.ndim == 2 and "embed" not in key}
-    assert set(seen) == {key for key in linear if not key.startswith("pooler")}
+    others = re.compile("|".join([*module.TABLES, *module.OPTIONAL]))
+    linear = {key for key, value in weights.items() if value.ndim == 2 and not others.search(key)}
+    assert {f"{layer}.weight" for layer in seen} == linear
     assert all(found.shape == (weight.shape[1],) * 2 for weight, found in seen.values())
 
 

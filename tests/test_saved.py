@@ -1,6 +1,7 @@
 """What the upstream libraries saved converts without a recipe, and gives what they give: vectors, lengths, prompts, scores."""
 
 import functools
+import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 import shim
 from converter import pipeline
+from converter.proof.loading import REBUILT
 from converter.source.draft import draft
 from converter.source.open import find
 from shim.artifact import Manifest
@@ -52,7 +54,7 @@ def theirs(source: Path) -> SentenceTransformer:
 
 def published(model: Any, source: Path) -> None:
     inner = source / "0_Transformer" if (source / "0_Transformer").is_dir() else source
-    if "XLMRobertaTokenizer" in (inner / "tokenizer_config.json").read_text():
+    if json.loads((inner / "tokenizer_config.json").read_text())["tokenizer_class"] in REBUILT:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(inner)
         tokenizer.model_max_length = min(model.max_seq_length, 64)
         if model[0].do_lower_case:

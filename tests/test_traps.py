@@ -10,7 +10,21 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from support.checkpoints import WORDS
 from test_saved import TEXTS, checkpoint, off, published
-from test_witness import CROSS, NOMIC, PLAIN, PROMPTED, QWEN, READ_OTHERWISE, XLM, edit, reading, witnessed
+from test_witness import (
+    CROSS,
+    MODERN,
+    MPNET,
+    NOMIC,
+    PLAIN,
+    PROMPTED,
+    QWEN,
+    RANKER,
+    READ_OTHERWISE,
+    XLM,
+    edit,
+    reading,
+    witnessed,
+)
 from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -65,6 +79,15 @@ POOLING = "1_Pooling/config.json"
 OUTPUT = {"method": "forward", "method_output_name": ["hidden_states", -2]}
 
 
+OLD = {"layer_types": None, "rope_parameters": None, "global_attn_every_n_layers": 2}  # as transformers 4 saved ModernBERT
+
+
+def bases(full: float, sliding: float, kind: str = "default") -> dict[str, Any]:
+    """ModernBERT's rotary bases, as transformers 5 saves them."""
+    found = {"full_attention": {"rope_theta": full}, "sliding_attention": {"rope_theta": sliding}}
+    return {name: entry | {"rope_type": kind, "factor": 2.0} for name, entry in found.items()}
+
+
 def replacing(source: Path) -> None:
     """A rule of tokenizer.json that transformers drops when it builds BERT's tokenizer itself."""
     path = source / "tokenizer.json"
@@ -92,6 +115,17 @@ FOLLOWED = {
     "another epsilon": (PLAIN, edit("config.json", layer_norm_eps=0.1)),
     "another rotary base": (QWEN, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
     "nomic's other rotary base": (NOMIC, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
+    "another padding id": ("roberta", edit("config.json", pad_token_id=5)),
+    "a padding id that MPNet does not look at": (MPNET, edit("config.json", pad_token_id=0)),
+    "BERT's names of DistilBERT's keys": ("distilbert", edit("config.json", n_heads=None, num_attention_heads=3)),
+    "ModernBERT's other epsilon": (MODERN, edit("config.json", norm_eps=0.1)),
+    "another window": (MODERN, edit("config.json", local_attention=4)),
+    "a window of one token": (MODERN, edit("config.json", local_attention=1)),
+    "windows in other layers": (MODERN, edit("config.json", layer_types=["sliding_attention", "full_attention"] * 2)),
+    "another global base": (MODERN, edit("config.json", rope_parameters=bases(77.0, 1e4))),
+    "another local base": (MODERN, edit("config.json", rope_parameters=bases(16e4, 77.0))),
+    "ModernBERT as transformers 4 saves it": (MODERN, edit("config.json", **OLD, global_rope_theta=88.0, local_rope_theta=7.0)),
+    "a base that no key says": (MODERN, edit("config.json", **OLD)),
     "a passage prompt": (PLAIN, edit(MODEL, prompts={"query": "query: ", "passage": "passage: "})),
     "another similarity": (PLAIN, edit(MODEL, similarity_fn_name="euclidean")),
 }  # fmt: skip
@@ -142,13 +176,31 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         edit("config.json", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
         "rope_type 'linear'",
     ),
+    "DistilBERT's other activation": ("distilbert", edit("config.json", activation="relu"), "hidden_act 'relu'"),
+    "two names that disagree": ("distilbert", edit("config.json", hidden_size=48), "dim 96 is not hidden_size 48"),
+    "other buckets": (MPNET, edit("config.json", relative_attention_num_buckets=16), "relative_attention_num_buckets 16"),
+    "MPNet's other activation": (MPNET, edit("config.json", hidden_act="relu"), "hidden_act 'relu'"),
+    "ModernBERT's other activation": (MODERN, edit("config.json", hidden_activation="silu"), "hidden_activation 'silu'"),
+    "ModernBERT's scaled bases": (MODERN, edit("config.json", rope_parameters=bases(77.0, 77.0, "linear")), "'linear'"),
+    "bases scaled by an old key": (MODERN, edit("config.json", rope_scaling={"rope_type": "linear"}), "rope_scaling"),
+    "a base that is null": (MODERN, edit("config.json", rope_parameters=bases(None, 1e4)), "full_rope_theta must be a pos"),
+    "a window by another name": (MODERN, edit("config.json", sliding_window=3), "sliding_window 3 is not supported (only 5)"),
+    "a window of nothing": (MODERN, edit("config.json", local_attention=-1), "local_attention must be a positive number"),
+    "heads of another width": (MODERN, edit("config.json", head_dim=8), "head_dim 8 is not supported (only 16)"),
+    "too few kinds of layers": (MODERN, edit("config.json", layer_types=["full_attention"] * 3), "layer_types must be 4 times"),
+    "a kind of layer to come": (MODERN, edit("config.json", layer_types=["chunked"] * 4), "layer_types must be 4 times"),
+    "every 0 layers": (MODERN, edit("config.json", layer_types=None, global_attn_every_n_layers=0), "attn_every_n_layers must"),
+    "norms with a bias that is not there": (MODERN, edit("config.json", norm_bias=True), "tensors missing from"),
+    "a bias that is neither": (MODERN, edit("config.json", mlp_bias="no"), "mlp_bias must be true or false"),
+    "a reranker's other activation": (RANKER, edit("config.json", classifier_activation="relu"), "fier_activation 'relu'"),
+    "a reranker's other pooling": (RANKER, edit("config.json", classifier_pooling="last"), "classifier_pooling 'last'"),
     "no limit at all": (QWEN, edit(SENTENCE, max_seq_length=10**9), "no limit of tokens"),
     "a limit that is a word": (PLAIN, edit(SENTENCE, max_seq_length="many"), "max_seq_length must be a positive number"),
     "architectures that are a number": (PLAIN, edit("config.json", architectures=3), "malformed"),
     "prompts that are a list": (PLAIN, edit(MODEL, prompts=["query"]), "prompts is not an object"),
     "a mode that is a number": (PLAIN, edit(POOLING, pooling_mode=3), "malformed"),
     "modalities that are a list": (PLAIN, edit(SENTENCE, modality_config=["text"]), "malformed"),
-    "an unknown kind": (PLAIN, edit("config.json", model_type="modernbert"), "'modernbert', which is not supported"),
+    "an unknown kind": (PLAIN, edit("config.json", model_type="deberta-v2"), "'deberta_v2', which is not supported"),
     "cut on the left": (PLAIN, edit(TOKENIZER, truncation_side="left"), READ_OTHERWISE),
     "a tokenizer that keeps capitals": (PLAIN, edit(TOKENIZER, do_lower_case=False), READ_OTHERWISE),
     "a rule that transformers drops": (PLAIN, replacing, READ_OTHERWISE),

@@ -21,8 +21,9 @@ SAMPLE = 128  # tokens of an input that are kept
 class Site:
     """One input, named after the first linear layer that takes it.
 
-    members: those layers. before: what gives the input and can bear a Smoothing, `layer_norm`, `rms_norm` or `linear` (which
-    is multiplied with something else), and its name; two empty strings where nothing can. shape: all their (outputs, inputs).
+    members: those layers. before: what gives the input and can bear a Smoothing, and its name: `layer_norm`, `rms_norm` (any
+    norm without a bias) or `linear` (which is multiplied with something else); two empty strings where nothing can. shape: all
+    their (outputs, inputs).
     """
 
     members: list[str]
@@ -62,8 +63,8 @@ class Observer(LayerwiseOps):
         origins = [name for kind, name in map(self._origin, (x, y)) if kind == "product"]
         return self._from(found, "linear", origins[0]) if origins else found
 
-    def layer_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
-        return self._from(super().layer_norm(name, x, eps), "layer_norm", name)
+    def layer_norm(self, name: str, x: list[Tensor], eps: float, bias: bool = True) -> list[Tensor]:
+        return self._from(super().layer_norm(name, x, eps, bias), "layer_norm" if bias else "rms_norm", name)
 
     def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
         return self._from(super().rms_norm(name, x, eps), "rms_norm", name)

@@ -21,7 +21,7 @@ Model = TypeVar("Model", bound="torch.nn.Module")
 
 POOLINGS = {"last": "lasttoken"}  # our name -> sentence-transformers', where it is another
 # Of these tokenizers, transformers 5 rebuilds the normaliser and loses rules of the published file: bge-m3's trailing spaces.
-REBUILT = ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast")
+REBUILT = ("XLMRobertaTokenizer", "XLMRobertaTokenizerFast", "CamembertTokenizer", "CamembertTokenizerFast")
 SMALL = 100_000_000  # weights that are held in float32; of larger models those stored in 16 bits stay so, and widen as they run
 
 

@@ -55,8 +55,8 @@ class AsymmetricOps(LayerwiseOps):
     def full(self, x: list[Tensor]) -> list[Tensor]:
         return self._number(self.__getattr__("full")(x))
 
-    def layer_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
-        return self._number(super().layer_norm(name, x, eps))
+    def layer_norm(self, name: str, x: list[Tensor], eps: float, bias: bool = True) -> list[Tensor]:
+        return self._number(super().layer_norm(name, x, eps, bias))
 
     def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
         return self._number(super().rms_norm(name, x, eps))

@@ -36,7 +36,9 @@ class LayerwiseOps:
 
         def each(*arguments: object, **named: object) -> list[Tensor]:
             return [
-                getattr(ops, name)(*(part[place] if isinstance(part, list) else part for part in arguments), **named)
+                getattr(ops, name)(
+                    *(_entry(part, place) for part in arguments), **{key: _entry(part, place) for key, part in named.items()}
+                )
                 for place, ops in enumerate(self.batches)
             ]
 
@@ -67,8 +69,8 @@ class LayerwiseOps:
         self.weights[f"{name}.weight"] = self.replace(name, torch.from_numpy(self.read(f"{name}.weight")), None)
         return self._with_weights("embedding", name, ids)
 
-    def layer_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
-        return self._with_weights("layer_norm", name, x, eps)
+    def layer_norm(self, name: str, x: list[Tensor], eps: float, bias: bool = True) -> list[Tensor]:
+        return self._with_weights("layer_norm", name, x, eps, bias)
 
     def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
         return self._with_weights("rms_norm", name, x, eps)
@@ -82,9 +84,13 @@ class LayerwiseOps:
         return found
 
 
+def _entry(part: object, place: int) -> object:
+    return part[place] if isinstance(part, list) else part
+
+
 def tensors_of(kind: str, name: str, *settings: object) -> list[str]:
     """The names of the tensors that the operation `kind` of the module `name` needs; settings: what follows its input."""
-    bias = kind == "layer_norm" or (kind in ("linear", "head") and settings[0])
+    bias = kind in ("linear", "head", "layer_norm") and settings[-1]
     return [f"{name}.weight", f"{name}.bias"] if bias else [f"{name}.weight"]
 
 

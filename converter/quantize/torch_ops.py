@@ -32,6 +32,10 @@ class TorchOps:
     def index(self, value: int) -> Tensor:
         return torch.tensor(value)
 
+    def relative(self, values: tuple[int, ...]) -> Tensor:
+        reach, places = len(values) // 2, torch.arange(self.mask.shape[1])
+        return torch.tensor(values)[(places - places[:, None]).clamp(-reach, reach) + reach]
+
     def embedding(self, name: str, ids: Tensor) -> Tensor:
         return F.embedding(ids, self.weights[f"{name}.weight"])
 
@@ -47,8 +51,9 @@ class TorchOps:
     def full(self, x: Tensor) -> Tensor:
         return x.float()
 
-    def layer_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
+    def layer_norm(self, name: str, x: Tensor, eps: float, bias: bool = True) -> Tensor:
+        shift = self.weights[f"{name}.bias"] if bias else None
+        return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], shift, eps)
 
     def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], eps)
@@ -91,10 +96,25 @@ class TorchOps:
         low, high = x.chunk(2, dim=-1)
         return torch.cat((low * cos - high * sin, high * cos + low * sin), dim=-1)
 
-    def attention(self, query: Tensor, key: Tensor, value: Tensor, causal: bool = False) -> Tensor:
+    def attention(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        causal: bool = False,
+        window: int | None = None,
+        bias: Tensor | None = None,
+    ) -> Tensor:
         # Causal with padding on the right: no token has padding before it, and what padding itself sees is never used.
         grouped = query.shape[1] != key.shape[1]
         mask = None if causal else self.mask[:, None, None, :]
+        if window is not None:
+            places = torch.arange(self.mask.shape[1])
+            away = (places - places[:, None]).abs()
+            # Padding sees itself: what a query without any key gives depends on the kernel, and may be NaN.
+            mask = (away <= window) & (self.mask[:, None, None, :] | (away == 0))
+        if bias is not None and mask is not None:
+            mask = bias.permute(2, 0, 1).masked_fill(~mask, -torch.inf)
         found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=grouped)
         return found.transpose(1, 2).flatten(2)
 

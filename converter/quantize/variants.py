@@ -32,10 +32,14 @@ class VariantOps:
         """The operation `name` of torch_ops on each lane and batch; those with weights are below."""
 
         def each(*arguments: object, **named: object) -> Lanes:
-            lanes = {CLEAN} | {lane for part in arguments if isinstance(part, dict) for lane in part}
+            given = (*arguments, *named.values())
+            lanes = {CLEAN} | {lane for part in given if isinstance(part, dict) for lane in part}
             return {
                 lane: [
-                    getattr(ops, name)(*(_entry(part, lane, place) for part in arguments), **named)
+                    getattr(ops, name)(
+                        *(_entry(part, lane, place) for part in arguments),
+                        **{key: _entry(part, lane, place) for key, part in named.items()},
+                    )
                     for place, ops in enumerate(self.batches)
                 ]
                 for lane in lanes
@@ -59,8 +63,8 @@ class VariantOps:
     def embedding(self, name: str, ids: Lanes) -> Lanes:
         return self._with_weights("embedding", name, ids)
 
-    def layer_norm(self, name: str, x: Lanes, eps: float) -> Lanes:
-        return self._with_weights("layer_norm", name, x, eps)
+    def layer_norm(self, name: str, x: Lanes, eps: float, bias: bool = True) -> Lanes:
+        return self._with_weights("layer_norm", name, x, eps, bias)
 
     def rms_norm(self, name: str, x: Lanes, eps: float) -> Lanes:
         return self._with_weights("rms_norm", name, x, eps)

@@ -222,5 +222,5 @@ def _width(layout: Layout, raw: JsonObject, facts: Facts) -> dict[str, Fact]:
     if steps:
         last = [folder for kind, folder in layout.steps if kind == "Dense"][-1]
         return {"dimensions": Fact(steps[-1].width, f"{last}/{CONFIG}")}
-    width = raw.get("hidden_size", raw.get("n_embd"))
+    width = raw.get("hidden_size", raw.get("n_embd", raw.get("dim")))
     return {"dimensions": Fact(width, layout.file(CONFIG))} if isinstance(width, int) else {}

@@ -40,6 +40,12 @@ class Ops(Protocol[Array]):
     def index(self, value: int) -> Array:
         """A single id, for a table of which every token takes the same row."""
 
+    def relative(self, values: tuple[int, ...]) -> Array:
+        """(length, length) of each query and key: values[d + reach] for a key d places behind its query.
+
+        There are 2 * reach + 1 values; a key that is farther away has that of the reach.
+        """
+
     def embedding(self, name: str, ids: Array) -> Array:
         """Rows of the table `name` for integer ids of any shape; appends the table's width."""
 
@@ -55,8 +61,8 @@ class Ops(Protocol[Array]):
     def full(self, x: Array) -> Array:
         """x in float32. A sum with it is float32, too: for a stream of additions that outgrows float16."""
 
-    def layer_norm(self, name: str, x: Array, eps: float) -> Array:
-        """Normalise over the last axis, then scale and shift."""
+    def layer_norm(self, name: str, x: Array, eps: float, bias: bool = True) -> Array:
+        """Normalise over the last axis, then scale, and with `bias` shift; in the dtype of the weights."""
 
     def rms_norm(self, name: str, x: Array, eps: float) -> Array:
         """x / sqrt(mean of x² over the last axis + eps) in float32, then scale, in the dtype of the weights."""
@@ -97,11 +103,21 @@ class Ops(Protocol[Array]):
         Source: Su et al. 2021, RoFormer.
         """
 
-    def attention(self, query: Array, key: Array, value: Array, causal: bool = False) -> Array:
-        """softmax(q k^T / sqrt(d)) v for each head, heads joined again: (n, length, heads * d).
+    def attention(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        causal: bool = False,
+        window: int | None = None,
+        bias: Array | None = None,
+    ) -> Array:
+        """softmax(q k^T / sqrt(d) + bias) v for each head, heads joined again: (n, length, heads * d).
 
         query: (n, heads, length, d). key, value: (n, groups, length, d), each for heads / groups query heads.
-        Padding keys are masked, wherever the padding is; with `causal` the keys behind a query, too.
+        bias: (length, length, heads), of each query and key; not together with `causal`.
+        Padding keys are masked, wherever the padding is; with `causal` the keys behind a query, too, and with `window` those
+        that are more than so many places before or behind it.
         """
 
     def pool(self, hidden: Array, pooling: str) -> Array:

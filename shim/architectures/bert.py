@@ -1,6 +1,6 @@
 """BERT (Devlin et al. 2019): post-norm encoder with learned absolute positions and segment embeddings."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeVar, get_type_hints
 
@@ -42,9 +42,7 @@ class Config:
     @classmethod
     def read(cls, raw: JsonObject) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
-        for key, known in ONLY.items():
-            if raw.get(key, known) != known:
-                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
+        check_only(raw, ONLY)
         config = read_config(cls, raw)
         if config.hidden_size % config.num_attention_heads:
             raise SourceError("config.json: hidden_size is not a multiple of num_attention_heads")
@@ -56,14 +54,36 @@ class Config:
         return self.max_position_embeddings
 
 
-def read_config(cls: Callable[..., Read], raw: JsonObject) -> Read:
-    """The fields of a Config class from the same keys of `config.json`. Raises SourceError unless all are positive numbers."""
+def check_only(raw: Mapping[str, object], only: Mapping[str, object]) -> None:
+    """Raise SourceError for a key of `config.json` that says something else than here; an absent one says this."""
+    for key, known in only.items():
+        if raw.get(key, known) != known:
+            raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
+
+
+def plain_rope(rope: JsonObject) -> JsonObject:
+    """What transformers 5 says of rotary positions, as it is. Raises SourceError unless they are not scaled."""
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise SourceError(f"config.json: rope_type {kind!r} is not supported (only 'default')")
+    return rope
+
+
+def read_config(cls: Callable[..., Read], raw: Mapping[str, object]) -> Read:
+    """The fields of a Config class from the same keys of `config.json`.
+
+    Raises SourceError unless those that are numbers are positive, and those that are true or false are one of these.
+    """
     kinds = get_type_hints(cls)
     try:
         config = cls(**{name: raw[name] for name in kinds})
     except KeyError as error:
         raise SourceError(f"config.json: key {error} missing") from None
     for name, value in vars(config).items():
+        if kinds[name] is bool and not isinstance(value, bool):
+            raise SourceError(f"config.json: {name} must be true or false, not {value!r}")
+        if kinds[name] not in (int, float):
+            continue
         kind = int if kinds[name] is int else (int, float)
         if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < MAX_VALUE:
             raise SourceError(f"config.json: {name} must be a positive number, not {value!r}")
@@ -119,13 +139,13 @@ def encode(ops: Ops[Array], config: Config) -> Array:
     return layers(ops, config, x)
 
 
-def layers(ops: Ops[Array], config: Config, x: Array) -> Array:
-    """The encoder's layers over embedded tokens; XLM-RoBERTa has the same."""
+def layers(ops: Ops[Array], config: Config, x: Array, bias: Array | None = None) -> Array:
+    """The encoder's layers over embedded tokens; its siblings have the same. bias: of the attention of all layers."""
     for index in range(config.num_hidden_layers):
         layer = f"encoder.layer.{index}"
         parts = ops.linears([f"{layer}.attention.self.{name}" for name in ("query", "key", "value")], x)
         query, key, value = (ops.split_heads(part, config.num_attention_heads) for part in parts)
-        attended = ops.attention(query, key, value)
+        attended = ops.attention(query, key, value, bias=bias)
         attended = ops.linear(f"{layer}.attention.output.dense", attended)
         x = ops.layer_norm(f"{layer}.attention.output.LayerNorm", ops.add(attended, x), config.layer_norm_eps)
         inner = ops.gelu(ops.linear(f"{layer}.intermediate.dense", x))

@@ -52,12 +52,8 @@ class Config:
     @classmethod
     def read(cls, raw: JsonObject) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
-        for key, known in ONLY.items():
-            if raw.get(key, known) != known:
-                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
-        rope = table(raw, "rope_parameters")
-        if rope.get("rope_type", "default") != "default":
-            raise SourceError(f"config.json: rope_type {rope['rope_type']!r} is not supported (only 'default')")
+        bert.check_only(raw, ONLY)
+        rope = bert.plain_rope(table(raw, "rope_parameters"))
         values = raw | {own: raw[name] for own, name in NAMES.items() if name in raw}
         if "rope_theta" in rope:
             values["rotary_emb_base"] = rope["rope_theta"]

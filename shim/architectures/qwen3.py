@@ -47,12 +47,8 @@ class Config:
     @classmethod
     def read(cls, raw: JsonObject) -> Self:
         """From a parsed `config.json`. Raises SourceError for a missing key or a variant that this file does not compute."""
-        for key, known in ONLY.items():
-            if raw.get(key, known) != known:
-                raise SourceError(f"config.json: {key} {raw[key]!r} is not supported (only {known!r})")
-        rope = table(raw, "rope_parameters")  # where transformers 5 puts what was rope_theta
-        if rope.get("rope_type", "default") != "default":
-            raise SourceError(f"config.json: rope_type {rope['rope_type']!r} is not supported (only 'default')")
+        bert.check_only(raw, ONLY)
+        rope = bert.plain_rope(table(raw, "rope_parameters"))  # where transformers 5 puts what was rope_theta
         values = {**rope, **raw, "answers": 1 if classifies(raw) else len(ROWS)}
         config = bert.read_config(cls, values)
         if config.num_attention_heads % config.num_key_value_heads or config.head_dim % 2:

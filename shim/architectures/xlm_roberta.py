@@ -45,5 +45,9 @@ def scoring(config: Config) -> dict[str, tuple[int, ...]]:
 
 def score(ops: Ops[Array], config: Config) -> Array:
     """(n, 1) relevance logits of pairs: a dense layer and tanh over the first token, then one row."""
-    first = ops.pool(encode(ops, config), "cls")
-    return ops.head("classifier.out_proj", ops.tanh(ops.head("classifier.dense", first)))
+    return classify(ops, encode(ops, config))
+
+
+def classify(ops: Ops[Array], hidden: Array) -> Array:
+    """What the head makes of hidden states (n, length, hidden_size); MPNet has the same."""
+    return ops.head("classifier.out_proj", ops.tanh(ops.head("classifier.dense", ops.pool(hidden, "cls"))))

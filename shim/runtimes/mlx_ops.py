@@ -50,6 +50,10 @@ class MlxOps:
     def index(self, value: int) -> Array:
         return self.mx.array(value)
 
+    def relative(self, values: tuple[int, ...]) -> Array:
+        reach, places = len(values) // 2, self.mx.arange(self.mask.shape[1])
+        return self.mx.array(values)[self.mx.clip(places - places[:, None], -reach, reach) + reach]
+
     def embedding(self, name: str, ids: Array) -> Array:
         packed = self.packed(name)
         if packed is None:
@@ -76,8 +80,9 @@ class MlxOps:
     def full(self, x: Array) -> Array:
         return x.astype(self.mx.float32)
 
-    def layer_norm(self, name: str, x: Array, eps: float) -> Array:
-        return self.mx.fast.layer_norm(x, self.weights[f"{name}.weight"], self.weights[f"{name}.bias"], eps)
+    def layer_norm(self, name: str, x: Array, eps: float, bias: bool = True) -> Array:
+        weight, shift = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"] if bias else None
+        return self.mx.fast.layer_norm(x, weight, shift, eps).astype(weight.dtype)
 
     def rms_norm(self, name: str, x: Array, eps: float) -> Array:
         weight = self.weights[f"{name}.weight"]
@@ -116,7 +121,15 @@ class MlxOps:
     def rotate(self, x: Array, base: float) -> Array:
         return self.mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=self.before)
 
-    def attention(self, query: Array, key: Array, value: Array, causal: bool = False) -> Array:
+    def attention(
+        self,
+        query: Array,
+        key: Array,
+        value: Array,
+        causal: bool = False,
+        window: int | None = None,
+        bias: Array | None = None,
+    ) -> Array:
         n, heads, length, width = query.shape
         if causal:
             key, value = self._extended(key), self._extended(value)
@@ -127,6 +140,12 @@ class MlxOps:
             end = min(start + BLOCK, length)
             seen = slice(0, self.before + end if causal else length)
             mask = self._mask(start, end) if causal else self.mask[:, None, None, :]
+            if window is not None:
+                seen = slice(max(start - window, 0), end + window)
+                mask = self._near(start, end, window)
+            if bias is not None:
+                added = bias[start:end, seen].transpose(2, 0, 1).astype(query.dtype)
+                mask = self.mx.where(mask, added, -self.mx.inf).astype(query.dtype)
             part = attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], scale=width**-0.5, mask=mask)
             parts.append(part)
         attended = parts[0] if len(parts) == 1 else self.mx.concatenate(parts, axis=2)
@@ -156,6 +175,13 @@ class MlxOps:
         mx = self.mx
         query, key = mx.arange(start, end)[:, None], mx.arange(end)[None]
         return (query >= key) & (self.mask[:, None, None, :end] | (query == key))
+
+    def _near(self, start: int, end: int, window: int) -> Array:
+        """(n, 1, queries, keys) the mask of queries start..end over keys up to `window` places away; padding sees itself."""
+        first = max(start - window, 0)
+        seen = self.mask[:, None, None, first : end + window]
+        query, key = self.mx.arange(start, end)[:, None], self.mx.arange(first, first + seen.shape[3])[None]
+        return (self.mx.abs(query - key) <= window) & (seen | (query == key))
 
     def pool(self, hidden: Array, pooling: str) -> Array:
         mx = self.mx

@@ -37,6 +37,7 @@ KERNELS: dict[str, tuple[int, int | None, int, str]] = {
     "Loop": (19, 23, 0, "int64"),
     "MatMul": (13, None, 0, FLOATS),
     "Max": (13, None, 0, NUMBERS),
+    "Min": (13, None, 0, NUMBERS),
     "Mul": (14, None, 0, NUMBERS),
     "Not": (1, None, 0, "bool"),
     "QuantizeLinear": (21, None, 0, "float16 float"),

@@ -31,43 +31,14 @@ from transformers import (
 from converter.corpus import CALIBRATION, read
 from shim.spec import NORMALIZE
 from support.checkpoints import WORDS, write_bert_tokenizer
-from support.standins.tokenizers import bpe, train_bpe, train_unigram
+from support.saved_encoders import CLASSIFIERS, ENCODERS
+from support.seeded import LIMIT, seeded, unigram, write_xlm_tokenizer
+from support.standins.tokenizers import bpe, train_bpe
 
 __all__ = ["NORMALIZE"]
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
-LIMIT = 48  # tokens; short, so that texts are cut
 PROMPTS = {"query": "Find what answers: ", "document": "", "clustering": "Group by matter: "}
-
-
-def _seeded(model: Any) -> Any:
-    """The model with weights that are drawn, wide enough that texts get different vectors."""
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in model.named_parameters():
-        if weight.ndim > 1:
-            weight.data = torch.randn(weight.shape, generator=generator) * (
-                0.1 if "embed" in name else 1.5 / weight.shape[-1] ** 0.5
-            )
-        elif name.endswith(("norm.weight", "Norm.weight")):
-            weight.data = 1 + torch.randn(weight.shape, generator=generator) * 0.3
-        elif name.endswith("bias"):
-            weight.data = torch.randn(weight.shape, generator=generator) * 0.1
-    return model.eval()
-
-
-@functools.cache
-def unigram() -> Tokenizer:
-    """A small tokenizer of XLM-RoBERTa's kind; nobody changes it."""
-    return train_unigram([text.text for text in read(CALIBRATION)][:300])
-
-
-def _xlm_tokenizer(folder: Path, limit: int) -> None:
-    """As transformers 4 saved XLM-RoBERTa's."""
-    unigram().save(str(folder / "tokenizer.json"))
-    roles = {"bos": "<s>", "cls": "<s>", "eos": "</s>", "sep": "</s>", "pad": "<pad>", "unk": "<unk>", "mask": "<mask>"}
-    settings = {f"{role}_token": token for role, token in roles.items()}
-    settings |= {"model_max_length": limit, "tokenizer_class": "XLMRobertaTokenizer"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 def _bert_tokenizer(folder: Path, limit: int = LIMIT, cased: bool = False) -> None:
@@ -80,7 +51,7 @@ def _bert_tokenizer(folder: Path, limit: int = LIMIT, cased: bool = False) -> No
 
 def bert(folder: Path, limit: int = LIMIT, cased: bool = False) -> Path:
     """A BertModel and its tokenizer, saved by transformers 5. cased: the tokenizer keeps capitals and accents."""
-    _seeded(BertModel(BertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
+    seeded(BertModel(BertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
     _bert_tokenizer(folder, limit, cased)
     return folder
 
@@ -90,8 +61,8 @@ def xlm_roberta(folder: Path, limit: int = LIMIT) -> Path:
     config = XLMRobertaConfig(
         vocab_size=unigram().get_vocab_size(), max_position_embeddings=66, type_vocab_size=1, layer_norm_eps=1e-5, **SHAPE
     )
-    _seeded(XLMRobertaModel(config)).save_pretrained(folder)
-    _xlm_tokenizer(folder, limit)
+    seeded(XLMRobertaModel(config)).save_pretrained(folder)
+    write_xlm_tokenizer(folder, limit)
     return folder
 
 
@@ -113,7 +84,7 @@ def qwen3(folder: Path, kind: Any = Qwen3ForCausalLM, append: bool = True, limit
         **SHAPE,
         **more,
     )
-    _seeded(kind(config)).bfloat16().save_pretrained(folder)
+    seeded(kind(config)).bfloat16().save_pretrained(folder)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
     wrapped.model_max_length = limit
     wrapped.save_pretrained(folder)
@@ -122,7 +93,7 @@ def qwen3(folder: Path, kind: Any = Qwen3ForCausalLM, append: bool = True, limit
 
 def nomic(folder: Path) -> Path:
     """A NomicBertModel saved by transformers 5, under its own names of the settings."""
-    _seeded(NomicBertModel(NomicBertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
+    seeded(NomicBertModel(NomicBertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
     _bert_tokenizer(folder)
     return folder
 
@@ -159,8 +130,8 @@ def old_layout(new: Path, folder: Path) -> Path:
 def e5_small(folder: Path) -> Path:
     """BERT's layers over XLM-RoBERTa's tokenizer, as multilingual-e5-small has them."""
     config = BertConfig(vocab_size=unigram().get_vocab_size(), max_position_embeddings=64, **SHAPE)
-    _seeded(BertModel(config)).save_pretrained(folder)
-    _xlm_tokenizer(folder, LIMIT)
+    seeded(BertModel(config)).save_pretrained(folder)
+    write_xlm_tokenizer(folder, LIMIT)
     return folder
 
 
@@ -196,6 +167,14 @@ EMBEDDERS: dict[str, Callable[[Path, Path], Path]] = {
         qwen3(base), to, "lasttoken", Normalize(), prompts=PROMPTS
     ),
     "nomic": lambda base, to: sentence_transformer(nomic(base), to, "mean", Normalize()),
+    "roberta": lambda base, to: sentence_transformer(ENCODERS["roberta"](base), to, "mean", Normalize()),
+    "camembert": lambda base, to: sentence_transformer(ENCODERS["camembert"](base), to, "mean"),
+    "distilbert": lambda base, to: sentence_transformer(ENCODERS["distilbert"](base), to, "mean", dense(64, TANH, 96)),
+    "mpnet": lambda base, to: sentence_transformer(ENCODERS["mpnet"](base), to, "mean", Normalize()),
+    "modernbert": lambda base, to: sentence_transformer(ENCODERS["modernbert"](base), to, "cls", Normalize(), prompts=PROMPTS),
+    "modernbert, biases": lambda base, to: sentence_transformer(
+        ENCODERS["modernbert"](base, norm_bias=True, attention_bias=True, mlp_bias=True), to, "mean", Normalize()
+    ),
 }
 
 
@@ -213,7 +192,7 @@ def cross_encoder(base: Path, folder: Path, **settings: Any) -> Path:
 def bert_classifier(folder: Path, labels: int = 1) -> Path:
     """As transformers 5 saves a BERT with a head for sequences."""
     config = BertConfig(vocab_size=WORDS, max_position_embeddings=64, num_labels=labels, **SHAPE)
-    _seeded(BertForSequenceClassification(config)).save_pretrained(folder)
+    seeded(BertForSequenceClassification(config)).save_pretrained(folder)
     _bert_tokenizer(folder)
     return folder
 
@@ -228,8 +207,8 @@ def xlm_roberta_classifier(folder: Path) -> Path:
         num_labels=1,
         **SHAPE,
     )
-    _seeded(XLMRobertaForSequenceClassification(config)).save_pretrained(folder)
-    _xlm_tokenizer(folder, LIMIT)
+    seeded(XLMRobertaForSequenceClassification(config)).save_pretrained(folder)
+    write_xlm_tokenizer(folder, LIMIT)
     return folder
 
 
@@ -242,5 +221,15 @@ CROSS_ENCODERS: dict[str, Callable[[Path, Path], Path]] = {
     "xlm-roberta, by transformers alone": lambda _, to: xlm_roberta_classifier(to),
     "qwen3 with a head of its own": lambda base, to: cross_encoder(
         qwen3(base, Qwen3ForSequenceClassification, append=False, num_labels=1), to
+    ),
+    **{
+        f"{kind}, one label": lambda base, to, kind=kind: cross_encoder(
+            ENCODERS[kind](base, CLASSIFIERS[kind], num_labels=1), to
+        )
+        for kind in ("roberta", "distilbert", "mpnet", "modernbert")
+    },
+    "modernbert, mean": lambda base, to: cross_encoder(
+        ENCODERS["modernbert"](base, CLASSIFIERS["modernbert"], num_labels=1, classifier_pooling="mean", classifier_bias=True),
+        to,
     ),
 }

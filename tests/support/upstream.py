@@ -68,6 +68,6 @@ def logits(directory: Path, query: str, documents: list[str]) -> list[float]:
 
 
 def tokenizer(directory: Path) -> Any:
-    """The published tokenizer.json: of XLM-RoBERTa's, transformers 5 rebuilds its own, without that one's normalizer."""
-    own = AutoConfig.from_pretrained(directory).model_type == "xlm-roberta"
+    """The published tokenizer.json: of sentencepiece's kind, transformers 5 rebuilds its own, without that one's normalizer."""
+    own = AutoConfig.from_pretrained(directory).model_type in ("xlm-roberta", "camembert")
     return (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(directory)

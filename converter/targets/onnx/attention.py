@@ -14,36 +14,44 @@ from converter.targets.onnx import prefix
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
 SHORT = 512  # tokens up to which all queries attend at once, where longer texts may come
-CAUSAL_BLOCK = 512  # queries of a longer text whose scores are in memory at once
+MASKED_BLOCK = 512  # queries of a longer text whose scores are in memory at once
 BLOCK = 2048  # the same where the operator holds no scores, unless it does not know the size of the CPU's cache
 
 
 @dataclass(frozen=True)
 class Attention:
-    """The attention of one layer: how many heads its queries, and its keys and values (`groups`) have, and their width."""
+    """The attention of one layer: how many heads its queries, and its keys and values (`groups`) have, and their width.
+
+    causal, window, bias: as in shim.architectures.Ops.attention.
+    """
 
     ops: Recorder
     heads: int
     groups: int
     size: int
     causal: bool
+    window: int | None = None
+    bias: ir.Value | None = None
 
     def __call__(self, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
         """See shim.architectures.Ops.attention."""
         ops = self.ops
         if ops.prefixed:
             key, value = (prefix.extended(ops, part, self.groups * self.size) for part in (key, value))
-        if ops.dtype is np.float16 and not self.causal:  # a graph for GPUs, where this operator is the faster at any length
+        everything = not self.causal and self.window is None and self.bias is None  # but padding
+        if ops.dtype is np.float16 and everything:  # a graph for GPUs, where this operator is the faster at any length
             return self._unmasked(*self._widened(query, key), value)
         bias = self._bias_of_all()
-        if not ops.blocked:
+        if not self._in_blocks:
             return self._masked(query, key, value, bias)
         short = self._short()
-        further = None if self.causal else self._further()  # made outside the branch
+        if everything:
+            self._further()  # made outside the branch
 
         def in_blocks() -> ir.Value:
-            if further is None:
-                return self._blocks(query, CAUSAL_BLOCK, lambda part, start, end: self._causal(part, key, value, start, end))
+            if not everything:
+                attend = self._causal if self.causal else self._near
+                return self._blocks(query, MASKED_BLOCK, lambda part, start, end: attend(part, key, value, start, end))
             wide, keys = self._widened(query, key)
             return self._blocks(wide, BLOCK, lambda part, *_: self._unmasked(part, keys, value))
 
@@ -100,31 +108,53 @@ class Attention:
             ops.made["seen"] = seen
         return ops.made["seen"]
 
+    @property
+    def _in_blocks(self) -> bool:
+        """Whether the queries of a long text go block by block; a bias of all pairs is in memory whole, as it is upstream."""
+        return self.ops.blocked and self.bias is None
+
     def _bias_of_all(self) -> ir.Value:
-        """The bias of all queries, made once for all layers; of none where they go in blocks."""
-        ops, name = self.ops, ("bias", self.causal)
+        """The bias of all queries, made once for all layers that have the same; of none where they go in blocks."""
+        ops, name = self.ops, ("bias", self.causal, self.window, self.bias if self.bias is None else self.bias.name)
         if name not in ops.made:
             length = ops.length(ops.input("input_ids"), 1)
-            if ops.blocked:
+            if self._in_blocks:
                 length = ops.node("Where", self._short(), length, ops.constant([0]))
-            ops.made[name] = self._bias(self._seen(), ops.constant([0]), length)
+            found = self._bias(self._seen(), ops.constant([0]), length)
+            if self.bias is not None:
+                found = ops.node("Add", found, ops.node("Transpose", self.bias, perm=[2, 0, 1]))
+            ops.made[name] = found
         return ops.made[name]
 
-    def _bias(self, seen: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
-        """(n, 1, end - start, keys): 0 on the keys that these queries attend to, else the least number."""
+    def _bias(self, seen: ir.Value, start: ir.Value, end: ir.Value, first: ir.Value | None = None) -> ir.Value:
+        """(n, 1, end - start, keys): 0 on the keys that these queries attend to, else the least number.
+
+        seen: of the keys from `first` on, from 0 on where that is None.
+        """
         ops = self.ops
         # Half of it: added to a score it must stay finite, or a padded row without any key is NaN.
         kept, least = (ops.constant(number, ops.dtype) for number in (0, np.finfo(ops.dtype).min / 2))
-        if not self.causal:
+        if not self.causal and self.window is None:
             rows = ops.node("Concat", ops.constant([1, 1]), ops.node("Sub", end, start), ops.constant([1]), axis=0)
             return ops.node("Expand", ops.node("Where", seen, kept, least), rows)
         if ops.prefixed:
             start, end = (ops.node("Add", place, prefix.length(ops)) for place in (start, end))
-        first, last, keys = (ops.node("Squeeze", place) for place in (start, end, ops.length(seen, 3)))
-        rows = ops.node("Unsqueeze", ops.node("Range", first, last, ops.constant(1)), ops.constant([1]))
-        columns = ops.node("Range", ops.constant(0), keys, ops.constant(1))
-        seen = ops.node("And", ops.node("LessOrEqual", columns, rows), seen)
+        keys = ops.length(seen, 3)
+        rows, columns = self._places(start, end), self._places(first, keys if first is None else ops.node("Add", first, keys))
+        rows = ops.node("Unsqueeze", rows, ops.constant([1]))
+        if self.causal:
+            seen = ops.node("And", ops.node("LessOrEqual", columns, rows), seen)
+        if self.window is not None:
+            reach = ops.constant(self.window)
+            for low, high in ((columns, rows), (rows, columns)):
+                seen = ops.node("And", ops.node("LessOrEqual", ops.node("Sub", low, reach), high), seen)
         return ops.node("Where", seen, kept, least)
+
+    def _places(self, start: ir.Value | None, end: ir.Value) -> ir.Value:
+        """start, start + 1, … before end; from 0 where start is None."""
+        ops = self.ops
+        first = ops.constant(0) if start is None else ops.node("Squeeze", start)
+        return ops.node("Range", first, ops.node("Squeeze", end), ops.constant(1))
 
     def _causal(self, query: ir.Value, key: ir.Value, value: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
         """The attention of the queries start to end, for which the keys behind them are as if there were none."""
@@ -132,6 +162,15 @@ class Attention:
         seen = self.ops.slice(self._seen(), 0, last, 3)
         key, value = (self.ops.slice(part, 0, last, 1) for part in (key, value))
         return self._masked(query, key, value, self._bias(seen, start, end))
+
+    def _near(self, query: ir.Value, key: ir.Value, value: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
+        """The attention of the queries start to end, for which the keys that no window of theirs holds are as if none."""
+        ops, reach = self.ops, self.ops.constant([self.window or 0])
+        first = ops.node("Max", ops.node("Sub", start, reach), ops.constant([0]))
+        last = ops.node("Add", end, reach)
+        seen = ops.slice(self._seen(), first, last, 3)
+        key, value = (ops.slice(part, first, last, 1) for part in (key, value))
+        return self._masked(query, key, value, self._bias(seen, start, end, first))
 
     def _blocks(self, query: ir.Value, most: int, attend: Callable[[ir.Value, ir.Value, ir.Value], ir.Value]) -> ir.Value:
         """What `attend` gives for blocks of up to `most` queries, joined. It gets a block and where that starts and ends."""
@@ -154,3 +193,13 @@ class Attention:
         joined = ops.node("Transpose", loop, perm=[1, 0, 2, 3])
         joined = ops.node("Reshape", joined, ops.constant([0, -1, self.heads * self.size]))
         return ops.slice(joined, 0, length, 1)
+
+
+def relative(ops: Recorder, values: tuple[int, ...]) -> ir.Value:
+    """See shim.architectures.Ops.relative."""
+    reach, one = len(values) // 2, ops.constant(1)
+    length = ops.node("Squeeze", ops.length(ops.input("input_ids"), 1))
+    places = ops.node("Range", ops.constant(0), length, one)
+    away = ops.node("Sub", places, ops.node("Unsqueeze", places, ops.constant([1])))
+    near = ops.node("Min", ops.node("Max", away, ops.constant(-reach)), ops.constant(reach))
+    return ops.node("Gather", ops.constant(values), ops.node("Add", near, ops.constant(reach)))

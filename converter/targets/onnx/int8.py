@@ -28,8 +28,8 @@ class IntegerOps(OnnxOps):
             return super().tensor(name, transpose, dtype)
         return self.weight(name, self.tensors[name].shape, np.float32, lambda: [self.tensors[name]])
 
-    def layer_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
-        found = super().layer_norm(name, x, eps)
+    def layer_norm(self, name: str, x: ir.Value, eps: float, bias: bool = True) -> ir.Value:
+        found = super().layer_norm(name, x, eps, bias)
         self.norms[found.name] = ("layer_norm", x, eps)
         return found
 
@@ -101,8 +101,10 @@ class IntegerOps(OnnxOps):
             return x  # as it was, or scaled by the layer before
         if key not in self.made:
             kind, before, eps = self.norms[x.name]
-            norm = super().layer_norm if kind == "layer_norm" else super().rms_norm
-            self.made[key] = norm(name, before, eps)
+            if kind == "layer_norm":
+                self.made[key] = super().layer_norm(name, before, eps, f"{name}.bias" in self.tensors)
+            else:
+                self.made[key] = super().rms_norm(name, before, eps)
         return self.made[key]
 
     def _round(self, entry: Input, x: ir.Value, columns: int) -> tuple[tuple[ir.Value, ...], ir.Value | None]:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.targets.onnx import packed, prefix, tables
-from converter.targets.onnx.attention import Attention
+from converter.targets.onnx.attention import Attention, relative
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
 OPSET = 23
@@ -34,6 +34,9 @@ class OnnxOps(Recorder):
 
     def index(self, value: int) -> ir.Value:
         return self.constant(value)
+
+    def relative(self, values: tuple[int, ...]) -> ir.Value:
+        return relative(self, values)
 
     def embedding(self, name: str, ids: ir.Value) -> ir.Value:
         scheme = self.codes.plan.get(name)
@@ -78,10 +81,12 @@ class OnnxOps(Recorder):
         self.wide.add(wide.name)
         return wide
 
-    def layer_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
-        scale = self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")
+    def layer_norm(self, name: str, x: ir.Value, eps: float, bias: bool = True) -> ir.Value:
+        wide = x.name in self.wide
+        scale = [self.tensor(f"{name}.{part}", dtype=np.float32 if wide else None) for part in ("weight", "bias")[: 1 + bias]]
         if self.dtype is not np.float32 or x.name not in self.residuals:
-            return self.node("LayerNormalization", x, *scale, epsilon=eps)
+            normed = self.node("LayerNormalization", x, *scale, epsilon=eps)
+            return self.cast(normed, self.dtype) if wide else normed
         # Not Add, which onnxruntime fuses into SkipLayerNormalization: that takes three times as long on a CPU.
         one, other = self.residuals[x.name]
         total = self.node("Sum", *self.sums.get(one.name, (one,)), other)
@@ -104,7 +109,7 @@ class OnnxOps(Recorder):
     def gelu(self, x: ir.Value) -> ir.Value:
         if self.dtype is np.float32 and x.name in self.sums:
             return self.node("BiasGelu", *self.sums[x.name], domain=CONTRIB)
-        return self.node("Gelu", x)
+        return self._like(x, self.node("Gelu", x))
 
     def silu(self, x: ir.Value) -> ir.Value:
         return self.node("Mul", x, self.node("Sigmoid", x))
@@ -177,9 +182,17 @@ class OnnxOps(Recorder):
     def _places(self) -> ir.Value:
         return self.node("Add", self.positions(), prefix.length(self)) if self.prefixed else self.positions()
 
-    def attention(self, query: ir.Value, key: ir.Value, value: ir.Value, causal: bool = False) -> ir.Value:
+    def attention(
+        self,
+        query: ir.Value,
+        key: ir.Value,
+        value: ir.Value,
+        causal: bool = False,
+        window: int | None = None,
+        bias: ir.Value | None = None,
+    ) -> ir.Value:
         heads, size = self.sizes[query.name]
-        return Attention(self, heads, self.sizes[key.name][0], size, causal)(query, key, value)
+        return Attention(self, heads, self.sizes[key.name][0], size, causal, window, bias)(query, key, value)
 
     def _like(self, x: ir.Value, y: ir.Value) -> ir.Value:
         """y, whose sizes and width of type are those of x."""
