@@ -83,6 +83,16 @@ def test_every_layer_says_what_it_is(small: tuple[Recipe, Checkpoint, Integers])
     assert small[2].inputs["encoder.layer.1.attention.self.key"].before == ("layer_norm", "encoder.layer.0.output.LayerNorm")
 
 
+@pytest.mark.parametrize(("cosine", "bits"), [(0.99, int8_quantize.TABLE_BITS), (0.999999, 8)])
+def test_a_large_table_has_fewer_bits_where_they_take_little_of_what_is_allowed(
+    small: tuple[Recipe, Checkpoint, Integers], cosine: float, bits: int
+) -> None:
+    loaded, checkpoint, _ = small
+    tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
+    products = IntegerProducts(calibration_of(checkpoint, loaded, tokens, **ASKED | {"cosine": cosine}))
+    assert products.tables["embeddings.word_embeddings"].bits == bits
+
+
 def test_an_interrupted_run_goes_on_where_it_was(
     small: tuple[Recipe, Checkpoint, Integers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,12 +8,12 @@ from converter import cache
 from converter.calibration import Calibration
 from converter.int8.costs import choices, costs, probes
 from converter.int8.inputs import BLOCK, allocate
-from converter.int8.shared_inputs import Input, Integers, Observer, Site, layer, rounded_model
+from converter.int8.shared_inputs import Input, Integers, Observer, RoundedTables, Site, layer, rounded_model
 from converter.int8.weights import joined, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.layerwise import Hessian, Replace
-from converter.quantize.losses import loss, masks_of
+from converter.quantize.losses import by_head, loss, masks_of
 from converter.quantize.sensitivity import some
 from converter.source.checkpoint import Checkpoint
 
@@ -21,7 +21,8 @@ LEAST = 4000  # tokens of calibration that a model gets, however large it is
 PASS = 4e11  # floating-point operations of one pass over those tokens: seconds of two cores
 PROBES = 5e12  # the same of the passes that measure the sites one by one: a minute or two
 PROBE = (200, 1200)  # fewest and most tokens that each site is measured on
-TABLE_BITS = 7  # of a table that is a large part of the model
+TABLE_BITS = 7  # of a table that is a large part of the model, where that costs little
+TABLE_SHARE = 0.35  # of the 1 - cosine that is allowed, at most what large tables may take; above it they have 8 bits
 LARGE = 0.02  # the part of all weights from which on a table is such a one
 GROUPS = (64, 32)  # weights that share a scale where products are in float32, and in tables
 GRID = Grid(np.float32, integer_zero=True, half=(TABLE_BITS,))
@@ -44,6 +45,7 @@ class IntegerProducts:
             self.observer = Observer(self.read, self.tokens)
             exact = calibration.run(self.observer)
             self.sites = self.observer.sites
+            self.tables = self._tables(exact)
             self.beside: dict[tuple[str, str], np.ndarray] = {}
             self.codes: dict[tuple[str, str], Codes] = {}  # of each module in each way that was made
             done = _Steps(calibration, 2 * len(self.sites))
@@ -73,7 +75,7 @@ class IntegerProducts:
     def made(self, ways: list[str]) -> Integers:
         """The codes for these ways, each layer's made on what the layers before it, already in integers, give."""
         checkpoint = self.calibration.job.checkpoint
-        tables = {name: scheme for name, shape in self.observer.tables.items() if (scheme := self._table(shape))}
+        tables = self.tables
         done = _Steps(self.calibration, len(tables) + sum(len(site.members) for site in self.sites))
         with torch.inference_mode():
             final = rounded_model(self.read, self.tokens, self.sites, self._entries(ways), self._replace(tables, ways, done))
@@ -98,12 +100,22 @@ class IntegerProducts:
             return Scheme(8, columns)
         return next((Scheme(8, size) for size in GROUPS if columns % size == 0), None)
 
-    def _table(self, shape: tuple[int, ...]) -> Scheme | None:
-        total = sum(int(np.prod(tensor.shape)) for tensor in self.calibration.job.checkpoint.tensors.values())
-        group = next((size for size in GROUPS if shape[1] % size == 0), None)
-        if group is None or shape[0] < 16:
-            return None
-        return Scheme(TABLE_BITS if shape[0] * shape[1] > LARGE * total else 8, group)
+    def _tables(self, exact: dict[str, list[Tensor]]) -> dict[str, Scheme]:
+        """How each table is rounded. exact: the model's outputs."""
+        calibration = self.calibration
+        total = sum(int(np.prod(tensor.shape)) for tensor in calibration.job.checkpoint.tensors.values())
+        found = {}
+        for name, (rows, columns) in self.observer.tables.items():
+            group = next((size for size in GROUPS if columns % size == 0), None)
+            if group is not None and rows >= 16:
+                found[name] = Scheme(TABLE_BITS if rows * columns > LARGE * total else 8, group)
+        large = {name: scheme for name, scheme in found.items() if scheme.bits == TABLE_BITS}
+        bar = calibration.job.bar
+        if large:
+            rounded = calibration.run(RoundedTables(self.read, self.tokens, large, GRID))
+            if bar.loss(by_head(exact, rounded, masks_of(self.tokens))) > TABLE_SHARE * bar.allowed:
+                found |= {name: Scheme(8, scheme.group_size) for name, scheme in large.items()}
+        return found
 
     def _replace(self, tables: dict[str, Scheme], ways: list[str], done: "_Steps") -> Replace:
         """Makes the codes of each module that is not there yet, and goes on with what they stand for."""

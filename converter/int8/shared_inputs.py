@@ -5,11 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from converter.int8.inputs import Activation, rounded
 from converter.int8.smoothing import Shown, Smoothing
-from converter.quantize.grid import Codes
+from converter.quantize.gptq import searched
+from converter.quantize.grid import Codes, Grid, Scheme
 from converter.quantize.layerwise import Hessian, LayerwiseOps, Replace
 from shim.artifact import Stored
 from shim.text import Tokens
@@ -139,6 +141,27 @@ class RoundedOps(LayerwiseOps):
             if shift is not None:
                 self.weights[f"{name}.bias"] = shift
             found.append(self._with_weights("linear", name, inputs, shift is not None))
+        return found
+
+
+class RoundedTables(LayerwiseOps):
+    """Runs the model with the rows of some tables rounded; only those that are looked up are.
+
+    schemes: {table: how}.
+    """
+
+    def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens], schemes: dict[str, Scheme], grid: Grid):
+        super().__init__(read, batches, exactly)
+        self.schemes, self.grid = schemes, grid
+
+    def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
+        if name not in self.schemes:
+            return super().embedding(name, ids)
+        weight, found = torch.from_numpy(self.read(f"{name}.weight")), []
+        for part in ids:
+            rows, places = torch.unique(part, return_inverse=True)
+            table = searched(weight[rows], self.schemes[name], self.grid).dequantize()
+            found.append(F.embedding(places, torch.from_numpy(table)))
         return found
 
 
