@@ -14,9 +14,10 @@ from support.commands import one_line, run
 from support.hub import Hub
 from support.hub.answers import Answer
 from support.hub.server import Connection
-from support.published import edit, entry, publish, refused, replace
+from support.published import edit, publish, refused, replace
 
 import shim
+from shim.listing import entry_of
 
 REPO = "acme/tiny-onnx"
 NAMES = [
@@ -104,7 +105,7 @@ def test_a_name_that_leads_outside_is_never_asked_for(
 ) -> None:
     """The repository has such a file, too."""
     content = b"evil"
-    listed = {"sha256": entry(repository / "README.md")["sha256"], "size": len(content)}
+    listed = {"sha256": entry_of(repository / "README.md")["sha256"], "size": len(content)}
     edit(
         repository, lambda m: (m["precisions"]["8bit"]["files"] if where == "precision" else m["files"]).update({name: listed})
     )
@@ -146,7 +147,7 @@ def test_a_pickle_is_never_opened(reached: Hub, repository: Path, tiny_mlx: Path
     """Neither beside the model, where other loaders want one, nor under the name of a file that is read."""
     bait = pickle.dumps({"weight": Touch(tmp_path / "touched")})
     (repository / "sparse_linear.pt").write_bytes(bait)
-    edit(repository, lambda m: m["files"].update({"sparse_linear.pt": entry(repository / "sparse_linear.pt")}))
+    edit(repository, lambda m: m["files"].update({"sparse_linear.pt": entry_of(repository / "sparse_linear.pt")}))
     replace(repository, "pytorch_model.bin", bait)
     reached.put(REPO, repository)
     assert shim.load(REPO).embed(["hello"]).dense.shape == (1, 64)

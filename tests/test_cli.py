@@ -36,7 +36,7 @@ def test_bits_that_a_target_has_not(tiny: Path, tmp_path: Path, convert: Convert
         (("tiny.toml", "--to", "mlx", "--parity", "1.5"), "'--parity': 1.5 is not in the range"),
         (("tiny.toml", "--to", "mlx", "--fast"), "No such option"),
         (("all-minilm", "--to", "mlx"), "recipe 'all-minilm' unknown; did you mean all-minilm-l6-v2"),
-        (("bge-small-zh", "--to", "mlx"), "recipe 'bge-small-zh' unknown; did you mean bge-m3, user-bge-m3"),
+        (("bge-small-zh", "--to", "mlx"), "recipe 'bge-small-zh' unknown; did you mean bge-m3, multilingual-e5-small"),
         (("inspct", "artifacts/x"), "no command 'inspct'; did you mean inspect?"),
     ],
 )

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from support.published import entry, publish, replace
+from support.published import publish, replace
 
 import shim
 from shim.errors import IntegrityError, SourceError
 from shim.held import ChangedError, held
+from shim.listing import entry_of
 
 
 @pytest.mark.parametrize("unverified", [False, True])
@@ -64,7 +65,7 @@ def test_only_listed_files_are_there_and_nothing_is_left(tiny_artifact: Path, tm
     (tmp_path / "a").mkdir()
     (tmp_path / "a/b.txt").write_text("b")
     (tmp_path / ".c").write_text("c")
-    listed = {"a/b.txt": entry(tmp_path / "a/b.txt")}
+    listed = {"a/b.txt": entry_of(tmp_path / "a/b.txt")}
     with contextlib.suppress(ChangedError), held(tmp_path, listed) as folder:
         there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
         assert there == {"a/b.txt"}
@@ -82,7 +83,7 @@ def test_a_file_that_is_written_to_while_it_is_held_is_found_out(tmp_path: Path)
     before = path.stat().st_mtime_ns
 
     def change() -> None:
-        with held(tmp_path, {"a": entry(path)}):
+        with held(tmp_path, {"a": entry_of(path)}):
             path.write_text("b")
             os.utime(path, ns=(before, before))
 
