@@ -24,6 +24,7 @@ from converter.source.open import open_source
 HEADS = {"xlm_roberta": ("dense", "sparse", "colbert")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
 def test_matrices_predict_what_small_errors_in_rows_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors of every token by itself, as those of different words are, in a few directions; all heads together."""
