@@ -33,8 +33,9 @@ class Contents:
         self.tokenizer.no_padding()
         self.seams = seams(self.tokenizer)
         # The longest first: one may begin with another.
-        added = sorted((token.content for token in self.tokenizer.get_added_tokens_decoder().values()), key=len, reverse=True)
-        self._control = re.compile("|".join(map(re.escape, added)), re.IGNORECASE) if plain and added else None
+        added = (token.content for token in self.tokenizer.get_added_tokens_decoder().values())
+        control = sorted((content for content in added if content.strip()), key=len, reverse=True)
+        self._control = re.compile("|".join(map(re.escape, control)), re.IGNORECASE) if plain and control else None
 
     @contextlib.contextmanager
     def sound(self) -> Iterator[None]:

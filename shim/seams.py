@@ -21,6 +21,8 @@ QWEN = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
     rf"{BEFORE}(?= \w)|(?<=\n)(?=[!-~]|\w)|(?<=[{HAN}])(?=[。，、！？；：][{HAN}])",
 )
+# GPT-2's expression, of RoBERTa and ModernBERT: a word or a mark takes the one space before it, and one line break is apart.
+GPT2 = rf"{BEFORE}(?= \w)|(?<=\S\n)(?=[!-~]|\w)|(?<=[{HAN}])(?=[。，、！？；：][{HAN}])"
 LOCAL = {"BertNormalizer", "Lowercase", "NFC", "NFD", "NFKC", "NFKD", "Nmt", "Precompiled", "StripAccents"}
 
 
@@ -32,7 +34,7 @@ def seams(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     one. Then each side has its tokens whatever the other holds.
     """
     added = tokenizer.get_added_tokens_decoder().values()
-    if any(token.rstrip or token.single_word or re.search(r"\s", token.content) for token in added):
+    if any(token.rstrip or token.single_word or _holds_a_seam(token.content) for token in added):
         return None
     normalizers = _steps(tokenizer.normalizer, "normalizers")
     if not all(step["type"] in LOCAL or _is_of_spaces(step) for step in normalizers):
@@ -51,12 +53,19 @@ def _by_kind(tokenizer: Tokenizer, steps: list[dict[str, Any]], bert: bool) -> s
             return None
         breaks = len(kinds) == 2 or (tokenizer.normalizer and tokenizer.normalizer.normalize_str("a\nb") == "a b")
         return rf"{BEFORE}(?=[ \n]\w)" if breaks else rf"{BEFORE}(?= \w)"
+    if isinstance(tokenizer.model, models.BPE) and kinds == ["ByteLevel"]:
+        return GPT2 if steps[0]["use_regex"] else None
     if isinstance(tokenizer.model, models.BPE) and kinds == ["Split", "ByteLevel"]:
         split, byte_level = steps
         plain = not (byte_level["add_prefix_space"] or byte_level["use_regex"] or split["invert"])
         if plain and split["behavior"] == "Isolated" and split["pattern"] == {"Regex": QWEN[0]}:
             return QWEN[1]
     return None
+
+
+def _holds_a_seam(token: str) -> bool:
+    """Whether an added token could lie over a seam, which has one space or line break beside it: only runs of spaces cannot."""
+    return bool(re.search(r"\s", token)) and not re.fullmatch(" {2,}", token)
 
 
 def _steps(part: Any, name: str) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from support.jobs import calibration_of
 from converter import corpus, recipe
 from converter.candidate import Candidate, HeldCodes, RoundedCodes
 from converter.corpus.calibration import prepare
-from converter.int8.quantize import IntegerProducts
+from converter.int8.products import IntegerProducts
 from converter.quantize.grid import uniform
 from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source

@@ -19,7 +19,7 @@ from test_saved import PAIRS, TEXTS
 from converter import corpus, pipeline
 from converter.candidate import Candidate, HeldCodes
 from converter.corpus.calibration import prepare
-from converter.int8.quantize import IntegerProducts
+from converter.int8.products import IntegerProducts
 from converter.quantize.torch_ops import TorchOps
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint

@@ -11,7 +11,7 @@ from converter import corpus
 from converter.corpus.calibration import prepare
 from converter.int8.costs import costs
 from converter.int8.inputs import WAYS, Activation
-from converter.int8.quantize import IntegerProducts
+from converter.int8.products import IntegerProducts
 from converter.int8.shared_inputs import Input, Site, layer, rounded_model
 from converter.int8.smoothing import Smoothing
 from converter.int8.weights import nearest

@@ -19,9 +19,9 @@ from converter.calibration import Calibration
 from converter.candidate import Candidate, HeldCodes
 from converter.corpus.calibration import prepare
 from converter.int8 import costs as int8_costs
-from converter.int8 import quantize as int8_quantize
+from converter.int8 import products as int8_products
 from converter.int8.inputs import WAYS, Activation, parsed
-from converter.int8.quantize import IntegerProducts
+from converter.int8.products import IntegerProducts
 from converter.int8.shared_inputs import Integers, RoundedOps
 from converter.int8.weights import ZERO, joined, nearest
 from converter.quantize.layerwise import Hessian
@@ -79,17 +79,19 @@ def test_every_layer_says_what_it_is(small: tuple[Recipe, Checkpoint, Integers])
     assert {found[name]["input"] for name in layers} <= set(WAYS)
     assert {found[name]["input"] for name in layers} != {"none"}
     assert all(found[name]["bits"] == 8 for name in layers)
-    assert found["embeddings.word_embeddings"]["bits"] == int8_quantize.TABLE_BITS
+    assert found["embeddings.word_embeddings"]["bits"] == int8_products.LARGE_TABLE_BITS
     assert small[2].inputs["encoder.layer.1.attention.self.key"].before == ("layer_norm", "encoder.layer.0.output.LayerNorm")
 
 
-@pytest.mark.parametrize(("cosine", "bits"), [(0.99, int8_quantize.TABLE_BITS), (0.999999, 8)])
+@pytest.mark.parametrize(
+    ("asked", "bits"), [({}, int8_products.LARGE_TABLE_BITS), ({"cosine": 0.999999}, 8), ({"strict_bits": True}, 8)]
+)
 def test_a_large_table_has_fewer_bits_where_they_take_little_of_what_is_allowed(
-    small: tuple[Recipe, Checkpoint, Integers], cosine: float, bits: int
+    small: tuple[Recipe, Checkpoint, Integers], asked: dict[str, Any], bits: int
 ) -> None:
     loaded, checkpoint, _ = small
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
-    products = IntegerProducts(calibration_of(checkpoint, loaded, tokens, **ASKED | {"cosine": cosine}))
+    products = IntegerProducts(calibration_of(checkpoint, loaded, tokens, **ASKED | asked))
     assert products.tables["embeddings.word_embeddings"].bits == bits
 
 
@@ -100,7 +102,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
     layers = [name for name, entry in fresh.inputs.items() if entry.activation.mode in ("tensor", "token")]
     assert len(layers) > 5
-    real = {"per_channel": int8_quantize.per_channel, "RoundedVariants": int8_costs.RoundedVariants}
+    real = {"per_channel": int8_products.per_channel, "RoundedVariants": int8_costs.RoundedVariants}
 
     def quantize(folder: str, last: int) -> tuple[Integers | None, dict[str, int]]:
         calls = dict.fromkeys(real, 0)
@@ -112,7 +114,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
                 raise KeyboardInterrupt
             return real[name](*arguments)
 
-        monkeypatch.setattr(int8_quantize, "per_channel", functools.partial(counted, "per_channel"))
+        monkeypatch.setattr(int8_products, "per_channel", functools.partial(counted, "per_channel"))
         monkeypatch.setattr(int8_costs, "RoundedVariants", functools.partial(counted, "RoundedVariants"))
         try:
             return quantized(calibration_of(checkpoint, loaded, tokens, **ASKED)), calls

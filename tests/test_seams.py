@@ -3,7 +3,9 @@
 import functools
 import json
 import os
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,7 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.checkpoints import minilm
-from tokenizers import Tokenizer
+from support.saved_encoders import modernbert, roberta
+from tokenizers import AddedToken, Tokenizer
 
 from shim import contents, seams
 from shim.errors import TooLongError
@@ -20,14 +23,27 @@ from shim.text import TextEncoder
 
 HUB = Path(__file__).parent.parent.parent / "shared/hub"
 NEEDS = pytest.mark.skipif(not HUB.is_dir() and os.environ.get("CI") != "true", reason="../shared is not here")
-FOLDERS = {
-    "minilm": None,
+
+
+def with_runs_of_spaces(folder: Path) -> Path:
+    """ModernBERT's tokenizer, among whose added tokens are runs of spaces, as in the published ones."""
+    modernbert(folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([AddedToken(" " * count, normalized=True) for count in range(2, 6)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+FOLDERS: dict[str, str | Callable[[Path], Path]] = {
+    "minilm": lambda _: minilm(),
     "bge-small": "BAAI/bge-small-en-v1.5",
     "bge-m3": "BAAI/bge-m3",
     "bge-reranker": "BAAI/bge-reranker-v2-m3",
     "e5": "intfloat/multilingual-e5-large",
     "qwen": "Qwen/Qwen3-Embedding-0.6B",
     "qwen-reranker": "Qwen/Qwen3-Reranker-0.6B",
+    "roberta": roberta,
+    "modernbert": with_runs_of_spaces,
 }
 ODD = [*" \n\t_a1½²天①ё", "  ", "\r\n", "\u3000", "\x1c", "\x85", "\u200b", "\u00ad", "\x00", "\ufffd", "word", "Word,"]
 ODD += ["don't", "it's ", "'s", "12 3", "_a", "?\n", "...", "( x", "<s>", "</s>", " <mask>", "<mask> a", "[SEP]", "<|im_end|>"]
@@ -39,7 +55,8 @@ TEXTS = st.lists(st.sampled_from(ODD) | st.text(max_size=4), max_size=30).map(""
 
 @functools.cache
 def encoder(name: str, limit: int, plain: bool = False) -> TextEncoder:
-    folder = minilm() if name == "minilm" else HUB / str(FOLDERS[name])
+    given = FOLDERS[name]
+    folder = HUB / given if isinstance(given, str) else given(Path(tempfile.mkdtemp(prefix="seams-")))
     return TextEncoder(folder, limit, plain=plain)
 
 
@@ -50,7 +67,8 @@ def whole(name: str) -> Tokenizer:
 
 
 EACH = pytest.mark.parametrize(
-    "name", [name if name == "minilm" else pytest.param(name, marks=(NEEDS, pytest.mark.slow)) for name in FOLDERS]
+    "name",
+    [pytest.param(name, marks=(NEEDS, pytest.mark.slow) if isinstance(given, str) else ()) for name, given in FOLDERS.items()],
 )
 
 
@@ -70,6 +88,20 @@ def test_the_tokens_of_the_parts_are_those_of_the_whole(name: str, text: str, li
     offsets = [(piece.start, piece.stop) for piece in pieces if not piece.special]
     if text.isprintable():  # behind a character that it takes out, the library counts wrongly
         assert offsets == theirs.encode(text, add_special_tokens=False).offsets
+
+
+@pytest.mark.parametrize("name", ["roberta", "modernbert", pytest.param("qwen", marks=(NEEDS, pytest.mark.slow))])
+@given(text=TEXTS)
+@example(text="One.\n\nTwo words\n\n\nthree  of them\nand   four.\n five")
+@settings(deadline=None)
+def test_what_is_split_off_ends_at_a_seam(name: str, text: str) -> None:
+    """Whatever a vocabulary holds: a small one has few pieces that could tell."""
+    split = whole(name).pre_tokenizer.pre_tokenize_str
+    pattern = seams.seams(whole(name))
+    assert pattern
+    for place in (found.start() for found in pattern.finditer(text)):
+        parts = [piece for part in (text[:place], text[place:]) for piece, _ in split(part)]
+        assert parts == [piece for piece, _ in split(text)]
 
 
 @EACH
@@ -157,7 +189,7 @@ def test_a_tokenizer_of_an_unknown_kind_has_no_seams(tmp_path: Path) -> None:
 @settings(max_examples=60, deadline=None)
 def test_no_control_token_comes_from_a_plain_text(name: str, text: str) -> None:
     plain = encoder(name, 200, plain=True)
-    added = plain.tokenizer.get_added_tokens_decoder()
+    added = {id: token for id, token in plain.tokenizer.get_added_tokens_decoder().items() if token.content.strip()}
     before, after = edges(plain.tokenizer)
     unknown = {id for id, token in added.items() if token.content in ("<unk>", "[UNK]")}
     found = plain.encode([text])[0].ids

@@ -2,7 +2,7 @@
 
 from converter.calibration import Calibration
 from converter.candidate import Candidate, HeldCodes, Judge
-from converter.int8.quantize import IntegerProducts
+from converter.int8.products import IntegerProducts
 from converter.job import Job
 from converter.search import WORSE, Trial, next_target
 

@@ -21,18 +21,18 @@ LEAST = 4000  # tokens of calibration that a model gets, however large it is
 PASS = 4e11  # floating-point operations of one pass over those tokens: seconds of two cores
 PROBES = 5e12  # the same of the passes that measure the sites one by one: a minute or two
 PROBE = (200, 1200)  # fewest and most tokens that each site is measured on
-TABLE_BITS = 7  # of a table that is a large part of the model, where that costs little
+LARGE_TABLE_BITS = 7  # of a table that is a large part of the model, where that costs little and bits are not strict
 TABLE_SHARE = 0.35  # of the 1 - cosine that is allowed, at most what large tables may take; above it they have 8 bits
 LARGE = 0.02  # the part of all weights from which on a table is such a one
 GROUPS = (64, 32)  # weights that share a scale where products are in float32, and in tables
-GRID = Grid(np.float32, integer_zero=True, half=(TABLE_BITS,))
+GRID = Grid(np.float32, integer_zero=True, half=(LARGE_TABLE_BITS,))
 
 
 class IntegerProducts:
     """A model whose products are in integers: measured once, made for as many choices of ways as are wanted.
 
-    Errors of separate inputs add up, so each is measured with all others exact. What was measured and made is kept in the
-    calibration's part of the cache.
+    Measuring is what the constructor does, and takes a minute or more. Errors of separate inputs add up, so each is measured with
+    all others exact. What was measured and made is kept in the calibration's part of the cache.
     """
 
     def __init__(self, calibration: Calibration):
@@ -108,13 +108,14 @@ class IntegerProducts:
         for name, (rows, columns) in self.observer.tables.items():
             group = next((size for size in GROUPS if columns % size == 0), None)
             if group is not None and rows >= 16:
-                found[name] = Scheme(TABLE_BITS if rows * columns > LARGE * total else 8, group)
-        large = {name: scheme for name, scheme in found.items() if scheme.bits == TABLE_BITS}
+                large = rows * columns > LARGE * total and not calibration.job.request.strict_bits
+                found[name] = Scheme(LARGE_TABLE_BITS if large else 8, group)
+        fewer = {name: scheme for name, scheme in found.items() if scheme.bits == LARGE_TABLE_BITS}
         bar = calibration.job.bar
-        if large:
-            rounded = calibration.run(RoundedTables(self.read, self.tokens, large, GRID))
+        if fewer:
+            rounded = calibration.run(RoundedTables(self.read, self.tokens, fewer, GRID))
             if bar.loss(by_head(exact, rounded, masks_of(self.tokens))) > TABLE_SHARE * bar.allowed:
-                found |= {name: Scheme(8, scheme.group_size) for name, scheme in large.items()}
+                found |= {name: Scheme(8, scheme.group_size) for name, scheme in fewer.items()}
         return found
 
     def _replace(self, tables: dict[str, Scheme], ways: list[str], done: "_Steps") -> Replace:
