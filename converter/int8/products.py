@@ -31,8 +31,8 @@ GRID = Grid(np.float32, integer_zero=True, half=(LARGE_TABLE_BITS,))
 class IntegerProducts:
     """A model whose products are in integers: measured once, made for as many choices of ways as are wanted.
 
-    Measuring is what the constructor does, and takes a minute or more. Errors of separate inputs add up, so each is measured with
-    all others exact. What was measured and made is kept in the calibration's part of the cache.
+    Measuring is what the constructor does, and takes a minute or more. Errors of separate inputs add up, so each is measured
+    with all others exact. What was measured and made is kept in the calibration's part of the cache.
     """
 
     def __init__(self, calibration: Calibration):
