@@ -99,7 +99,7 @@ def main_group() -> None:
     type=click.Path(path_type=Path),
     default=Path("artifacts"),
     metavar="DIR",
-    help="Folder of the artifact (default ./artifacts).",
+    help="Folder that the artifact is put into (default ./artifacts).",
 )
 @click.option(
     "--parity",

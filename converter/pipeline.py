@@ -40,7 +40,7 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     find = strategy(job, progress)
     witness: Witness | None = None
     if request.verified:
-        with contextlib.suppress(NotFiniteError):  # kept while memory is free; whoever quantizes names a weight that is NaN
+        with contextlib.suppress(NotFiniteError):  # where the original gives NaN, go on: quantizing names the weight
             witness = prepare(job.checkpoint, job.recipe.task, job.verification, progress)
     with staged(job.destination, request.force) as directory:
 

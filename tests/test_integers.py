@@ -102,7 +102,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:80])
     layers = [name for name, entry in fresh.inputs.items() if entry.activation.mode in ("tensor", "token")]
     assert len(layers) > 5
-    real = {"per_channel": int8_products.per_channel, "RoundedVariants": int8_costs.RoundedVariants}
+    real = {"per_channel": int8_products.per_channel, "RoundedVariantOps": int8_costs.RoundedVariantOps}
 
     def quantize(folder: str, last: int) -> tuple[Integers | None, dict[str, int]]:
         calls = dict.fromkeys(real, 0)
@@ -115,7 +115,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
             return real[name](*arguments)
 
         monkeypatch.setattr(int8_products, "per_channel", functools.partial(counted, "per_channel"))
-        monkeypatch.setattr(int8_costs, "RoundedVariants", functools.partial(counted, "RoundedVariants"))
+        monkeypatch.setattr(int8_costs, "RoundedVariantOps", functools.partial(counted, "RoundedVariantOps"))
         try:
             return quantized(calibration_of(checkpoint, loaded, tokens, **ASKED)), calls
         except KeyboardInterrupt:
@@ -123,7 +123,7 @@ def test_an_interrupted_run_goes_on_where_it_was(
 
     assert quantize("interrupted", 3)[0] is None
     resumed, calls = quantize("interrupted", 99)
-    assert calls == {"per_channel": len(layers) - 3, "RoundedVariants": 0}
+    assert calls == {"per_channel": len(layers) - 3, "RoundedVariantOps": 0}
     whole = quantize("whole", 99)[0]
     assert resumed is not None
     assert whole is not None

@@ -30,7 +30,8 @@ def choices(read: Read, site: Site) -> tuple[dict[str, Input], dict[str, float]]
     found = search(site.shown, weight, ways, bool(site.before[0]), site.before[0] == "layer_norm")
     for way, (smoothing, activation, _) in found.items():
         inputs[way] = Input(site.members[0], site.before, smoothing, activation)
-    return {"block": inputs["none"]} | inputs, {way: error for way, (*_, error) in found.items()}
+    inputs.setdefault("block", inputs["none"])  # a width that BLOCK does not divide has no blocks
+    return inputs, {way: error for way, (*_, error) in found.items()}
 
 
 def costs(
@@ -49,12 +50,12 @@ def costs(
     tokens = sum(batch.input_ids.size for batch in probes)
     together = max(1, int(MEMORY / (8 * tokens * max(max(site.shape) for site in sites))))
     found = []
+    entries = {site.members[0]: choice["token"] for site, choice in zip(sites, given, strict=True)}
     for start in range(0, len(sites), together):
-        entries = {site.members[0]: choice["token"] for site, choice in zip(sites, given, strict=True)}
         part = list(entries)[start : start + together]
 
-        def measured(entries: dict[str, Input] = entries, part: list[str] = part) -> dict[str, np.ndarray]:
-            ops = RoundedVariants(checkpoint.read, probes, {name: entries[name] for name in part}, done)
+        def measured(part: list[str] = part) -> dict[str, np.ndarray]:
+            ops = RoundedVariantOps(checkpoint.read, probes, {name: entries[name] for name in part}, done)
             outputs = calibration.run(ops)
             exact = {head: value[CLEAN] for head, value in outputs.items()}
             lanes = {name: {head: value.get(name, value[CLEAN]) for head, value in outputs.items()} for name in part}
@@ -67,7 +68,7 @@ def costs(
     return found
 
 
-class RoundedVariants(VariantOps):
+class RoundedVariantOps(VariantOps):
     """The model and, for each of some sites, a variant with that input alone rounded, named after the site's first layer.
 
     entries: {first layer: Input}. done: called when a site is reached.

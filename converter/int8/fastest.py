@@ -16,7 +16,8 @@ def fastest(job: Job, calibration: Calibration, judge: Judge) -> float | None:
     attempt, where none passes.
     """
     products = IntegerProducts(calibration)
-    first = Trial({}, job.bar.allowed, WORSE * job.bar.allowed)  # not made: the first target comes from it
+    # next_target starts from what is expected: choices come out WORSE than predicted.
+    expected = Trial({}, job.bar.allowed, WORSE * job.bar.allowed)
     trials: list[Trial] = []
     tried: list[list[str]] = []  # the way of each site, trial by trial
 
@@ -25,7 +26,7 @@ def fastest(job: Job, calibration: Calibration, judge: Judge) -> float | None:
         judged = judge(Candidate(HeldCodes(made.codes), {"method": "integers", "tensors": made.describe()}, made))
         return Trial({}, products.predicted(ways), judged.loss, passed=judged.passed) if judged else None
 
-    while (target := next_target(first, trials, job.bar.allowed, ATTEMPTS)) is not None:
+    while (target := next_target(expected, trials, job.bar.allowed, ATTEMPTS)) is not None:
         if (ways := products.ways(target)) in tried:
             break
         if (trial := attempt(ways)) is None:  # nothing is verified: what was written stays
@@ -35,7 +36,7 @@ def fastest(job: Job, calibration: Calibration, judge: Judge) -> float | None:
     passed = [place for place, trial in enumerate(trials) if trial.passed]
     if not passed:
         return min(trial.measured for trial in trials)
-    best = max(passed, key=lambda place: trials[place].predicted)
+    best = max(passed, key=lambda place: trials[place].predicted)  # the coarsest inputs, which are the fastest
     if best != len(trials) - 1:
         attempt(tried[best])
     return None

@@ -8,7 +8,7 @@ from converter import cache
 from converter.calibration import Calibration
 from converter.int8.costs import choices, costs, probes
 from converter.int8.inputs import BLOCK, allocate
-from converter.int8.shared_inputs import Input, Integers, Observer, RoundedTables, Site, layer, rounded_model
+from converter.int8.shared_inputs import Input, Integers, ObserverOps, RoundedTableOps, Site, layer, rounded_model
 from converter.int8.weights import joined, per_channel
 from converter.quantize.gptq import gptq, searched
 from converter.quantize.grid import Codes, Grid, Scheme
@@ -42,7 +42,7 @@ class IntegerProducts:
         pass_cost = 2 * max(sum(rows * columns for rows, columns in layers), 1)
         self.tokens, _ = some(calibration.tokens, max(LEAST, int(PASS / pass_cost)))
         with torch.inference_mode():
-            self.observer = Observer(self.read, self.tokens)
+            self.observer = ObserverOps(self.read, self.tokens)
             exact = calibration.run(self.observer)
             self.sites = self.observer.sites
             self.tables = self._tables(exact)
@@ -113,7 +113,7 @@ class IntegerProducts:
         fewer = {name: scheme for name, scheme in found.items() if scheme.bits == LARGE_TABLE_BITS}
         bar = calibration.job.bar
         if fewer:
-            rounded = calibration.run(RoundedTables(self.read, self.tokens, fewer, GRID))
+            rounded = calibration.run(RoundedTableOps(self.read, self.tokens, fewer, GRID))
             if bar.loss(by_head(exact, rounded, masks_of(self.tokens))) > TABLE_SHARE * bar.allowed:
                 found |= {name: Scheme(8, scheme.group_size) for name, scheme in fewer.items()}
         return found

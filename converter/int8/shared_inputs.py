@@ -34,7 +34,7 @@ class Site:
     shown: Shown
 
 
-class Observer(LayerwiseOps):
+class ObserverOps(LayerwiseOps):
     """Runs the model as it is and collects `sites`, and the names of `tables` with their shapes."""
 
     def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens]):
@@ -144,7 +144,7 @@ class RoundedOps(LayerwiseOps):
         return found
 
 
-class RoundedTables(LayerwiseOps):
+class RoundedTableOps(LayerwiseOps):
     """Runs the model with the rows of some tables rounded; only those that are looked up are.
 
     schemes: {table: how}.

@@ -50,7 +50,7 @@ def gauss_newton(
     looked: dict[str, list[tuple[Tensor, Tensor]]] = {}
     make = torch.Generator().manual_seed(0)
     for tokens in batches:
-        ops = _Rows(weights, tokens)
+        ops = _RowOps(weights, tokens)
         given = [_directions(name, value, ops.mask) for name, value in run(ops).items() if name in (*VECTORS, "logits")]
         for left in reversed(range(PROBES)):
             along = sum((value * torch.randn(value.shape, generator=make)).sum() for value in given)
@@ -100,7 +100,7 @@ def _often(shared: Tensor, looked: Tensor, parts: Tensor) -> GaussNewton:
     return GaussNewton(shared, rows[chosen], own)
 
 
-class _Rows(TorchOps):
+class _RowOps(TorchOps):
     """TorchOps that keep what is looked up, to be differentiated by."""
 
     def __init__(self, weights: Mapping[str, Tensor], tokens: Tokens):
