@@ -11,7 +11,7 @@ from converter.int8.inputs import Activation, rounded
 from converter.int8.smoothing import ALPHAS, Shown, Smoothing, activations, search, smoothing
 from converter.int8.weights import joined, nearest
 
-MODES = ("tensor", "tensor+8", "token", "block")
+MODES = ("tensor", "tensor+8", "token", "block", "none")
 
 
 def problem(seed: int, tokens: int = 64, width: int = 64, rows: int = 24) -> tuple[Tensor, Tensor]:
@@ -25,9 +25,16 @@ def problem(seed: int, tokens: int = 64, width: int = 64, rows: int = 24) -> tup
 def objective(x: Tensor, weight: Tensor, found: Smoothing, activation: Activation) -> float:
     """The mean square error of the product in integers."""
     apart, moved = list(activation.apart), found.weight(weight)
-    rest = moved.clone()
-    rest[:, apart] = 0
-    stored = joined(nearest(rest), moved[:, apart], apart)
+    if activation.mode in ("block", "none"):
+        size = {"block": 32, "none": 64}[activation.mode]
+        parts = moved.reshape(-1, size)
+        low, high = parts.amin(dim=1, keepdim=True), parts.amax(dim=1, keepdim=True)
+        step = (high - low) / 255
+        stored = (torch.round((parts - low) / step) * step + low).reshape(moved.shape)
+    else:
+        rest = moved.clone()
+        rest[:, apart] = 0
+        stored = joined(nearest(rest), moved[:, apart], apart)
     expected = x @ weight.T - found.bias(weight)
     return float((rounded(found.input(x), activation) @ stored.T - expected).square().mean())
 

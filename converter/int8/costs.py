@@ -8,9 +8,9 @@ import torch.nn.functional as F
 
 from converter import cache
 from converter.calibration import Calibration
-from converter.int8.inputs import BLOCK, WAYS, Activation, rounded
+from converter.int8.inputs import BLOCK, WAYS, rounded
 from converter.int8.shared_inputs import Input, Site, layer
-from converter.int8.smoothing import Smoothing, search
+from converter.int8.smoothing import search
 from converter.int8.weights import nearest
 from converter.quantize.losses import loss, masks_of
 from converter.quantize.variants import CLEAN, Lanes, VariantOps
@@ -22,15 +22,14 @@ Read = Callable[[str], np.ndarray]  # a tensor of the checkpoint by name, float3
 
 
 def choices(read: Read, site: Site) -> tuple[dict[str, Input], dict[str, float]]:
-    """The best Input of each way for a site; and of each way that rounds, the mean square error of the products."""
+    """The best Input of each way for a site, and the mean square error of the products with it."""
     weight = torch.cat([torch.from_numpy(read(f"{name}.weight")) for name in site.members])
-    inputs = {"none": Input(site.members[0], site.before, Smoothing.identity(weight.shape[1]), Activation("none"))}
-    blocks = weight.shape[1] % BLOCK == 0
-    ways = [way for way in WAYS[:-1] if way != "block" or blocks]
+    ways = [way for way in WAYS if way != "block" or weight.shape[1] % BLOCK == 0]
     found = search(site.shown, weight, ways, bool(site.before[0]), site.before[0] == "layer_norm")
-    for way, (smoothing, activation, _) in found.items():
-        inputs[way] = Input(site.members[0], site.before, smoothing, activation)
-    inputs.setdefault("block", inputs["none"])  # a width that BLOCK does not divide has no blocks
+    found.setdefault("block", found["none"])  # a width that BLOCK does not divide has no blocks
+    inputs = {
+        way: Input(site.members[0], site.before, smoothing, activation) for way, (smoothing, activation, _) in found.items()
+    }
     return inputs, {way: error for way, (*_, error) in found.items()}
 
 
@@ -64,7 +63,7 @@ def costs(
         measured_part = cache.arrays(calibration.folder("integers"), ["costs", *part], measured)
         for name, error in zip(part, errors[start : start + together], strict=True):
             scale = max(error["token"], 1e-30)
-            found.append({way: measured_part[name] * (error.get(way, 0.0) / scale) for way in WAYS})
+            found.append({way: measured_part[name] * (error[way] / scale) for way in WAYS})
     return found
 
 

@@ -9,6 +9,8 @@ from torch import Tensor
 WAYS = ("tensor", "tensor+8", "tensor+32", "tensor+128", "token", "block", "none")  # a mode, and how many channels are apart
 # A product's time by mode: of each weight, of each number that goes in, and of each that comes out (onnxruntime 1.31, VNNI).
 TIMES = {"tensor": (1.0, 290.0, 0.0), "token": (1.0, 380.0, 230.0), "block": (2.0, 500.0, 0.0), "none": (3.6, 0.0, 0.0)}
+GROUPS = (64, 32)  # weights that share a scale where the product is in float32, the first that divides a row
+IN_GROUPS = ("block", "none")  # the modes whose weights are stored so, with offsets; the others' have a scale a row
 APART = (200.0, 4.0)  # what channels apart add to each number that comes out: for all, and for each of them
 BLOCK = 32  # channels that share a scale, as weights do: what MatMulNBits rounds by itself
 MARGIN = 1.15  # of what calibration shows of an input: other texts reach further, and what is beyond the range is cut off
@@ -71,6 +73,18 @@ def whole_range(low: float, high: float) -> Activation:
     low, high = MARGIN * min(low, 0.0), MARGIN * max(high, 0.0)
     scale = max((high - low) / TOP, LEAST)
     return Activation("tensor", int(min(max(round(-low / scale), 0), TOP)), scale)
+
+
+def group_of(mode: str, columns: int) -> int | None:
+    """How many weights of a row share a scale where its input is rounded so: all of a row's where products are in integers.
+
+    None for weights that are not quantized: of rows that no size of groups divides.
+    """
+    if mode not in IN_GROUPS:
+        return columns
+    if mode == "block" and columns % BLOCK == 0:
+        return BLOCK
+    return next((size for size in GROUPS if columns % size == 0), None)
 
 
 def duration(way: str, shape: tuple[int, int]) -> float:

@@ -7,7 +7,7 @@ from torch import Tensor
 from converter import cache
 from converter.calibration import Calibration
 from converter.int8.costs import choices, costs, probes
-from converter.int8.inputs import BLOCK, allocate
+from converter.int8.inputs import GROUPS, IN_GROUPS, allocate, group_of, parsed
 from converter.int8.shared_inputs import Input, Integers, ObserverOps, RoundedTableOps, Site, layer, rounded_model
 from converter.int8.weights import joined, per_channel
 from converter.quantize.gptq import gptq, searched
@@ -24,7 +24,6 @@ PROBE = (200, 1200)  # fewest and most tokens that each site is measured on
 LARGE_TABLE_BITS = 7  # of a table that is a large part of the model, where that costs little and bits are not strict
 TABLE_SHARE = 0.35  # of the 1 - cosine that is allowed, at most what large tables may take; above it they have 8 bits
 LARGE = 0.02  # the part of all weights from which on a table is such a one
-GROUPS = (64, 32)  # weights that share a scale where products are in float32, and in tables
 GRID = Grid(np.float32, integer_zero=True, half=(LARGE_TABLE_BITS,))
 
 
@@ -94,11 +93,8 @@ class IntegerProducts:
 
     def _scheme(self, name: str, way: str) -> Scheme | None:
         columns = self.calibration.job.checkpoint.matrices[f"{name}.weight"][1]
-        if way == "block" and columns % BLOCK == 0:
-            return Scheme(8, BLOCK)
-        if way not in ("block", "none"):
-            return Scheme(8, columns)
-        return next((Scheme(8, size) for size in GROUPS if columns % size == 0), None)
+        size = group_of(parsed(way)[0], columns)
+        return Scheme(8, size) if size else None
 
     def _tables(self, exact: dict[str, list[Tensor]]) -> dict[str, Scheme]:
         """How each table is rounded. exact: the model's outputs."""
@@ -137,7 +133,7 @@ class IntegerProducts:
             def make() -> dict[str, np.ndarray]:
                 if hessian is None:
                     return searched(weight, scheme, GRID).arrays()
-                if way in ("block", "none"):
+                if way in IN_GROUPS:
                     return gptq(weight, hessian(), scheme, GRID).arrays()
                 codes, beside = per_channel(weight, hessian(), apart[name])
                 return codes.arrays() | {"beside": beside.numpy()}

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from converter.int8.inputs import Activation, parsed, rounded, whole_range
-from converter.int8.weights import joined, nearest
+from converter.int8.inputs import IN_GROUPS, Activation, group_of, parsed, rounded, whole_range
+from converter.int8.weights import grouped, joined, nearest
 
 ALPHAS = (0.5, 0.7, 0.85, 1.0)  # how much of the difficulty goes from inputs to weights
 ROWS = 128  # of the weights that the search looks at
@@ -91,8 +91,8 @@ Found = tuple[Smoothing, Activation, float]  # and the mean square error of the 
 def search(shown: Shown, weight: Tensor, ways: Sequence[str], scales: bool, shifts: bool) -> dict[str, Found]:
     """Of each way the smoothing and the zero point with the least error of the products, none at all being the first.
 
-    weight: (rows, width) of all matrices that the input goes into. ways: of WAYS, but not `none`. scales, shifts: whether what
-    comes before bears scaled and shifted channels.
+    weight: (rows, width) of all matrices that the input goes into. ways: of WAYS; `none` is not smoothed. scales, shifts:
+    whether what comes before bears scaled and shifted channels.
     """
     weight = weight[:: -(-len(weight) // ROWS)]
     reach = torch.maximum(shown.high, -shown.low).nan_to_num()
@@ -107,19 +107,24 @@ def search(shown: Shown, weight: Tensor, ways: Sequence[str], scales: bool, shif
     best: dict[str, Found] = {}
     for smooth in smoothings:
         scaled, expected, given = smooth.weight(weight), exact - smooth.bias(weight), smooth.input(x)
-        stored: dict[tuple[int, ...], Tensor] = {}
+        stored: dict[tuple[bool, int | None, tuple[int, ...]], Tensor] = {}
         for way, (mode, apart) in parts.items():
-            if apart not in stored:
-                stored[apart] = _stored(scaled, apart)
+            if mode == "none" and not smooth.is_identity:
+                continue
+            kept = mode in IN_GROUPS, group_of(mode, x.shape[1]), apart
+            if kept not in stored:
+                stored[kept] = _stored(scaled, *kept)
             for activation in activations(smooth, shown, mode, apart):
-                error = float((rounded(given, activation) @ stored[apart].T - expected).square().mean())
+                error = float((rounded(given, activation) @ stored[kept].T - expected).square().mean())
                 if way not in best or error < best[way][2]:
                     best[way] = smooth, activation, error
     return best
 
 
-def _stored(weight: Tensor, apart: tuple[int, ...]) -> Tensor:
-    """The matrix as codes rounded to nearest give it back, the columns `apart` as they are."""
+def _stored(weight: Tensor, in_groups: bool, size: int | None, apart: tuple[int, ...]) -> Tensor:
+    """The matrix as codes rounded to nearest give it back, the columns `apart` as they are. size: see `group_of`."""
+    if in_groups:
+        return grouped(weight, size) if size else weight
     rest = weight.clone()
     rest[:, list(apart)] = 0
     return joined(nearest(rest), weight[:, list(apart)], apart)
@@ -132,7 +137,7 @@ def activations(found: Smoothing, shown: Shown, mode: str, apart: tuple[int, ...
         for end in ends:
             end[list(apart)] = 0
         return [replace(whole_range(float(ends[0].min()), float(ends[1].max())), apart=apart)]
-    if mode == "block":
+    if mode in IN_GROUPS:
         return [Activation(mode)]
     smooth = found.input(shown.rows)
     least, most = smooth.amin(dim=1).clamp(max=0), smooth.amax(dim=1).clamp(min=0)

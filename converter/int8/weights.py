@@ -60,6 +60,14 @@ def per_channel(weight: Tensor, hessian: Tensor, apart: Sequence[int] = ()) -> t
     return codes_, torch.where(better[:, None], moved, kept)
 
 
+def grouped(weight: Tensor, size: int) -> Tensor:
+    """(rows, columns) float32 as 8-bit codes give it back, with a scale and an offset for each `size` columns, by nearest."""
+    groups = weight.unflatten(1, (-1, size))
+    low = groups.amin(dim=-1, keepdim=True)
+    steps = ((groups.amax(dim=-1, keepdim=True) - low) / 255).clamp_min(float(np.finfo(np.float32).tiny))
+    return ((groups - low) / steps).round_().mul_(steps).add_(low).flatten(1)
+
+
 def joined(codes: Codes, beside: Tensor, apart: Sequence[int]) -> Tensor:
     """(rows, columns) float32: what the codes stand for, and the columns `apart` as they are beside them."""
     weight = torch.from_numpy(codes.dequantize())
