@@ -141,9 +141,13 @@ def _widen(model: "torch.nn.Module") -> None:
         for name, weight in module.named_parameters(recurse=False):
             weight.data = module.narrow[name]
 
+    def rows(module: torch.nn.Embedding, given: tuple[torch.Tensor, ...], _: torch.Tensor) -> torch.Tensor:
+        found = torch.nn.functional.embedding(given[0], module.weight).float()
+        return found * getattr(module, "scalar_embed_scale", 1.0)  # Gemma's, which it has rounded to 16 bits
+
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
-            module.register_forward_hook(lambda _, __, rows: rows.float())
+            module.register_forward_hook(rows)
         elif next(module.parameters(recurse=False), None) is not None:
             module.register_forward_pre_hook(before)
             module.register_forward_hook(after)
