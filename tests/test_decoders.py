@@ -1,5 +1,7 @@
 """What sets decoders apart: numbers that outgrow float16, and an upstream model that is held in 16 bits."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,25 @@ def test_upstream_in_16_bits_is_computed_in_32(monkeypatch: pytest.MonkeyPatch, 
     assert next(model.parameters()).dtype is torch.bfloat16
     found = model.encode(TEXTS, normalize_embeddings=True)
     assert np.abs(found - wanted).max() < 1e-5
+
+
+def test_hidden_states_of_a_layer_that_a_recipe_names(tmp_path: Path, corpus_file: Path) -> None:
+    """Of a checkpoint that no file says to be an embedder: what is behind that layer is not in the artifact."""
+    source = DECODERS["olmo3"](tmp_path / "source")
+    drafted = draft(find(str(source)), pooling="mean", normalize=True, license="mit")
+    model = dataclasses.replace(drafted.model, layer=-2)
+    named = dataclasses.replace(drafted, model=model, stated=drafted.stated | {"layer"})
+    request = pipeline.Request(named, "onnx", 32, str(source), tmp_path, corpus=corpus_file)
+    path, manifest = pipeline.convert(request, lambda *_: None)
+    assert manifest.verdict == "pass"
+    assert manifest.parity.witness.given["layer"] == -2
+    config = json.loads((path / "config.json").read_text())
+    assert (config["num_hidden_layers"], config["layer_types"]) == (2, ["sliding_attention", "full_attention"])
+    names = {value.name for value in onnx.load(path / "onnx/model.onnx").graph.initializer}
+    assert not [name for name in names if "layers.2." in name or name == "model.norm.weight"]
+    theirs, encode = upstream.AutoModel.from_pretrained(source).eval(), upstream.tokenizer(source)
+    for text, found in zip(TEXTS, load(path).embed(TEXTS).dense, strict=True):
+        with torch.inference_mode():
+            batch = encode(text, truncation=True, max_length=LIMIT, return_tensors="pt")
+            pooled = theirs(**batch, output_hidden_states=True).hidden_states[-2][0].mean(dim=0)
+        assert np.abs(found - (pooled / pooled.norm()).numpy()).max() < 2e-6

@@ -163,7 +163,12 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "model arguments": (PLAIN, edit(SENTENCE, model_args={"output_hidden_states": True}), "sets output_hidden_states"),
     "tokenizer arguments": (PLAIN, edit(SENTENCE, tokenizer_args={"add_special_tokens": False}), "sets add_special_tokens"),
     "a chat template": (PLAIN, edit(SENTENCE, modality_config={"message": {}}), "through the chat template"),
-    "another layer": (PLAIN, edit(SENTENCE, modality_config={"text": OUTPUT}), "modality_config 'text'"),
+    "another layer": (PLAIN, edit(SENTENCE, modality_config={"text": OUTPUT}), "layer -2 of a bert model"),
+    "a layer that is a word": (
+        PLAIN,
+        edit(SENTENCE, modality_config={"text": OUTPUT | {"method_output_name": ["hidden_states", "last"]}}),
+        "not the number of a layer",
+    ),
     "another task": (PLAIN, edit(SENTENCE, transformer_task="fill-mask"), "transformer_task 'fill-mask'"),
     "another output": (PLAIN, edit(SENTENCE, module_output_name="pooler"), "module_output_name 'pooler'"),
     "a limit over the table": (PLAIN, edit(SENTENCE, max_seq_length=100), "max_tokens 100, but config.json has 64 positions"),

@@ -27,6 +27,12 @@ def old_rope(base: float, **scaling: Any) -> Callable[[Path], None]:
     return edit("config.json", rope_parameters=None, rope_theta=base, rope_scaling=scaling)
 
 
+def hidden(layer: int) -> Callable[[Path], None]:
+    """The hidden states that are pooled, as sentence-transformers saves it."""
+    output = {"method": "forward", "method_output_name": ["hidden_states", layer]}
+    return edit("sentence_bert_config.json", modality_config={"text": output}, module_output_name="token_embeddings")
+
+
 FOLLOWED: dict[str, tuple[str, Callable[[Path], None]]] = {
     "attention to both sides": (QWEN, edit("config.json", is_causal=False)),
     "Qwen3 of transformers 4, stretched": (QWEN, old_rope(1e5, type="yarn", factor=4.0, original_max_position_embeddings=16)),
@@ -51,6 +57,9 @@ FOLLOWED: dict[str, tuple[str, Callable[[Path], None]]] = {
         old_rope(5e3, rope_type="linear", factor=8.0),
     ),
     "OLMo of transformers 4": (OLMO, edit("config.json", rope_parameters=None, rope_theta=300.0)),
+    "OLMo's first layer alone": (OLMO, hidden(1)),
+    "OLMo's last layer by its number": (OLMO, hidden(-1)),
+    "Gemma before the last layer": (GEMMA, hidden(-2)),
     "OLMo's layers by their number": (OLMO, edit("config.json", layer_types=None)),
     "OLMo's other factor": (OLMO, rope("yarn", "full_attention", factor=4.0, attention_factor=1.0)),
 }
@@ -91,6 +100,8 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
         "sliding_window must be a positive",
     ),
     "a window of no tokens": (OLMO, edit("config.json", sliding_window=0), "sliding_window must be a positive number"),
+    "a layer that is not there": (OLMO, hidden(-4), "layer -4 of 3 layers; from 1 to 2, or from -2 to -3"),
+    "what goes into the first layer": (OLMO, hidden(0), "layer 0 of 3 layers"),
     "too few kinds of OLMo's layers": (
         OLMO,
         edit("config.json", layer_types=["full_attention"]),

@@ -183,6 +183,8 @@ MISREAD: dict[str, tuple[str, str, Any]] = {
     ),
     "a prompt without its space": (PROMPTED, "prompt_names", saved.PROMPTS | {"query": "Find what answers:"}),
     "capitals kept": ("bert, cased tokenizer, do_lower_case", "lower_case", False),
+    "a layer": ("olmo3, before the last layer", "layer", 1),
+    "a layer more": ("olmo3, before the last layer", "layer", -1),
     "an activation": (CROSS, "activation", "identity"),
 }
 

@@ -98,6 +98,10 @@ def apply_overrides(model: "Upstream", checkpoint: Checkpoint, given: dict[str, 
         model.max_seq_length = given["max_tokens"] = places
     if spec.heads != ["score"]:
         _apply_modules(model, spec, checkpoint, given)
+    if "layer" in overrides or (spec.layer is not None and "layer" not in checkpoint.facts):
+        given["layer"] = spec.layer
+        output = ["last_hidden_state"] if spec.layer is None else ["hidden_states", spec.layer]
+        model[0].modality_config = {"text": {"method": "forward", "method_output_name": output}}
     if "lower_case" in overrides:
         given["lower_case"] = spec.lower_case
         published = Tokenizer.from_file(str(checkpoint.directory / "tokenizer.json"))

@@ -124,6 +124,7 @@ def to_toml(recipe: Recipe, place: Place) -> str:
         "default_prompt",
         "similarity",
         "lower_case",
+        "layer",
         "activation",
     ):
         if key in ("pooling", "max_tokens", "dimensions", "heads") or key in facts or key in recipe.stated:

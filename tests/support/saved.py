@@ -81,9 +81,13 @@ def nomic(folder: Path) -> Path:
     return folder
 
 
-def sentence_transformer(base: Path, folder: Path, pooling: Any, *behind: Any, **settings: Any) -> Path:
-    """`base` with these modules, saved by sentence-transformers. settings: of SentenceTransformer."""
-    transformer = Transformer(str(base))
+def sentence_transformer(
+    base: Path, folder: Path, pooling: Any, *behind: Any, layer: int | None = None, **settings: Any
+) -> Path:
+    """`base` with these modules, saved by sentence-transformers. layer: of hidden states. settings: of SentenceTransformer."""
+    output = {"text": {"method": "forward", "method_output_name": ["hidden_states", layer]}}
+    chosen = {} if layer is None else {"modality_config": output, "module_output_name": "token_embeddings"}
+    transformer = Transformer(str(base), **chosen)
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling), *behind]
     torch.manual_seed(1)
     model = SentenceTransformer(modules=modules, device="cpu", **settings)
@@ -172,6 +176,9 @@ EMBEDDERS: dict[str, Callable[[Path, Path], Path]] = {
         DECODERS["qwen3"](base, is_causal=False), to, "mean", Normalize()
     ),
     "olmo3": lambda base, to: sentence_transformer(DECODERS["olmo3"](base), to, "mean", Normalize()),
+    "olmo3, before the last layer": lambda base, to: sentence_transformer(
+        DECODERS["olmo3"](base), to, "mean", Normalize(), layer=-2
+    ),
 }
 
 
