@@ -108,21 +108,25 @@ def read(stated: JsonObject, base: Json, trained: Json) -> Rope:
     Raises SourceError for a kind that is not computed, and for what is not a positive number.
     """
     kind = stated.get("rope_type", stated.get("type", "default"))
-    if kind not in NEEDED:
+    if not isinstance(kind, str) or kind not in NEEDED:
         raise SourceError(f"config.json: rope_type {kind!r} is not supported (only {', '.join(NEEDED)})")
-    for key, known in ONLY.items():
-        if stated.get(key, known) not in (known, None):
-            raise SourceError(f"config.json: {key} {stated[key]!r} is not supported (only {known!r})")
+    _check_only(stated)
     given = {"rope_theta": base, "original_max_position_embeddings": trained} | stated
     numbers = {name: _number(name, given.get(name)) for name in NEEDED[kind]}
     for name, absent in OTHERS.get(kind, {}).items():
         numbers[name] = absent if given.get(name) is None else _number(name, given[name])
-    rope = Rope(_number("rope_theta", given["rope_theta"]), str(kind), tuple(numbers.items()))
+    rope = Rope(_number("rope_theta", given["rope_theta"]), kind, tuple(numbers.items()))
     if numbers.get("high_freq_factor", 1) <= numbers.get("low_freq_factor", 0):
         raise SourceError("config.json: high_freq_factor must be over low_freq_factor")
     if kind == "yarn" and (rope.base <= 1 or numbers["beta_fast"] <= numbers["beta_slow"]):
         raise SourceError("config.json: rope_theta must be over 1, and beta_fast over beta_slow")
     return rope
+
+
+def _check_only(stated: JsonObject) -> None:
+    for key, known in ONLY.items():
+        if stated.get(key, known) not in (known, None):
+            raise SourceError(f"config.json: {key} {stated[key]!r} is not supported (only {known!r})")
 
 
 def _number(name: str, value: Json) -> float:
@@ -145,6 +149,7 @@ def rope(raw: JsonObject) -> Rope:
 def ropes(raw: JsonObject, types: Sequence[str], bases: dict[str, Json]) -> tuple[Rope, ...]:
     """The same where each kind of layers has its own. bases: where `rope_parameters` says none, by kind."""
     stated, trained = table(raw, "rope_parameters"), raw.get("max_position_embeddings")
+    _check_only(stated)  # transformers takes yarn's `truncate` from here
     scaled = {FULL: table(raw, "rope_scaling"), SLIDING: JsonObject()}  # transformers 4's is of full attention alone
     kinds = {kind: read(table(stated, kind) | scaled[kind], bases[kind], trained) for kind in set(types)}
     return tuple(kinds[kind] for kind in types)

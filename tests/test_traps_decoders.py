@@ -83,6 +83,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "an attention factor of nothing": (LLAMA, rope("yarn", factor=2.0, attention_factor=0.0), "attention_factor must be"),
     "yarn's scales of attention": (LLAMA, rope("yarn", factor=2.0, mscale=0.7), "mscale 0.7 is not supported"),
     "yarn without whole pairs": (OLMO, rope("yarn", "full_attention", factor=2.0, truncate=False), "truncate False"),
+    "the same beside the kinds of layers": (OLMO, edit("config.json", rope_parameters={"truncate": False}), "truncate False"),
     "frequencies the other way round": (
         LLAMA,
         rope("llama3", factor=2.0, low_freq_factor=4.0, high_freq_factor=1.0),

@@ -32,7 +32,7 @@ class Config(llama.Config):
         size, width = raw.get("head_dim"), raw.get("hidden_size")
         if isinstance(every, bool) or not isinstance(every, int) or every < 1:
             raise SourceError(f"config.json: sliding_window_pattern must be a positive number, not {every!r}")
-        numbers = [value for value in (size, width, scalar) if isinstance(value, int | float) and value > 0]
+        numbers = [value for value in (size, width, scalar) if isinstance(value, int | float) and 0 < value < bert.MAX_VALUE]
         if len(numbers) < 3:
             raise SourceError("config.json: head_dim, hidden_size and query_pre_attn_scalar must be positive numbers")
         types = positions.layer_types(raw, lambda index: (index + 1) % every > 0)
