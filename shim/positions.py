@@ -45,13 +45,13 @@ def windows(raw: JsonObject, types: Sequence[str], reach: Callable[[int], int]) 
     width = raw.get("sliding_window", WINDOW)
     if SLIDING not in types:
         return (None,) * len(types)
-    if isinstance(width, bool) or not isinstance(width, int) or width < 1:
+    if isinstance(width, bool) or not isinstance(width, int) or not 0 < width < 2**31:
         raise SourceError(f"config.json: sliding_window must be a positive number, as layers slide, not {width!r}")
     return tuple(reach(width) if kind == SLIDING else None for kind in types)
 
 
 def reaching(raw: JsonObject) -> Callable[[int], int]:
-    """The reach of a window of so many tokens: the query's own counts among them, unless tokens behind it are seen, too."""
+    """The reach of a window of so many tokens, as transformers has it: the query is one of them where that is causal."""
     return lambda width: width - 1 if raw.get("is_causal", True) else width
 
 

@@ -38,6 +38,7 @@ ONLY = {"hidden_act": "silu", "use_bidirectional_attention": False, "partial_rot
 # What goes into a layer with a norm behind it is multiplied by this, and the norm takes it out again: so float16 holds what
 # the layer gives. A power of two, with which float32 loses nothing.
 SMALL = 2.0**-6
+# Keys of every decoder's config.json; the next is what sets Llama apart from its siblings.
 NUMBERS = (
     "vocab_size",
     "hidden_size",
@@ -61,13 +62,13 @@ LLAMA = {
 
 @dataclass(frozen=True)
 class Config:
-    """What a decoder needs of its `config.json`; the flags of its family, as Llama has them by default, go before.
+    """What a decoder needs of its `config.json`, and the flags of its family.
 
     windows: for each layer, how many places before and behind it a token attends to; None for all. ropes: for each layer.
     query_scale, embedding_scale: what queries, beside 1 / sqrt(head_dim), and embedded tokens are multiplied by.
-    norms: the names of those before and behind attention, before and behind what follows it, "" for none; of the two families
-    that have one behind, its layers' outputs alone are normalised. norms_from_one: whether 1 is added to their weights.
-    head_norms: of queries and keys, `each` head by itself or `all` together, "" for none.
+    norms: the names of those before and behind attention, then before and behind the gated layers; "" for none.
+    norms_from_one: whether 1 is added to the weights of all norms. head_norms: of queries and keys, `each` head by itself or
+    `all` together; "" for none. activation: of the gate, `silu` or `gelu_tanh`.
     final_norm: false where hidden states are those before the last layer. answers: rows of a reranker's head: "no" and "yes",
     or a classifier's single label.
     """
@@ -103,7 +104,7 @@ class Config:
 
     @classmethod
     def of(cls, raw: JsonObject, **flags: object) -> Self:
-        """The same of a family with these flags; Llama's are its defaults."""
+        """The same of a family with these flags in place of Llama's. Raises SourceError as `read` does."""
         heads, bias = raw.get("num_attention_heads"), raw.get("attention_bias", False)
         values: dict[str, object] = {"num_key_value_heads": heads, "head_dim": _part(raw.get("hidden_size"), heads)}
         values |= {name: raw[name] for name in NUMBERS if raw.get(name) is not None}
