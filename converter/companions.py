@@ -13,6 +13,7 @@ from shim.spec import ModelSpec
 MODEL_CONFIG, SENTENCE_CONFIG = "config_sentence_transformers.json", "sentence_bert_config.json"
 TYPES = "sentence_transformers.models"
 POOLINGS = {"last": "lasttoken"}  # ours -> sentence-transformers', where it is another
+OUTPUT = ("modality_config", "module_output_name")  # in SENTENCE_CONFIG, which output of the transformer is pooled
 SUFFIXES = (".json", ".safetensors", ".bin")  # of the files in a module's folder that its library reads
 
 
@@ -35,6 +36,10 @@ def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
             paths = sorted((root / folder).glob("*")) if (root / folder).is_dir() else []
             found |= {f"{folder}/{path.name}": path for path in paths if path.suffix in SUFFIXES}
         made |= _overridden(checkpoint)
+        if spec.layer is not None and settings:  # the artifact ends at that layer
+            name = Path(settings).name
+            kept = json.loads(made[name]) if name in made else read_json(root / settings)
+            made[name] = _json({key: value for key, value in kept.items() if key not in OUTPUT})
         made[MODULES] = (root / MODULES).read_bytes()
         if layout.transformer:
             entries = json.loads(made[MODULES])

@@ -24,6 +24,7 @@ KEYS: dict[str, dict[str, tuple[type, bool]]] = {
         "similarity": (str, False),
         "activation": (str, False),
         "lower_case": (bool, False),
+        "layer": (int, False),
     },
     "prompts": dict.fromkeys(PROMPTS, (str, False)),
     "parity": {"cosine": (float, False)},
@@ -40,6 +41,7 @@ OVERRIDABLE = (
     "similarity",
     "activation",
     "lower_case",
+    "layer",
 )
 
 

@@ -27,6 +27,8 @@ class ModelSpec:
     default_prompt: the one of these that a text gets when nothing is asked for, "" for none. modules: what follows the
     pooling. similarity: how the checkpoint says vectors are compared. activation: what its own library makes of a relevance
     logit, `sigmoid` or `identity`; ours is always the probability. lower_case: texts are lower-cased before tokenization.
+    layer: the hidden states that are pooled, counted as transformers does: 0 what goes into the first layer, -2 what goes into
+    the last; None those behind the last norm.
     """
 
     architecture: str
@@ -41,6 +43,7 @@ class ModelSpec:
     similarity: str = "cosine"
     activation: str = "sigmoid"
     lower_case: bool = False
+    layer: int | None = None
 
     @property
     def normalized(self) -> bool:

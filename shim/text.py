@@ -17,6 +17,8 @@ from shim.prompts import DEFAULT, PAIR, SLOT
 from shim.seams import FARTHEST
 
 MAX_ID = 2**32  # of a token, in the tokenizer's library
+# Of these, transformers' classifiers score at the last token that is not the padding id, even a text's own.
+CAUSAL = ("gemma3_text", "llama", "mistral", "olmo3", "qwen2", "qwen3")
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,8 @@ class TextEncoder:
         self.pad_id = pad_id
         sizes = [config.get(name) for name in ("vocab_size", "type_vocab_size")]
         self.words, self.types = (size if isinstance(size, int) else MAX_ID for size in sizes)  # rows of the two tables
-        # transformers' classifiers over causal models score at the last token that is not the padding id, even a text's own.
         names = config.get("architectures")
-        causal = config.get("model_type") == "qwen3" and config.get("pad_token_id") is not None
+        causal = config.get("model_type") in CAUSAL and config.get("pad_token_id") is not None
         self.unscored = pad_id if causal and "ForSequenceClassification" in str(names) else None
 
     def name(self, directory: Path) -> None:

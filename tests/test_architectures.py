@@ -9,6 +9,7 @@ import pytest
 from conftest import made, standin
 from support import upstream
 from support.checkpoints import write_bert, write_recipe, write_xlm_roberta
+from support.saved_decoders import DECODERS
 from support.saved_encoders import ENCODERS
 
 from converter import pipeline, recipe
@@ -20,6 +21,7 @@ from shim.pooling import POOLINGS
 TEXTS = ["one", "a rather longer text about rivers and their mouths", "двенадцать месяцев  ", "天气很好", "x y " * 700]
 CARD = "Given a web search query, retrieve relevant passages that answer the query"  # of Qwen3: its own example
 INSTRUCTION = '[prompts]\ninstruction = "Instruct: {instruction}\\nQuery: "'
+SAVED = ENCODERS | DECODERS
 TARGETS = {("onnx", 32): 2e-6, ("onnx", 16): 2e-3, ("mlx", 16): 2e-3}
 
 
@@ -46,8 +48,8 @@ class Case:
         """The checkpoint and the artifact; of seeded weights, only one is verified: here it is held to transformers itself."""
         if self.standin:
             return standin(self.standin), load(made(self.standin, target, bits)[0])
-        if self.architecture in ENCODERS:
-            source = ENCODERS[self.architecture](folder / "checkpoint", **self.shape)
+        if self.architecture in SAVED:
+            source = SAVED[self.architecture](folder / "checkpoint", **self.shape)
             drafted = draft(find(str(source)), pooling=self.pooling, normalize=True, license="mit")
             request = pipeline.Request(drafted, target, bits, str(source), folder / "out", corpus=corpus, verified=False)
             return source, load(pipeline.convert(request, lambda *_: None)[0], allow_unverified=True)
@@ -88,6 +90,14 @@ CASES = [
     Case("distilbert", "mean", limit=48),
     Case("mpnet", "mean", limit=300, shape={"limit": 300}),  # beyond the distances that its bias tells apart
     Case("modernbert", "mean", limit=2048, shape={"limit": 2048}, far=2.5),  # its queries go block by block
+    Case("gemma3_text", "mean", limit=1100, shape={"limit": 1100}, far=2.5),
+    Case("gemma3_text", "last", limit=48, shape={"use_bidirectional_attention": False}, far=2.5),
+    Case("llama", "last", limit=48, shape={"append": True}, far=2.5),
+    Case("llama", "mean", limit=1100, shape={"limit": 1100, "is_causal": False}, far=2.5),
+    Case("qwen2", "last", limit=48, shape={"append": True}, far=2.5),
+    Case("mistral", "last", limit=48, shape={"append": True}, far=2.5),
+    Case("qwen3", "mean", limit=48, shape={"is_causal": False}, far=2.5),
+    Case("olmo3", "mean", limit=1100, shape={"limit": 1100}, far=2.5),
 ]
 
 

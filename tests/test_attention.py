@@ -91,7 +91,10 @@ def definition(given: dict[str, np.ndarray], heads: int, groups: int, causal: bo
 
 
 @pytest.mark.parametrize(("n", "length", "side"), [(*shape, side) for shape in SHAPES for side in SIDES[: shape[0]]])
-@pytest.mark.parametrize(("heads", "groups", "causal", "window"), [(4, 4, False, None), (4, 2, True, None), (2, 2, False, 5)])
+@pytest.mark.parametrize(
+    ("heads", "groups", "causal", "window"),
+    [(4, 4, False, None), (4, 2, True, None), (2, 2, False, 5), (4, 2, False, None), (4, 2, True, 5)],
+)
 def test_attention_is_its_definition(
     heads: int, groups: int, causal: bool, window: int | None, n: int, length: int, side: str
 ) -> None:

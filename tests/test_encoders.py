@@ -1,4 +1,4 @@
-"""The encoders of tests/support/saved_encoders.py with fewer bits, as rerankers, and in graphs for GPUs."""
+"""The encoders and decoders of tests/support/saved_*.py with fewer bits, as rerankers, and in graphs for GPUs."""
 
 from pathlib import Path
 
@@ -8,10 +8,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from support import upstream
+from support import saved_decoders, saved_encoders, upstream
 from support.cuda_kernels import without
 from support.jobs import calibration_of
-from support.saved_encoders import CLASSIFIERS, ENCODERS
 from support.seeded import LIMIT
 from test_integers import SATURATES
 from test_saved import PAIRS, TEXTS
@@ -32,8 +31,10 @@ from shim.runtimes.mlx_ops import MlxOps
 from shim.text import TextEncoder, Tokens
 
 # Worst cosine that rounding to nearest leaves of weights that are drawn, which take it worse than trained ones.
-NEAR = {("onnx", 8): 0.998, ("onnx", 4): 0.8, ("mlx", 8): 0.998, ("mlx", 4): 0.8}
-KINDS = ("roberta", "distilbert", "mpnet", "modernbert")
+NEAR = {("onnx", 8): 0.998, ("onnx", 4): 0.75, ("mlx", 8): 0.998, ("mlx", 4): 0.75}
+KINDS = ("roberta", "distilbert", "mpnet", "modernbert", "gemma3_text", "qwen2", "olmo3")
+MAKERS = saved_encoders.ENCODERS | saved_decoders.DECODERS
+CLASSIFIERS = saved_encoders.CLASSIFIERS | saved_decoders.CLASSIFIERS
 BIASES = {"norm_bias": True, "attention_bias": True, "mlp_bias": True}  # of ModernBERT
 
 
@@ -46,7 +47,7 @@ def opened(source: Path) -> tuple[Recipe, Checkpoint]:
 @pytest.mark.parametrize(("target", "bits"), NEAR)
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_of_few_bits_give_nearly_the_same(kind: str, target: str, bits: int, tmp_path: Path, corpus_file: Path) -> None:
-    source = ENCODERS[kind](tmp_path / "source")
+    source = MAKERS[kind](tmp_path / "source")
     drafted = draft(find(str(source)), pooling="mean", normalize=True, license="mit")
     given = {"corpus": corpus_file, "effort": "fast", "strict_bits": True, "verified": False}
     path, manifest = pipeline.convert(pipeline.Request(drafted, target, bits, str(source), tmp_path, **given), lambda *_: None)
@@ -59,10 +60,12 @@ def test_weights_of_few_bits_give_nearly_the_same(kind: str, target: str, bits: 
 
 @SATURATES
 @pytest.mark.parametrize("way", ["token", "tensor"])
-@pytest.mark.parametrize(("kind", "more"), [("mpnet", {}), ("modernbert", {}), ("modernbert", BIASES)])
+@pytest.mark.parametrize(
+    ("kind", "more"), [("mpnet", {}), ("modernbert", {}), ("modernbert", BIASES), ("gemma3_text", {}), ("qwen2", {})]
+)
 def test_products_in_integers_give_nearly_the_same(kind: str, more: dict[str, bool], way: str, tmp_path: Path) -> None:
     """Norms take the smoothing that is before a layer: with a bias its shift, too, and without one none."""
-    source = ENCODERS[kind](tmp_path / "source", **more)
+    source = MAKERS[kind](tmp_path / "source", **more)
     loaded, checkpoint = opened(source)
     tokens = prepare(checkpoint, corpus.read(corpus.CALIBRATION)[:60])
     products = IntegerProducts(calibration_of(checkpoint, loaded, tokens, target="onnx", cosine=0.99, bits=8))
@@ -80,7 +83,7 @@ def test_products_in_integers_give_nearly_the_same(kind: str, more: dict[str, bo
 @pytest.mark.parametrize(("target", "bits"), [("onnx", 8), ("onnx", 16), ("mlx", 8)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_reranker_scores_nearly_the_same(kind: str, target: str, bits: int, tmp_path: Path, corpus_file: Path) -> None:
-    source = ENCODERS[kind](tmp_path / "source", CLASSIFIERS[kind], num_labels=1)
+    source = MAKERS[kind](tmp_path / "source", CLASSIFIERS[kind], num_labels=1)
     drafted = draft(find(str(source)), license="mit")
     given = {"corpus": corpus_file, "effort": "fast", "verified": False}
     path, _ = pipeline.convert(pipeline.Request(drafted, target, bits, str(source), tmp_path, **given), lambda *_: None)
@@ -90,15 +93,15 @@ def test_a_reranker_scores_nearly_the_same(kind: str, target: str, bits: int, tm
     assert np.abs(np.array([item.logit for item in ranked]) - expected).max() < 0.2 * np.ptp(expected)
 
 
-@pytest.mark.parametrize("kind", ["mpnet", "modernbert"])
+@pytest.mark.parametrize("kind", ["mpnet", "modernbert", "gemma3_text", "olmo3"])
 def test_cuda_has_a_kernel_for_windows_and_biases(kind: str, tmp_path: Path) -> None:
-    loaded, checkpoint = opened(ENCODERS[kind](tmp_path / "source", limit=2048))
+    loaded, checkpoint = opened(MAKERS[kind](tmp_path / "source", limit=2048))
     onnx_target.write(loaded, checkpoint, Candidate(HeldCodes({})), 16, tmp_path, lambda: None)
     assert without(onnx.load(tmp_path / "onnx/model.onnx")) == set()
 
 
-@pytest.mark.parametrize("settings", [{"window": 2}, {"window": None}, {"bias": True}])
-def test_padding_changes_nothing_and_stays_finite(settings: dict[str, int | bool | None]) -> None:
+@pytest.mark.parametrize("settings", [{"window": 2}, {"window": 2, "causal": True}, {"window": None}, {"bias": True}])
+def test_padding_changes_nothing_and_stays_finite(settings: dict[str, int | None]) -> None:
     """A window around padding may hold no token at all."""
     rng, mask = np.random.default_rng(0), np.ones((2, 20), np.int64)
     mask[1, 3:] = 0

@@ -20,6 +20,10 @@ QWEN3 |= {"head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 64
 DISTILBERT = {"vocab_size": 500, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64}
 MODERNBERT = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 MODERNBERT |= {"local_attention": 4, "norm_eps": 1e-5, "norm_bias": False, "attention_bias": False, "mlp_bias": False}
+LLAMA = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+LLAMA |= {"max_position_embeddings": 64, "rms_norm_eps": 1e-6}
+GEMMA3 = LLAMA | {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 20, "use_bidirectional_attention": True}
+GEMMA3 |= {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
 CONFIGS = {
     "bert": bert_config(vocab_size=500),
     "xlm_roberta": xlm_roberta_config(),
@@ -28,8 +32,13 @@ CONFIGS = {
     "distilbert": DISTILBERT,
     "mpnet": bert_config(vocab_size=500),
     "modernbert": MODERNBERT,
+    "llama": LLAMA | {"is_causal": False},
+    "qwen2": LLAMA | {"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    "mistral": LLAMA | {"sliding_window": None},
+    "gemma3_text": GEMMA3,
+    "olmo3": LLAMA | {"sliding_window": 3, "layer_types": GEMMA3["layer_types"]},
 }
-POOLING = {"qwen3": "last"}
+POOLING = {"qwen3": "last", "qwen2": "last"}
 
 
 def batch(seed: int, lengths: tuple[int, ...]) -> Tokens:

@@ -133,7 +133,11 @@ FOLLOWED = {
 
 @pytest.mark.parametrize("case", FOLLOWED)
 def test_what_changes_upstream_is_followed(case: str, copy: Callable[[str], Path], asked: list[corpus.Text]) -> None:
-    kind, change = FOLLOWED[case]
+    follow(*FOLLOWED[case], copy, asked)
+
+
+def follow(kind: str, change: Callable[[Path], Any], copy: Callable[[str], Path], asked: list[corpus.Text]) -> None:
+    """What is changed changes both alike."""
     source = copy(kind)
     (source / "9_Dropout").mkdir()
     (source / "9_Dropout/config.json").write_text('{"dropout": 0.1}')
@@ -159,7 +163,12 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "model arguments": (PLAIN, edit(SENTENCE, model_args={"output_hidden_states": True}), "sets output_hidden_states"),
     "tokenizer arguments": (PLAIN, edit(SENTENCE, tokenizer_args={"add_special_tokens": False}), "sets add_special_tokens"),
     "a chat template": (PLAIN, edit(SENTENCE, modality_config={"message": {}}), "through the chat template"),
-    "another layer": (PLAIN, edit(SENTENCE, modality_config={"text": OUTPUT}), "modality_config 'text'"),
+    "another layer": (PLAIN, edit(SENTENCE, modality_config={"text": OUTPUT}), "layer -2 of a bert model"),
+    "a layer that is a word": (
+        PLAIN,
+        edit(SENTENCE, modality_config={"text": OUTPUT | {"method_output_name": ["hidden_states", "last"]}}),
+        "not the number of a layer",
+    ),
     "another task": (PLAIN, edit(SENTENCE, transformer_task="fill-mask"), "transformer_task 'fill-mask'"),
     "another output": (PLAIN, edit(SENTENCE, module_output_name="pooler"), "module_output_name 'pooler'"),
     "a limit over the table": (PLAIN, edit(SENTENCE, max_seq_length=100), "max_tokens 100, but config.json has 64 positions"),
@@ -170,12 +179,6 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "dense before pooling": (PLAIN, module("sentence_transformers.models.Dense", "2_Dense", 1), "an order that is not"),
     "a decoder": (PLAIN, edit("config.json", is_decoder=True), "is_decoder True"),
     "another activation": (PLAIN, edit("config.json", hidden_act="gelu_new"), "hidden_act 'gelu_new'"),
-    "attention to both sides": (QWEN, edit("config.json", is_causal=False), "is_causal False"),
-    "a scaled rotary base": (
-        QWEN,
-        edit("config.json", rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}),
-        "rope_type 'linear'",
-    ),
     "DistilBERT's other activation": ("distilbert", edit("config.json", activation="relu"), "hidden_act 'relu'"),
     "two names that disagree": ("distilbert", edit("config.json", hidden_size=48), "dim 96 is not hidden_size 48"),
     "other buckets": (MPNET, edit("config.json", relative_attention_num_buckets=16), "relative_attention_num_buckets 16"),
@@ -226,7 +229,13 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_is_not_followed_is_refused_in_one_line(case: str, copy: Callable[[str], Path], asked: list[corpus.Text]) -> None:
-    kind, change, message = REFUSED[case]
+    refuse(*REFUSED[case], copy, asked)
+
+
+def refuse(
+    kind: str, change: Callable[[Path], Any], message: str, copy: Callable[[str], Path], asked: list[corpus.Text]
+) -> None:
+    """What is changed is refused in one line that says this."""
     source = copy(kind)
     change(source)
     with pytest.raises((UsageError, SourceError)) as caught:

@@ -95,13 +95,23 @@ def norming(wanted: Callable[[str], bool]) -> Any:
     return lambda self, name, x, eps, bias=True: NORM(self, name, x, eps, bias) if wanted(name) else x
 
 
+def without(end: str) -> Any:
+    """RMS norms but those whose names end so."""
+    return lambda self, name, x, *how: x if name.endswith(end) else RMS(self, name, x, *how)
+
+
+def turning(changed: Callable[[float, tuple[float, ...]], tuple[float, tuple[float, ...]]]) -> Any:
+    """Rotary positions with another base, or with other factors."""
+    return lambda self, x, base, factors=(): ROTATE(self, x, *changed(base, factors))
+
+
 # Our own code, wrong: (kind of checkpoint, where, name, what it does instead).
 BUGS: dict[str, tuple[str, Any, str, Any]] = {
     "a wrong pooling": (PLAIN, TorchOps, "pool", lambda self, hidden, pooling: POOL(self, hidden, "cls")),
     "padding in the mean": (PLAIN, TorchOps, "pool", lambda self, hidden, pooling: hidden.float().mean(dim=1)),
     "a doubled special token": (PLAIN, TextEncoder, "encode", longer),
     "a missing special token": (QWEN, TextEncoder, "encode", shorter),
-    "another rotary base": (QWEN, TorchOps, "rotate", lambda self, x, base: ROTATE(self, x, base * 1.01)),
+    "another rotary base": (QWEN, TorchOps, "rotate", turning(lambda base, factors: (base * 1.01, factors))),
     "nomic's other rotary base": (NOMIC, TorchOps, "rotate", lambda self, x, base: ROTATE(self, x, base * 1.01)),
     "positions off by one": (PLAIN, TorchOps, "positions", lambda self, first=0: POSITIONS(self, first + 1)),
     "XLM-RoBERTa's positions off by one": (XLM, TorchOps, "positions_after", lambda self, padding: AFTER(self, padding) - 1),
@@ -109,7 +119,7 @@ BUGS: dict[str, tuple[str, Any, str, Any]] = {
     "another epsilon": (PLAIN, TorchOps, "layer_norm", lambda self, name, x, eps, bias=True: NORM(self, name, x, 1e-3)),
     "another GELU": (PLAIN, TorchOps, "gelu", lambda self, x: torch.nn.functional.gelu(x, approximate="tanh")),
     "attention to what follows": (QWEN, TorchOps, "attention", lambda self, q, k, v, **_: ATTEND(self, q, k, v)),
-    "a dropped norm": (QWEN, TorchOps, "rms_norm", lambda self, name, x, eps: x if name == LAST else RMS(self, name, x, eps)),
+    "a dropped norm": (QWEN, TorchOps, "rms_norm", without("model.norm")),
     "segments mixed up": (PLAIN, TorchOps, "token_type_ids", lambda self: 1 - TYPES(self)),
     "RoBERTa's positions off by one": ("roberta", TorchOps, "positions_after", lambda self, padding: AFTER(self, padding) - 1),
     "DistilBERT's positions off by one": ("distilbert", TorchOps, "positions", lambda self, first=0: POSITIONS(self, 1)),
@@ -135,9 +145,6 @@ BUGS: dict[str, tuple[str, Any, str, Any]] = {
     "a score from the first token": (RANKER, TorchOps, "pool", lambda self, hidden, pooling: POOL(self, hidden, "cls")),
     "a score without its norm": (RANKER, TorchOps, "layer_norm", norming(lambda name: name != "head.norm")),
 }  # fmt: skip
-LAST = "model.norm"
-
-
 RIGHT: set[str] = set()  # kinds on which our code as it is was seen to agree
 
 
@@ -145,7 +152,13 @@ RIGHT: set[str] = set()  # kinds on which our code as it is was seen to agree
 def test_a_mistake_of_our_own_is_caught(
     bug: str, folder: Path, asked: list[corpus.Text], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind, where, name, wrong = BUGS[bug]
+    catch(*BUGS[bug], folder, asked, monkeypatch)
+
+
+def catch(
+    kind: str, where: Any, name: str, wrong: Any, folder: Path, asked: list[corpus.Text], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The witness agrees, and no more where `wrong` takes the place of a part of our own."""
     source = checkpoint(kind, folder)
     if kind not in RIGHT:
         witnessed(source, asked)
@@ -170,6 +183,8 @@ MISREAD: dict[str, tuple[str, str, Any]] = {
     ),
     "a prompt without its space": (PROMPTED, "prompt_names", saved.PROMPTS | {"query": "Find what answers:"}),
     "capitals kept": ("bert, cased tokenizer, do_lower_case", "lower_case", False),
+    "a layer": ("olmo3, before the last layer", "layer", 1),
+    "a layer more": ("olmo3, before the last layer", "layer", -1),
     "an activation": (CROSS, "activation", "identity"),
 }
 

@@ -168,10 +168,10 @@ def _tensors(
         entry, (kind, norm) = inputs[site.members[0]], site.before
         if kind.endswith("norm") and not entry.smoothing.is_identity:
             bias = torch.from_numpy(checkpoint.read(f"{norm}.bias")) if kind == "layer_norm" else None
-            parts = entry.smoothing.norm(torch.from_numpy(checkpoint.read(f"{norm}.weight")), bias)
-            for name, part in zip(("weight", "bias"), parts, strict=True):
-                if part is not None:
-                    found[f"{site.members[0]}.norm.{name}"] = part.numpy()
+            weight, bias = entry.smoothing.norm(torch.from_numpy(checkpoint.read(f"{norm}.weight")) + site.offset, bias)
+            found[f"{site.members[0]}.norm.weight"] = (weight - site.offset).numpy()
+            if bias is not None:
+                found[f"{site.members[0]}.norm.bias"] = bias.numpy()
         for name in site.members:
             biased = f"{name}.bias" in checkpoint.tensors
             shift = layer(checkpoint.read, name, entry, rows.get(name), biased)[1]

@@ -25,13 +25,14 @@ class Site:
 
     members: those layers. before: what gives the input and can bear a Smoothing, and its name: `layer_norm`, `rms_norm` (any
     norm without a bias) or `linear` (which is multiplied with something else); two empty strings where nothing can. shape: all
-    their (outputs, inputs).
+    their (outputs, inputs). offset: what that norm adds to its weight.
     """
 
     members: list[str]
     before: tuple[str, str]
     shape: tuple[int, int]
     shown: Shown
+    offset: float = 0.0
 
 
 class ObserverOps(LayerwiseOps):
@@ -41,6 +42,7 @@ class ObserverOps(LayerwiseOps):
         super().__init__(read, batches, exactly)
         self.sites: list[Site] = []
         self.tables: dict[str, tuple[int, ...]] = {}
+        self.offsets: dict[str, float] = {}  # of norms
         self.came: list[tuple[object, tuple[str, str]]] = []  # the latest values that could be of use, and where they came from
 
     def _from(self, value: list[Tensor], kind: str, name: str) -> list[Tensor]:
@@ -57,7 +59,8 @@ class ObserverOps(LayerwiseOps):
         shown = Shown(rows[picked], rows.amin(dim=0), rows.amax(dim=0))
         found = [self._from(self._with_weights("linear", name, x, bias), "product", name) for name in names]
         shape = sum(part[0].shape[-1] for part in found), x[0].shape[-1]
-        self.sites.append(Site(list(names), ("", "") if kind == "product" else (kind, before), shape, shown))
+        kind, before = ("", "") if kind == "product" else (kind, before)
+        self.sites.append(Site(list(names), (kind, before), shape, shown, self.offsets.get(before, 0.0)))
         return found
 
     def multiply(self, x: list[Tensor], y: list[Tensor]) -> list[Tensor]:
@@ -68,8 +71,9 @@ class ObserverOps(LayerwiseOps):
     def layer_norm(self, name: str, x: list[Tensor], eps: float, bias: bool = True) -> list[Tensor]:
         return self._from(super().layer_norm(name, x, eps, bias), "layer_norm" if bias else "rms_norm", name)
 
-    def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
-        return self._from(super().rms_norm(name, x, eps), "rms_norm", name)
+    def rms_norm(self, name: str, x: list[Tensor], eps: float, offset: float = 0.0, full: bool = False) -> list[Tensor]:
+        self.offsets[name] = offset
+        return self._from(super().rms_norm(name, x, eps, offset, full), "rms_norm", name)
 
     def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
         weight = self.weights[f"{name}.weight"] = torch.from_numpy(self.read(f"{name}.weight"))

@@ -98,6 +98,10 @@ def apply_overrides(model: "Upstream", checkpoint: Checkpoint, given: dict[str, 
         model.max_seq_length = given["max_tokens"] = places
     if spec.heads != ["score"]:
         _apply_modules(model, spec, checkpoint, given)
+    if "layer" in overrides or (spec.layer is not None and "layer" not in checkpoint.facts):
+        given["layer"] = spec.layer
+        output = ["last_hidden_state"] if spec.layer is None else ["hidden_states", spec.layer]
+        model[0].modality_config = {"text": {"method": "forward", "method_output_name": output}}
     if "lower_case" in overrides:
         given["lower_case"] = spec.lower_case
         published = Tokenizer.from_file(str(checkpoint.directory / "tokenizer.json"))
@@ -141,9 +145,13 @@ def _widen(model: "torch.nn.Module") -> None:
         for name, weight in module.named_parameters(recurse=False):
             weight.data = module.narrow[name]
 
+    def rows(module: torch.nn.Embedding, given: tuple[torch.Tensor, ...], _: torch.Tensor) -> torch.Tensor:
+        found = torch.nn.functional.embedding(given[0], module.weight).float()
+        return found * getattr(module, "scalar_embed_scale", 1.0)  # Gemma's, which it has rounded to 16 bits
+
     for module in model.modules():
         if isinstance(module, torch.nn.Embedding):
-            module.register_forward_hook(lambda _, __, rows: rows.float())
+            module.register_forward_hook(rows)
         elif next(module.parameters(recurse=False), None) is not None:
             module.register_forward_pre_hook(before)
             module.register_forward_hook(after)

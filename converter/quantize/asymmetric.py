@@ -58,8 +58,8 @@ class AsymmetricOps(LayerwiseOps):
     def layer_norm(self, name: str, x: list[Tensor], eps: float, bias: bool = True) -> list[Tensor]:
         return self._number(super().layer_norm(name, x, eps, bias))
 
-    def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
-        return self._number(super().rms_norm(name, x, eps))
+    def rms_norm(self, name: str, x: list[Tensor], eps: float, offset: float = 0.0, full: bool = False) -> list[Tensor]:
+        return self._number(super().rms_norm(name, x, eps, offset, full))
 
     def _number(self, value: list[Tensor]) -> list[Tensor]:
         if self.made in self.streams.values():

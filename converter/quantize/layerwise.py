@@ -72,8 +72,8 @@ class LayerwiseOps:
     def layer_norm(self, name: str, x: list[Tensor], eps: float, bias: bool = True) -> list[Tensor]:
         return self._with_weights("layer_norm", name, x, eps, bias)
 
-    def rms_norm(self, name: str, x: list[Tensor], eps: float) -> list[Tensor]:
-        return self._with_weights("rms_norm", name, x, eps)
+    def rms_norm(self, name: str, x: list[Tensor], eps: float, offset: float = 0.0, full: bool = False) -> list[Tensor]:
+        return self._with_weights("rms_norm", name, x, eps, offset, full)
 
     def _with_weights(self, kind: str, name: str, x: list[Tensor], *settings: object) -> list[Tensor]:
         for tensor in tensors_of(kind, name, *settings):

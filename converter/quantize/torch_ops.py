@@ -51,15 +51,21 @@ class TorchOps:
     def full(self, x: Tensor) -> Tensor:
         return x.float()
 
+    def narrow(self, x: Tensor) -> Tensor:
+        return x
+
     def layer_norm(self, name: str, x: Tensor, eps: float, bias: bool = True) -> Tensor:
         shift = self.weights[f"{name}.bias"] if bias else None
         return F.layer_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], shift, eps)
 
-    def rms_norm(self, name: str, x: Tensor, eps: float) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:], self.weights[f"{name}.weight"], eps)
+    def rms_norm(self, name: str, x: Tensor, eps: float, offset: float = 0.0, full: bool = False) -> Tensor:
+        return F.rms_norm(x, x.shape[-1:], self.weights[f"{name}.weight"] + offset, eps)
 
     def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
+
+    def gelu_tanh(self, x: Tensor) -> Tensor:
+        return F.gelu(x, approximate="tanh")
 
     def silu(self, x: Tensor) -> Tensor:
         return F.silu(x)
@@ -79,6 +85,9 @@ class TorchOps:
     def multiply(self, x: Tensor, y: Tensor) -> Tensor:
         return x * y
 
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         return x.chunk(parts, dim=-1)
 
@@ -88,9 +97,11 @@ class TorchOps:
     def split_heads(self, x: Tensor, heads: int) -> Tensor:
         return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
-    def rotate(self, x: Tensor, base: float) -> Tensor:
+    def rotate(self, x: Tensor, base: float, factors: tuple[float, ...] = ()) -> Tensor:
         length, size = x.shape[-2:]
         speeds = base ** (-torch.arange(0, size, 2, dtype=torch.float64) / size)
+        if factors:
+            speeds /= torch.tensor(factors, dtype=torch.float64)
         angles = (torch.arange(length, dtype=torch.float64)[:, None] * speeds).to(x.dtype)
         cos, sin = angles.cos(), angles.sin()
         low, high = x.chunk(2, dim=-1)
@@ -113,9 +124,10 @@ class TorchOps:
             away = (places - places[:, None]).abs()
             # Padding sees itself: what a query without any key gives depends on the kernel, and may be NaN.
             mask = (away <= window) & (self.mask[:, None, None, :] | (away == 0))
+            mask = mask.tril() if causal else mask
         if bias is not None and mask is not None:
             mask = bias.permute(2, 0, 1).masked_fill(~mask, -torch.inf)
-        found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=causal, enable_gqa=grouped)
+        found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=grouped)
         return found.transpose(1, 2).flatten(2)
 
     def pool(self, hidden: Tensor, pooling: str) -> Tensor:

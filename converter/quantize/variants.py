@@ -66,8 +66,8 @@ class VariantOps:
     def layer_norm(self, name: str, x: Lanes, eps: float, bias: bool = True) -> Lanes:
         return self._with_weights("layer_norm", name, x, eps, bias)
 
-    def rms_norm(self, name: str, x: Lanes, eps: float) -> Lanes:
-        return self._with_weights("rms_norm", name, x, eps)
+    def rms_norm(self, name: str, x: Lanes, eps: float, offset: float = 0.0, full: bool = False) -> Lanes:
+        return self._with_weights("rms_norm", name, x, eps, offset, full)
 
     def _with_weights(self, kind: str, name: str, x: Lanes, *settings: object) -> Lanes:
         def run(value: list[Tensor]) -> list[Tensor]:

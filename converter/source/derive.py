@@ -47,8 +47,8 @@ def derive(directory: Path, layout: Layout) -> Facts:
     """The facts of the checkpoint in `directory`; what no file says is not among them.
 
     Keys: task, architecture, dimensions, max_tokens, heads; those of front_matter.py; of an embedder pooling, modules,
-    prompt_names, default_prompt, similarity, lower_case, include_prompt where it is false; of a reranker activation, prompt
-    (that goes before a query).
+    prompt_names, default_prompt, similarity, lower_case, include_prompt where it is false, layer where it is not the last; of a
+    reranker activation, prompt (that goes before a query).
     Raises SourceError for files that cannot be read, UsageError for what is not supported.
     """
     raw = read_json(directory / layout.transformer / CONFIG)

@@ -77,7 +77,7 @@ def _recipe(place: Place, task: str, pooling: str | None, normalize: bool | None
     if "dimensions" not in known:
         raise UsageError(f"{place.upstream}: config.json has no hidden_size that is a number")
     kind = facts["architecture"].value
-    unused = {"pooling": "last" if kind == "qwen3" else "cls"}  # by a reranker
+    unused = {"pooling": "last" if hasattr(architecture(kind), "continues") else "cls"}  # by a reranker
     values: dict[str, Any] = unused | known | stated
     repo, revision = str(place.origin["repo"]), str(place.origin["revision"])
     return Recipe(
@@ -124,6 +124,7 @@ def to_toml(recipe: Recipe, place: Place) -> str:
         "default_prompt",
         "similarity",
         "lower_case",
+        "layer",
         "activation",
     ):
         if key in ("pooling", "max_tokens", "dimensions", "heads") or key in facts or key in recipe.stated:

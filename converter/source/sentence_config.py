@@ -41,7 +41,9 @@ def sentence_file(directory: Path, layout: Layout) -> str | None:
 
 
 def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
-    """lower_case, and max_tokens where it is stated. Raises UsageError for settings that change outputs in other ways."""
+    """lower_case; max_tokens where it is stated, and layer where it is not the last. Raises UsageError for settings that change
+    outputs in other ways.
+    """
     file = sentence_file(directory, layout)
     if file is None:
         return {"lower_case": Fact(False, layout.file(FILES[0]))}
@@ -57,8 +59,9 @@ def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
                 raise UsageError(f"{file}: {key} sets {', '.join(sorted(changes))}, which is not supported")
         elif key not in KEYS and value not in (None, {}, []):  # query_length, processing_kwargs, and whatever is to come
             raise UsageError(f"{file}: {key} {value!r} is not supported")
-    _check_modality(file, settings)
+    layer = _layer(file, settings)
     facts = {"lower_case": Fact(bool(settings.get("do_lower_case", False)), file)}
+    facts |= {} if layer is None else {"layer": Fact(layer, file)}
     if limit is not None:
         if isinstance(limit, bool) or not isinstance(limit, int) or limit < 1:
             raise UsageError(f"{file}: max_seq_length must be a positive number, not {limit!r}")
@@ -66,19 +69,26 @@ def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
     return facts
 
 
-def _check_modality(file: str, settings: JsonObject) -> None:
+def _layer(file: str, settings: JsonObject) -> int | None:
+    """The hidden states that its library takes; None for the last. Raises UsageError for another output than of a text."""
     task = settings.get("transformer_task", "feature-extraction")
     if task not in TASKS:
         raise UsageError(f"{file}: transformer_task {task!r} is not supported ({', '.join(TASKS)})")
     output, wanted = TASKS[task]
     if settings.get("module_output_name", output) != output:
         raise UsageError(f"{file}: module_output_name {settings['module_output_name']!r} is not supported (only {output!r})")
-    modalities = table(settings, "modality_config")
+    modalities, layer = table(settings, "modality_config"), None
     for kind in modalities:
         if kind == "message" and task == "text-generation":
             continue  # its chat template is what a recipe writes out as `pair`
         if kind == "message":
             raise UsageError(f"{file}: modality_config sends texts through the chat template, which is not supported")
         method = table(modalities, kind)
-        if kind != "text" or method.get("method") != "forward" or method.get("method_output_name") not in (wanted, [wanted]):
+        path = method.get("method_output_name")
+        if task == "feature-extraction" and isinstance(path, list) and len(path) == 2 and path[0] == "hidden_states":
+            layer, path = path[1], wanted
+        if layer is not None and (isinstance(layer, bool) or not isinstance(layer, int)):
+            raise UsageError(f"{file}: modality_config has hidden_states {layer!r}, not the number of a layer")
+        if kind != "text" or method.get("method") != "forward" or path not in (wanted, [wanted]):
             raise UsageError(f"{file}: modality_config {kind!r} {method!r} is not supported (only text, forward, {wanted!r})")
+    return layer if layer != -1 else None

@@ -22,6 +22,7 @@ SETTLED = (
     "similarity",
     "activation",
     "lower_case",
+    "layer",
 )
 
 

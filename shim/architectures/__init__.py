@@ -61,14 +61,23 @@ class Ops(Protocol[Array]):
     def full(self, x: Array) -> Array:
         """x in float32. A sum with it is float32, too: for a stream of additions that outgrows float16."""
 
+    def narrow(self, x: Array) -> Array:
+        """x in the dtype of the weights, which may be float16: what `full` has made of a stream, for layers without a norm."""
+
     def layer_norm(self, name: str, x: Array, eps: float, bias: bool = True) -> Array:
         """Normalise over the last axis, then scale, and with `bias` shift; in the dtype of the weights."""
 
-    def rms_norm(self, name: str, x: Array, eps: float) -> Array:
-        """x / sqrt(mean of x² over the last axis + eps) in float32, then scale, in the dtype of the weights."""
+    def rms_norm(self, name: str, x: Array, eps: float, offset: float = 0.0, full: bool = False) -> Array:
+        """x / sqrt(mean of x² over the last axis + eps) in float32, times weight + offset.
+
+        In the dtype of the weights, or with `full` in float32, as `full` is.
+        """
 
     def gelu(self, x: Array) -> Array:
         """The exact (erf) GELU."""
+
+    def gelu_tanh(self, x: Array) -> Array:
+        """Its approximation 0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x³))). Source: Hendrycks and Gimpel 2016."""
 
     def silu(self, x: Array) -> Array:
         """x * sigmoid(x)."""
@@ -88,6 +97,9 @@ class Ops(Protocol[Array]):
     def multiply(self, x: Array, y: Array) -> Array:
         """x * y."""
 
+    def scale(self, x: Array, factor: float) -> Array:
+        """x * factor, in x's dtype."""
+
     def split(self, x: Array, parts: int) -> Sequence[Array]:
         """Equal parts of the last axis."""
 
@@ -97,8 +109,9 @@ class Ops(Protocol[Array]):
     def split_heads(self, x: Array, heads: int) -> Array:
         """(n, length, heads * d) as (n, heads, length, d)."""
 
-    def rotate(self, x: Array, base: float) -> Array:
-        """Rotary positions on (n, heads, length, d): pairs are (i, i + d / 2), the angle is position * base ** (-2 i / d).
+    def rotate(self, x: Array, base: float, factors: tuple[float, ...] = ()) -> Array:
+        """Rotary positions on (n, heads, length, d): pairs are (i, i + d / 2), the angle is position * base ** (-2 i / d),
+        divided by factors[i] where there are factors.
 
         Source: Su et al. 2021, RoFormer.
         """
@@ -181,6 +194,9 @@ class Architecture(Protocol):
 
     def classifies(self, raw: JsonObject) -> bool:
         """Whether a checkpoint with this `config.json` has a head of its own instead of ROWS; absent without ROWS."""
+
+    def continues(self, config: Configuration) -> bool:
+        """Whether keys and values of what rows begin with may stand for it; absent without ROWS."""
 
 
 def architecture(name: str) -> Architecture:

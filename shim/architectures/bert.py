@@ -7,6 +7,7 @@ from typing import Self, TypeVar, get_type_hints
 from shim.architectures import Array, Ops
 from shim.errors import SourceError
 from shim.jsons import JsonObject
+from shim.positions import MAX_LAYERS
 
 # Applied in order, once, at conversion: the names of the checkpoint to the names of BertModel.
 KEYS = ((r"^bert\.", ""), (r"\.gamma$", ".weight"), (r"\.beta$", ".bias"))
@@ -21,7 +22,6 @@ TABLES = (r"^embeddings\.",)
 ROWS = ()
 # Only for these does this file compute what the checkpoint means; absent ones are these.
 ONLY = {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
-MAX_LAYERS = 1000  # beyond any real model: a wrong number must not fill the memory with names
 MAX_VALUE = 1e9
 Read = TypeVar("Read")
 
@@ -117,6 +117,10 @@ def parameters(config: Config) -> dict[str, tuple[int, ...]]:
 
 def with_bias(name: str, shape: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+def linear(name: str, shape: tuple[int, ...], bias: bool) -> dict[str, tuple[int, ...]]:
+    return with_bias(name, shape) if bias else {f"{name}.weight": shape}
 
 
 def scoring(config: Config) -> dict[str, tuple[int, ...]]:

@@ -5,7 +5,8 @@ from typing import Self
 
 from shim.architectures import Array, Ops, bert
 from shim.errors import SourceError
-from shim.jsons import Json, JsonObject, array, table
+from shim.jsons import Json, JsonObject, table
+from shim.positions import FULL, SLIDING, layer_types
 
 KEYS = ((r"^model\.", ""),)
 DROPPED = (r"^decoder\.",)
@@ -16,7 +17,6 @@ TABLES = (r"^embeddings\.",)
 ROWS = ()
 # Only for these does this file compute what the checkpoint means; absent ones are these.
 ONLY = {"hidden_activation": "gelu", "rope_scaling": None}
-FULL, SLIDING = "full_attention", "sliding_attention"
 # Of each kind of layer, transformers 4's key of its rotary base, and the base where no key says it.
 BASES = {FULL: ("global_rope_theta", 160_000.0), SLIDING: ("local_rope_theta", 10_000.0)}
 POOLINGS = ("cls", "mean")  # of a reranker
@@ -74,18 +74,10 @@ def _base(raw: JsonObject, kind: str) -> Json:
 
 def _layer_types(raw: JsonObject) -> tuple[str, ...]:
     """The kinds as listed, or as transformers 4 writes them: every so many layers attends to all, the first of all included."""
-    layers, every = raw.get("num_hidden_layers"), raw.get("global_attn_every_n_layers", 3)
-    if not isinstance(layers, int) or layers > bert.MAX_LAYERS:
-        return ()  # `read_config` says what is wrong with it
-    if raw.get("layer_types") is not None:
-        types = tuple(map(str, array(raw, "layer_types")))
-    elif isinstance(every, int) and every > 0:
-        types = tuple(SLIDING if index % every else FULL for index in range(layers))
-    else:
+    every = raw.get("global_attn_every_n_layers", 3)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
         raise SourceError(f"config.json: global_attn_every_n_layers must be a positive number, not {every!r}")
-    if len(types) != layers or not set(types) <= BASES.keys():
-        raise SourceError(f"config.json: layer_types must be {layers} times {' or '.join(BASES)}")
-    return types
+    return layer_types(raw, lambda index: index % every > 0)
 
 
 def parameters(config: Config) -> dict[str, tuple[int, ...]]:
@@ -95,26 +87,22 @@ def parameters(config: Config) -> dict[str, tuple[int, ...]]:
     for index in range(config.num_hidden_layers):
         layer = f"layers.{index}"
         shapes |= {
-            **_named(f"{layer}.attn.Wqkv", (3 * width, width), config.attention_bias),
-            **_named(f"{layer}.attn.Wo", (width, width), config.attention_bias),
-            **_named(f"{layer}.mlp.Wi", (2 * inner, width), config.mlp_bias),
-            **_named(f"{layer}.mlp.Wo", (width, inner), config.mlp_bias),
+            **bert.linear(f"{layer}.attn.Wqkv", (3 * width, width), config.attention_bias),
+            **bert.linear(f"{layer}.attn.Wo", (width, width), config.attention_bias),
+            **bert.linear(f"{layer}.mlp.Wi", (2 * inner, width), config.mlp_bias),
+            **bert.linear(f"{layer}.mlp.Wo", (width, inner), config.mlp_bias),
         }
     norms = ["embeddings.norm", "final_norm", *(f"layers.{index}.mlp_norm" for index in range(config.num_hidden_layers))]
     norms += [f"layers.{index}.attn_norm" for index in range(1, config.num_hidden_layers)]
     for norm in norms:
-        shapes |= _named(norm, (width,), config.norm_bias)
+        shapes |= bert.linear(norm, (width,), config.norm_bias)
     return shapes | _head(config)
-
-
-def _named(name: str, shape: tuple[int, ...], bias: bool) -> dict[str, tuple[int, ...]]:
-    return bert.with_bias(name, shape) if bias else {f"{name}.weight": shape}
 
 
 def _head(config: Config) -> dict[str, tuple[int, ...]]:
     width = config.hidden_size
-    dense = _named("head.dense", (width, width), config.classifier_bias)
-    return dense | _named("head.norm", (width,), config.norm_bias)
+    dense = bert.linear("head.dense", (width, width), config.classifier_bias)
+    return dense | bert.linear("head.norm", (width,), config.norm_bias)
 
 
 def encode(ops: Ops[Array], config: Config) -> Array:

@@ -1,29 +1,3 @@
 """RoBERTa (Liu et al. 2019), of which XLM-RoBERTa is the multilingual one: the same encoder, head and names."""
 
-from shim.architectures.xlm_roberta import (
-    DROPPED,
-    FULL_PRECISION,
-    KEYS,
-    OPTIONAL,
-    ROWS,
-    TABLES,
-    Config,
-    encode,
-    parameters,
-    score,
-    scoring,
-)
-
-__all__ = [
-    "DROPPED",
-    "FULL_PRECISION",
-    "KEYS",
-    "OPTIONAL",
-    "ROWS",
-    "TABLES",
-    "Config",
-    "encode",
-    "parameters",
-    "score",
-    "scoring",
-]
+from shim.architectures.xlm_roberta import *  # noqa: F403

@@ -80,11 +80,11 @@ class MlxRuntime:
         self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
         raw = read_object(directory / "config.json")
         self.module = architecture(spec.architecture)
-        self.takes_past = "score" in spec.heads and bool(self.module.ROWS)  # it is causal
         try:
             self.config = self.module.Config.read(raw)
         except SourceError as error:
             raise IntegrityError(f"{directory}: {error}") from None
+        self.takes_past = "score" in spec.heads and bool(self.module.ROWS) and self.module.continues(self.config)
         self.weights: dict[str, Array] = {}
         for path in sorted(directory.glob("*.safetensors")):
             self.weights |= mx.load(str(path))

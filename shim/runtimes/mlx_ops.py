@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from shim.text import Tokens
 
 if TYPE_CHECKING:  # MLX is imported where it is there
+    from mlx.core import Dtype
     from mlx.core import array as Array
 
 Packed = tuple[tuple["Array", ...], dict[str, int]]  # weight, scales, biases; their bits and group size
@@ -80,16 +82,29 @@ class MlxOps:
     def full(self, x: Array) -> Array:
         return x.astype(self.mx.float32)
 
+    def narrow(self, x: Array) -> Array:
+        return x.astype(self._narrowest)
+
+    @functools.cached_property
+    def _narrowest(self) -> Dtype:
+        half = any(weight.dtype == self.mx.float16 for weight in self.weights.values())
+        return self.mx.float16 if half else self.mx.float32
+
     def layer_norm(self, name: str, x: Array, eps: float, bias: bool = True) -> Array:
         weight, shift = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"] if bias else None
         return self.mx.fast.layer_norm(x, weight, shift, eps).astype(weight.dtype)
 
-    def rms_norm(self, name: str, x: Array, eps: float) -> Array:
+    def rms_norm(self, name: str, x: Array, eps: float, offset: float = 0.0, full: bool = False) -> Array:
         weight = self.weights[f"{name}.weight"]
-        return self.mx.fast.rms_norm(x, weight, eps).astype(weight.dtype)
+        scale = self.full(weight) + offset if offset else weight
+        normed = self.mx.fast.rms_norm(self.full(x) if full else x, scale, eps)
+        return self.full(normed) if full else normed.astype(weight.dtype)
 
     def gelu(self, x: Array) -> Array:
         return _gelu(self.mx)(x)
+
+    def gelu_tanh(self, x: Array) -> Array:
+        return _gelu_tanh(self.mx)(x)
 
     def silu(self, x: Array) -> Array:
         return x * self.mx.sigmoid(x)
@@ -109,6 +124,9 @@ class MlxOps:
     def multiply(self, x: Array, y: Array) -> Array:
         return x * y
 
+    def scale(self, x: Array, factor: float) -> Array:
+        return x * factor
+
     def split(self, x: Array, parts: int) -> Sequence[Array]:
         return self.mx.split(x, parts, axis=-1)
 
@@ -118,8 +136,12 @@ class MlxOps:
     def split_heads(self, x: Array, heads: int) -> Array:
         return x.reshape(*x.shape[:2], heads, -1).transpose(0, 2, 1, 3)
 
-    def rotate(self, x: Array, base: float) -> Array:
-        return self.mx.fast.rope(x, x.shape[-1], traditional=False, base=base, scale=1.0, offset=self.before)
+    def rotate(self, x: Array, base: float, factors: tuple[float, ...] = ()) -> Array:
+        size, rope = x.shape[-1], self.mx.fast.rope
+        if not factors:
+            return rope(x, size, traditional=False, base=base, scale=1.0, offset=self.before)
+        inverse = self.mx.array([base ** (2 * pair / size) * factor for pair, factor in enumerate(factors)])
+        return rope(x, size, traditional=False, base=None, scale=1.0, offset=self.before, freqs=inverse)
 
     def attention(
         self,
@@ -141,8 +163,8 @@ class MlxOps:
             seen = slice(0, self.before + end if causal else length)
             mask = self._mask(start, end) if causal else self.mask[:, None, None, :]
             if window is not None:
-                seen = slice(max(start - window, 0), end + window)
-                mask = self._near(start, end, window)
+                seen = slice(max(start - window, 0), end if causal else end + window)
+                mask = self._near(start, end, window, causal)
             if bias is not None:
                 added = bias[start:end, seen].transpose(2, 0, 1).astype(query.dtype)
                 mask = self.mx.where(mask, added, -self.mx.inf).astype(query.dtype)
@@ -176,12 +198,15 @@ class MlxOps:
         query, key = mx.arange(start, end)[:, None], mx.arange(end)[None]
         return (query >= key) & (self.mask[:, None, None, :end] | (query == key))
 
-    def _near(self, start: int, end: int, window: int) -> Array:
-        """(n, 1, queries, keys) the mask of queries start..end over keys up to `window` places away; padding sees itself."""
+    def _near(self, start: int, end: int, window: int, causal: bool) -> Array:
+        """(n, 1, queries, keys) the mask of queries start..end over keys up to `window` places away, with `causal` none of
+        them behind the query; padding sees itself.
+        """
         first = max(start - window, 0)
-        seen = self.mask[:, None, None, first : end + window]
+        seen = self.mask[:, None, None, first : end if causal else end + window]
         query, key = self.mx.arange(start, end)[:, None], self.mx.arange(first, first + seen.shape[3])[None]
-        return (self.mx.abs(query - key) <= window) & (seen | (query == key))
+        away = query - key
+        return (self.mx.abs(away) <= window) & (away >= (0 if causal else -window)) & (seen | (away == 0))
 
     def pool(self, hidden: Array, pooling: str) -> Array:
         mx = self.mx
@@ -208,4 +233,12 @@ def _gelu(mx: ModuleType) -> Callable[[Array], Array]:
         return x * (1 + mx.erf(x / 2**0.5)) / 2
 
     # One kernel instead of five; on a CPU it needs the machine's compiler, and is slower.
+    return gelu if mx.default_device() == mx.cpu else mx.compile(gelu, shapeless=True)
+
+
+@functools.cache
+def _gelu_tanh(mx: ModuleType) -> Callable[[Array], Array]:
+    def gelu(x: Array) -> Array:
+        return x * (1 + mx.tanh((2 / math.pi) ** 0.5 * (x + 0.044715 * x**3))) / 2
+
     return gelu if mx.default_device() == mx.cpu else mx.compile(gelu, shapeless=True)

@@ -1,6 +1,6 @@
 """Checkpoints as the upstream libraries save them: small, seeded weights, real tokenizers or small ones of their kinds."""
 
-import functools
+import itertools
 import json
 import shutil
 import tempfile
@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from tokenizers import Tokenizer
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
@@ -19,7 +18,6 @@ from transformers import (
     BertTokenizerFast,
     NomicBertConfig,
     NomicBertModel,
-    PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
     Qwen3ForSequenceClassification,
@@ -28,12 +26,12 @@ from transformers import (
     XLMRobertaModel,
 )
 
-from converter.corpus import CALIBRATION, read
 from shim.spec import NORMALIZE
+from support import saved_decoders
 from support.checkpoints import WORDS, write_bert_tokenizer
+from support.saved_decoders import DECODERS, write_byte_level
 from support.saved_encoders import CLASSIFIERS, ENCODERS
 from support.seeded import LIMIT, seeded, unigram, write_xlm_tokenizer
-from support.standins.tokenizers import bpe, train_bpe
 
 __all__ = ["NORMALIZE"]
 
@@ -66,28 +64,13 @@ def xlm_roberta(folder: Path, limit: int = LIMIT) -> Path:
     return folder
 
 
-@functools.cache
-def _byte_level() -> Tokenizer:
-    return train_bpe([text.text for text in read(CALIBRATION)][:300], ["Instruct: Query:"])
-
-
 def qwen3(folder: Path, kind: Any = Qwen3ForCausalLM, append: bool = True, limit: int = LIMIT, **more: Any) -> Path:
     """A Qwen3 model in bfloat16 and a byte-level tokenizer; append: its tokenizer ends each text with <|endoftext|>."""
-    tokenizer = bpe(_byte_level(), append)
+    own = write_byte_level(folder, append, limit)
     config = Qwen3Config(
-        vocab_size=tokenizer.get_vocab_size(),
-        head_dim=16,
-        num_key_value_heads=2,
-        max_position_embeddings=2 * limit,
-        tie_word_embeddings=True,
-        pad_token_id=tokenizer.token_to_id("<|endoftext|>"),
-        **SHAPE,
-        **more,
+        head_dim=16, num_key_value_heads=2, max_position_embeddings=2 * limit, tie_word_embeddings=True, **own, **SHAPE, **more
     )
     seeded(kind(config)).bfloat16().save_pretrained(folder)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
-    wrapped.model_max_length = limit
-    wrapped.save_pretrained(folder)
     return folder
 
 
@@ -98,9 +81,13 @@ def nomic(folder: Path) -> Path:
     return folder
 
 
-def sentence_transformer(base: Path, folder: Path, pooling: Any, *behind: Any, **settings: Any) -> Path:
-    """`base` with these modules, saved by sentence-transformers. settings: of SentenceTransformer."""
-    transformer = Transformer(str(base))
+def sentence_transformer(
+    base: Path, folder: Path, pooling: Any, *behind: Any, layer: int | None = None, **settings: Any
+) -> Path:
+    """`base` with these modules, saved by sentence-transformers. layer: of hidden states. settings: of SentenceTransformer."""
+    output = {"text": {"method": "forward", "method_output_name": ["hidden_states", layer]}}
+    chosen = {} if layer is None else {"modality_config": output, "module_output_name": "token_embeddings"}
+    transformer = Transformer(str(base), **chosen)
     modules = [transformer, Pooling(transformer.get_embedding_dimension(), pooling), *behind]
     torch.manual_seed(1)
     model = SentenceTransformer(modules=modules, device="cpu", **settings)
@@ -175,7 +162,34 @@ EMBEDDERS: dict[str, Callable[[Path, Path], Path]] = {
     "modernbert, biases": lambda base, to: sentence_transformer(
         ENCODERS["modernbert"](base, norm_bias=True, attention_bias=True, mlp_bias=True), to, "mean", Normalize()
     ),
+    "gemma, two dense": lambda base, to: sentence_transformer(
+        DECODERS["gemma3_text"](base), to, "mean", *_narrowing(64, 96, 48), Normalize(), prompts=PROMPTS
+    ),
+    "gemma, causal": lambda base, to: sentence_transformer(
+        DECODERS["gemma3_text"](base, use_bidirectional_attention=False), to, "lasttoken", Normalize()
+    ),
+    "llama": lambda base, to: sentence_transformer(DECODERS["llama"](base, append=True), to, "lasttoken", Normalize()),
+    "llama, both sides": lambda base, to: sentence_transformer(DECODERS["llama"](base, is_causal=False), to, "mean"),
+    "qwen2": lambda base, to: sentence_transformer(DECODERS["qwen2"](base, append=True), to, "lasttoken", Normalize()),
+    "qwen2, both sides": lambda base, to: sentence_transformer(DECODERS["qwen2"](base, is_causal=False), to, "mean"),
+    "qwen3, both sides": lambda base, to: sentence_transformer(
+        DECODERS["qwen3"](base, is_causal=False), to, "mean", Normalize()
+    ),
+    "olmo3": lambda base, to: sentence_transformer(DECODERS["olmo3"](base), to, "mean", Normalize()),
+    "olmo3, before the last layer": lambda base, to: sentence_transformer(
+        DECODERS["olmo3"](base), to, "mean", Normalize(), layer=-2
+    ),
 }
+
+
+DECODING = [kind for kind in EMBEDDERS if kind.startswith(("gemma", "llama", "qwen2", "qwen3, both", "olmo3"))]
+
+
+def _narrowing(*widths: int) -> list[Dense]:
+    """Dense modules without a bias, one behind the other."""
+    torch.manual_seed(len(widths))
+    pairs = itertools.pairwise(widths)
+    return [Dense(inputs, outputs, bias=False, activation_function=IDENTITY) for inputs, outputs in pairs]
 
 
 def _lower(folder: Path) -> Path:
@@ -227,6 +241,12 @@ CROSS_ENCODERS: dict[str, Callable[[Path, Path], Path]] = {
             ENCODERS[kind](base, CLASSIFIERS[kind], num_labels=1), to
         )
         for kind in ("roberta", "distilbert", "mpnet", "modernbert")
+    },
+    **{
+        f"{kind}, one label": lambda base, to, kind=kind: cross_encoder(
+            DECODERS[kind](base, saved_decoders.CLASSIFIERS[kind], num_labels=1), to
+        )
+        for kind in ("llama", "qwen2", "gemma3_text")
     },
     "modernbert, mean": lambda base, to: cross_encoder(
         ENCODERS["modernbert"](base, CLASSIFIERS["modernbert"], num_labels=1, classifier_pooling="mean", classifier_bias=True),

@@ -65,7 +65,8 @@ def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     checkpoint, module = ops.checkpoint, architecture(recipe.architecture)
     spec, config = recipe.model, module.Config.read(checkpoint.config)
     ops.max_tokens = spec.max_tokens
-    ops.prefixed = "score" in spec.heads and bool(module.ROWS)  # a causal reranker: its template and the query come first
+    # Of a causal reranker, its template and the query come first.
+    ops.prefixed = "score" in spec.heads and bool(module.ROWS) and module.continues(config)
     found = outputs(ops, module, config, spec.pooling, spec.heads, spec.modules)
     presents = prefix.output(ops)
     ops.prune([*found.values(), *presents])

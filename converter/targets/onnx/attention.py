@@ -38,7 +38,7 @@ class Attention:
         ops = self.ops
         if ops.prefixed:
             key, value = (prefix.extended(ops, part, self.groups * self.size) for part in (key, value))
-        everything = not self.causal and self.window is None and self.bias is None  # but padding
+        everything = not self.causal and self.window is None and self.bias is None and self.heads == self.groups  # but padding
         if ops.dtype is np.float16 and everything:  # a graph for GPUs, where this operator is the faster at any length
             return self._unmasked(*self._widened(query, key), value)
         bias = self._bias_of_all()
@@ -50,7 +50,7 @@ class Attention:
 
         def in_blocks() -> ir.Value:
             if not everything:
-                attend = self._causal if self.causal else self._near
+                attend = self._whole if self.window is None else self._near
                 return self._blocks(query, MASKED_BLOCK, lambda part, start, end: attend(part, key, value, start, end))
             wide, keys = self._widened(query, key)
             return self._blocks(wide, BLOCK, lambda part, *_: self._unmasked(part, keys, value))
@@ -156,8 +156,10 @@ class Attention:
         first = ops.constant(0) if start is None else ops.node("Squeeze", start)
         return ops.node("Range", first, ops.node("Squeeze", end), ops.constant(1))
 
-    def _causal(self, query: ir.Value, key: ir.Value, value: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
-        """The attention of the queries start to end, for which the keys behind them are as if there were none."""
+    def _whole(self, query: ir.Value, key: ir.Value, value: ir.Value, start: ir.Value, end: ir.Value) -> ir.Value:
+        """The attention of the queries start to end; where it is causal, the keys behind them are as if there were none."""
+        if not self.causal:
+            return self._masked(query, key, value, self._bias(self._seen(), start, end))
         last = self.ops.node("Add", end, prefix.length(self.ops)) if self.ops.prefixed else end
         seen = self.ops.slice(self._seen(), 0, last, 3)
         key, value = (self.ops.slice(part, 0, last, 1) for part in (key, value))
@@ -167,7 +169,7 @@ class Attention:
         """The attention of the queries start to end, for which the keys that no window of theirs holds are as if none."""
         ops, reach = self.ops, self.ops.constant([self.window or 0])
         first = ops.node("Max", ops.node("Sub", start, reach), ops.constant([0]))
-        last = ops.node("Add", end, reach)
+        last = end if self.causal else ops.node("Add", end, reach)
         seen = ops.slice(self._seen(), first, last, 3)
         key, value = (ops.slice(part, first, last, 1) for part in (key, value))
         return self._masked(query, key, value, self._bias(seen, start, end, first))

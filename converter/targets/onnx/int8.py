@@ -21,21 +21,21 @@ class IntegerOps(OnnxOps):
     def __init__(self, checkpoint: Checkpoint, codes: PlanCodes, integers: Integers, blocked: bool, done: Callable[[], None]):
         super().__init__(checkpoint, codes, np.float32, blocked, done)
         self.found, self.layer_inputs, self.tensors = integers.codes, integers.inputs, integers.tensors
-        self.norms: dict[str, tuple[str, ir.Value, float]] = {}  # what each norm's output was made of
+        self.norms: dict[str, tuple[str, ir.Value, float, float]] = {}  # what each norm's output was made of
 
-    def tensor(self, name: str, transpose: bool = False, dtype: type | None = None) -> ir.Value:
+    def tensor(self, name: str, transpose: bool = False, dtype: type | None = None, offset: float = 0.0) -> ir.Value:
         if name not in self.tensors:
-            return super().tensor(name, transpose, dtype)
-        return self.weight(name, self.tensors[name].shape, np.float32, lambda: [self.tensors[name]])
+            return super().tensor(name, transpose, dtype, offset)
+        return self.weight(name, self.tensors[name].shape, np.float32, lambda: [self.tensors[name] + np.float32(offset)])
 
     def layer_norm(self, name: str, x: ir.Value, eps: float, bias: bool = True) -> ir.Value:
         found = super().layer_norm(name, x, eps, bias)
-        self.norms[found.name] = ("layer_norm", x, eps)
+        self.norms[found.name] = ("layer_norm", x, eps, 0.0)
         return found
 
-    def rms_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
-        found = super().rms_norm(name, x, eps)
-        self.norms[found.name] = ("rms_norm", x, eps)
+    def rms_norm(self, name: str, x: ir.Value, eps: float, offset: float = 0.0, full: bool = False) -> ir.Value:
+        found = super().rms_norm(name, x, eps, offset, full)
+        self.norms[found.name] = ("rms_norm", x, eps, offset)
         return found
 
     def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
@@ -100,11 +100,11 @@ class IntegerOps(OnnxOps):
         if f"{name}.weight" not in self.tensors:
             return x  # as it was, or scaled by the layer before
         if key not in self.made:
-            kind, before, eps = self.norms[x.name]
+            kind, before, eps, offset = self.norms[x.name]
             if kind == "layer_norm":
                 self.made[key] = super().layer_norm(name, before, eps, f"{name}.bias" in self.tensors)
             else:
-                self.made[key] = super().rms_norm(name, before, eps)
+                self.made[key] = super().rms_norm(name, before, eps, offset)
         return self.made[key]
 
     def _round(self, entry: Input, x: ir.Value, columns: int) -> tuple[tuple[ir.Value, ...], ir.Value | None]:

@@ -1,5 +1,6 @@
 """shim.architectures.Ops that record an ONNX graph: standard operators (opset 23), and ORT's where these are faster."""
 
+import zlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -81,6 +82,9 @@ class OnnxOps(Recorder):
         self.wide.add(wide.name)
         return wide
 
+    def narrow(self, x: ir.Value) -> ir.Value:
+        return self.cast(x, self.dtype) if x.name in self.wide else x
+
     def layer_norm(self, name: str, x: ir.Value, eps: float, bias: bool = True) -> ir.Value:
         wide = x.name in self.wide
         scale = [self.tensor(f"{name}.{part}", dtype=np.float32 if wide else None) for part in ("weight", "bias")[: 1 + bias]]
@@ -92,15 +96,18 @@ class OnnxOps(Recorder):
         total = self.node("Sum", *self.sums.get(one.name, (one,)), other)
         return self.node("LayerNormalization", total, *scale, epsilon=eps)
 
-    def rms_norm(self, name: str, x: ir.Value, eps: float) -> ir.Value:
+    def rms_norm(self, name: str, x: ir.Value, eps: float, offset: float = 0.0, full: bool = False) -> ir.Value:
         wide, sizes = self.full(x), self.sizes.get(x.name, ())
         heads = len(sizes) == 2
         if heads:
             wide = self.node("Reshape", wide, self.constant([0, 0, *sizes]))
-        normed = self.node("RMSNormalization", wide, self.tensor(f"{name}.weight", dtype=np.float32), epsilon=eps, axis=-1)
+        weight = self.tensor(f"{name}.weight", dtype=np.float32, offset=offset)
+        normed = self.node("RMSNormalization", wide, weight, epsilon=eps, axis=-1)
         if heads:
             normed = self.node("Reshape", normed, self.constant([0, 0, -1]))
-        if self.dtype is not np.float32:
+        if full:
+            self.wide.add(normed.name)
+        elif self.dtype is not np.float32:
             normed = self.cast(normed, self.dtype)
         if sizes:
             self.sizes[normed.name] = sizes
@@ -110,6 +117,9 @@ class OnnxOps(Recorder):
         if self.dtype is np.float32 and x.name in self.sums:
             return self.node("BiasGelu", *self.sums[x.name], domain=CONTRIB)
         return self._like(x, self.node("Gelu", x))
+
+    def gelu_tanh(self, x: ir.Value) -> ir.Value:
+        return self._like(x, self.node("Gelu", x, approximate="tanh"))
 
     def silu(self, x: ir.Value) -> ir.Value:
         return self.node("Mul", x, self.node("Sigmoid", x))
@@ -136,6 +146,10 @@ class OnnxOps(Recorder):
     def multiply(self, x: ir.Value, y: ir.Value) -> ir.Value:
         return self.node("Mul", x, y)
 
+    def scale(self, x: ir.Value, factor: float) -> ir.Value:
+        kind = np.float32 if x.name in self.wide else self.dtype
+        return self._like(x, self.node("Mul", x, self.constant(factor, kind)))
+
     def split(self, x: ir.Value, parts: int) -> list[ir.Value]:
         values = self._append("Split", (x,), {"axis": -1, "num_outputs": parts}, parts)
         for value in values:
@@ -151,33 +165,35 @@ class OnnxOps(Recorder):
         self.sizes[x.name] = (heads, self.sizes[x.name][0] // heads)
         return x
 
-    def rotate(self, x: ir.Value, base: float) -> ir.Value:
+    def rotate(self, x: ir.Value, base: float, factors: tuple[float, ...] = ()) -> ir.Value:
         heads, size = self.sizes[x.name]
+        speeds = _speeds(base, size) / (np.array(factors) if factors else 1)
         if self.dtype is np.float32:
-            cos, sin = (self._angles(base, size, kind) for kind in ("Cos", "Sin"))
+            cos, sin = (self._angles(speeds, kind) for kind in ("Cos", "Sin"))
         else:  # for GPUs: CUDA has neither operator at this opset
-            cos, sin = (self._table(base, size, turn) for turn in (np.cos, np.sin))
+            which = f"{base}_{size}" + (f"_{zlib.crc32(speeds.tobytes()):08x}" if factors else "")
+            cos, sin = (self._table(speeds, which, turn) for turn in (np.cos, np.sin))
         if "rows" not in self.made:  # (n, length), those of the tables
             places = self.positions() if self.dtype is np.float32 else self._places()
             self.made["rows"] = self.node("Expand", places, self.node("Shape", self.input("input_ids")))
         return self._like(x, self.node("RotaryEmbedding", x, cos, sin, self.made["rows"], num_heads=heads))
 
-    def _angles(self, base: float, size: int, kind: str) -> ir.Value:
+    def _angles(self, speeds: np.ndarray, kind: str) -> ir.Value:
         """(length, size / 2) cosines or sines of the rotary angles."""
-        key = (kind, base, size)
+        key = (kind, speeds.tobytes())
         if key not in self.made:
             places = self.node("Transpose", self.cast(self._places(), np.float32), perm=[1, 0])
-            self.made[key] = self.node(kind, self.node("Mul", places, self.constant(_speeds(base, size), np.float32)))
+            self.made[key] = self.node(kind, self.node("Mul", places, self.constant(speeds, np.float32)))
         return self.made[key]
 
-    def _table(self, base: float, size: int, turn: Callable[[np.ndarray], np.ndarray]) -> ir.Value:
+    def _table(self, speeds: np.ndarray, which: str, turn: Callable[[np.ndarray], np.ndarray]) -> ir.Value:
         """(max_tokens, size / 2) cosines or sines of the rotary angles, these rounded to float32 as upstream does."""
 
         def rows() -> list[np.ndarray]:
             places = np.arange(self.max_tokens, dtype=np.float32)[:, None]
-            return [turn(places * _speeds(base, size).astype(np.float32)).astype(self.dtype)]
+            return [turn(places * speeds.astype(np.float32)).astype(self.dtype)]
 
-        return self.weight(f"rotary_{turn.__name__}_{base}_{size}", (self.max_tokens, size // 2), self.dtype, rows)
+        return self.weight(f"rotary_{turn.__name__}_{which}", (self.max_tokens, speeds.size), self.dtype, rows)
 
     def _places(self) -> ir.Value:
         return self.node("Add", self.positions(), prefix.length(self)) if self.prefixed else self.positions()

@@ -104,15 +104,15 @@ class Recorder:
         array: np.ndarray = np.asarray(value, dtype)
         return self.weight(f"{array.dtype}_{array.tolist()}".replace(" ", ""), array.shape, dtype, lambda: [array])
 
-    def tensor(self, name: str, transpose: bool = False, dtype: type | None = None) -> ir.Value:
-        """A tensor of the checkpoint in `dtype`, else the graph's, transposed where a MatMul wants (in, out)."""
+    def tensor(self, name: str, transpose: bool = False, dtype: type | None = None, offset: float = 0.0) -> ir.Value:
+        """A tensor of the checkpoint in `dtype`, else the graph's, transposed where a MatMul wants (in, out); plus `offset`."""
         shape, kind = self.checkpoint.tensors[name].shape, dtype or self.dtype
 
         def make() -> Iterator[np.ndarray]:
             if transpose:
                 yield self.checkpoint.read(name, kind).T
             else:
-                yield from self.checkpoint.chunks(name, kind)
+                yield from (part + kind(offset) if offset else part for part in self.checkpoint.chunks(name, kind))
             self.done()
 
         return self.weight(name, shape[::-1] if transpose else shape, kind, make)
