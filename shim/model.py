@@ -11,10 +11,10 @@ from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.jsons import JsonObject
 from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
 from shim.prefixes import Prefixes
-from shim.prompts import prompt_of
+from shim.prompts import adapter_of, prompt_of
 from shim.results import Embeddings, Output, Ranked
 from shim.runtimes import Runtime
-from shim.text import Encoded, TextEncoder
+from shim.text import Encoded, TextEncoder, adapted
 
 
 class Model:
@@ -44,7 +44,8 @@ class Model:
     ) -> Embeddings:
         """Vectors of the texts.
 
-        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none.
+        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none; and
+        the adapter, of a model that has one for each task.
         instruction: in place of the task's own, for a model that takes instructions.
         prompt_name: the prompt by its name in the checkpoint, as in sentence-transformers; without any of the three, the
         checkpoint's default prompt, if it has one.
@@ -56,7 +57,7 @@ class Model:
         self.check_embed(heads, late_chunking)
         check_dimensions(dimensions, self.dimensions)
         prompt = self.prompt(task, instruction, prompt_name)
-        encoded = self.encoder.encode(check_texts(texts), prompt)
+        encoded = adapted(self.encoder.encode(check_texts(texts), prompt), self.adapter(task, prompt_name))
         return self.embeddings(self.compute_all(encoded, ("dense", *heads)), heads, dimensions)
 
     def rerank(
@@ -77,6 +78,10 @@ class Model:
         """What goes before a text, see `prompt_of`."""
         given = instruction and self.encoder.plain(instruction)
         return prompt_of(self.manifest.model, task, given, name)
+
+    def adapter(self, task: str | None = None, name: str | None = None) -> int:
+        """The number of the adapter that a text goes through, see `adapter_of`."""
+        return adapter_of(self.manifest.model, task, name)
 
     def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False) -> None:
         """Raise UsageError for a reranker, for heads that the model has not, and for late chunking."""
@@ -184,6 +189,7 @@ class Model:
             "activation": None if embeds else self.manifest.model.activation,
             "prompts": self.manifest.model.prompt_names,
             "default_prompt": self.manifest.model.default_prompt or None,
+            "adapters": self.manifest.model.adapters or [],
             "target": self.manifest.target,
             "bits": self.manifest.bits,
             "verdict": self.manifest.verdict,

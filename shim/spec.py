@@ -27,6 +27,7 @@ class ModelSpec:
     default_prompt: the one of these that a text gets when nothing is asked for, "" for none. modules: what follows the
     pooling. similarity: how the checkpoint says vectors are compared. activation: what its own library makes of a relevance
     logit, `sigmoid` or `identity`; ours is always the probability. lower_case: texts are lower-cased before tokenization.
+    adapters: the tasks that the model has an adapter of its own for, in the order of their numbers; None where it has none.
     """
 
     architecture: str
@@ -41,6 +42,7 @@ class ModelSpec:
     similarity: str = "cosine"
     activation: str = "sigmoid"
     lower_case: bool = False
+    adapters: list[str] | None = None
 
     @property
     def normalized(self) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +24,18 @@ class Tokens:
     """A batch for a runtime. Ours is padded on the right; runtimes take padding on the left, too, where positions are rotary.
 
     input_ids, attention_mask, token_type_ids: (n, length) int64; attention_mask is 1 on tokens and 0 on padding.
+    adapters: (n,) int64, the number of each text's adapter, -1 for none; None where no text has one.
     """
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     token_type_ids: np.ndarray
+    adapters: np.ndarray | None = None
+
+    def texts(self, rows: slice | np.ndarray, length: int | None = None) -> "Tokens":
+        """These texts of the batch, cut to `length` tokens where given."""
+        ids, mask, types = (part[rows, :length] for part in (self.input_ids, self.attention_mask, self.token_type_ids))
+        return Tokens(ids, mask, types, None if self.adapters is None else self.adapters[rows])
 
 
 @dataclass(eq=False)
@@ -50,12 +57,16 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as token ids, special tokens included, cut to the model's limit. prefix: of a pair by a template."""
+    """One text as token ids, special tokens included, cut to the model's limit.
+
+    prefix: of a pair by a template. adapter: the number of its task's, -1 for none.
+    """
 
     ids: list[int]
     type_ids: list[int]
     truncated: bool
     prefix: Prefix | None = field(default=None, compare=False, repr=False)
+    adapter: int = -1
 
 
 class TextEncoder:
@@ -79,7 +90,7 @@ class TextEncoder:
             raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be the id of a token, not {pad_id!r:.100}")
         self.pad_id = pad_id
         sizes = [config.get(name) for name in ("vocab_size", "type_vocab_size")]
-        self.words, self.types = (size if isinstance(size, int) else MAX_ID for size in sizes)  # rows of the two tables
+        self.words, self.types = (size if size and isinstance(size, int) else MAX_ID for size in sizes)  # rows of two tables
         # transformers' classifiers over causal models score at the last token that is not the padding id, even a text's own.
         names = config.get("architectures")
         causal = config.get("model_type") == "qwen3" and config.get("pad_token_id") is not None
@@ -232,7 +243,13 @@ class TextEncoder:
             ids[row, :length], mask[row, :scored], types[row, :length] = item.ids, 1, item.type_ids
         if ids.max() >= self.words or types.max() >= self.types:
             raise IntegrityError(f"{self.directory / 'tokenizer.json'}: gives ids that config.json has no rows for")
-        return Tokens(ids, mask, types)
+        adapters = [item.adapter for item in encoded]
+        return Tokens(ids, mask, types, np.array(adapters, np.int64) if max(adapters) >= 0 else None)
+
+
+def adapted(encoded: list[Encoded], adapter: int) -> list[Encoded]:
+    """The same texts through the adapter of this number."""
+    return encoded if adapter < 0 else [replace(item, adapter=adapter) for item in encoded]
 
 
 def _encoded(item: Encoding) -> Encoded:

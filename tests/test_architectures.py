@@ -88,6 +88,9 @@ CASES = [
     Case("distilbert", "mean", limit=48),
     Case("mpnet", "mean", limit=300, shape={"limit": 300}),  # beyond the distances that its bias tells apart
     Case("modernbert", "mean", limit=2048, shape={"limit": 2048}, far=2.5),  # its queries go block by block
+    Case("jina_embeddings_v3", "mean", limit=48),
+    Case("gte", "cls", limit=48),
+    Case("gte", "mean", limit=48, shape={"type_vocab_size": 0}),
 ]
 
 

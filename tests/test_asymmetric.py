@@ -25,6 +25,8 @@ ADDED = {  # what each architecture adds to its stream, read off its definition
     "distilbert": ("attention.output.dense", "output.dense"),
     "mpnet": ("attention.output.dense", "output.dense"),
     "modernbert": ("attn.Wo", "mlp.Wo"),
+    "jina_embeddings_v3": ("self_attn.o_proj", "mlp.fc2"),
+    "gte": ("self_attn.o_proj", "mlp.down_proj"),
 }
 
 LEARNED = [batch(seed, (9, 8, 7, 7, 5)) for seed in range(6)]

@@ -33,7 +33,7 @@ from shim.text import TextEncoder, Tokens
 
 # Worst cosine that rounding to nearest leaves of weights that are drawn, which take it worse than trained ones.
 NEAR = {("onnx", 8): 0.998, ("onnx", 4): 0.8, ("mlx", 8): 0.998, ("mlx", 4): 0.8}
-KINDS = ("roberta", "distilbert", "mpnet", "modernbert")
+KINDS = ("roberta", "distilbert", "mpnet", "modernbert", "gte")
 BIASES = {"norm_bias": True, "attention_bias": True, "mlp_bias": True}  # of ModernBERT
 
 

@@ -20,6 +20,9 @@ QWEN3 |= {"head_dim": 16, "intermediate_size": 96, "max_position_embeddings": 64
 DISTILBERT = {"vocab_size": 500, "dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 96, "max_position_embeddings": 64}
 MODERNBERT = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
 MODERNBERT |= {"local_attention": 4, "norm_eps": 1e-5, "norm_bias": False, "attention_bias": False, "mlp_bias": False}
+JINA = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+JINA |= {"type_vocab_size": 1, "layer_norm_eps": 1e-5, "rope_theta": 2e4}
+TWO = {"lora_adaptations": ["retrieval.query", "separation"], "lora_rank": 2, "lora_alpha": 1}
 CONFIGS = {
     "bert": bert_config(vocab_size=500),
     "xlm_roberta": xlm_roberta_config(),
@@ -28,6 +31,8 @@ CONFIGS = {
     "distilbert": DISTILBERT,
     "mpnet": bert_config(vocab_size=500),
     "modernbert": MODERNBERT,
+    "jina_embeddings_v3": JINA | TWO,
+    "gte": JINA,
 }
 POOLING = {"qwen3": "last"}
 
@@ -36,7 +41,7 @@ def batch(seed: int, lengths: tuple[int, ...]) -> Tokens:
     rng = np.random.default_rng(seed)
     ids = rng.integers(5, 500, (len(lengths), max(lengths)))
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    return Tokens(ids * mask, mask, np.zeros_like(ids))
+    return Tokens(ids * mask, mask, np.zeros_like(ids), np.arange(len(lengths)) % 3 - 1)
 
 
 BATCHES = [batch(0, (9, 4, 9)), batch(1, (3, 2))]

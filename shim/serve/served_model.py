@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
 from shim.checks import check_text, check_texts
@@ -20,7 +19,7 @@ from shim.serve.scheduler import BatchError, ClosedError, FullError, ModelThread
 from shim.serve.settings import Settings
 from shim.serve.tokenizing import Tokenizing, written
 from shim.serve.turns import CLIENT, Shares
-from shim.text import Encoded, Prefix
+from shim.text import Encoded, Prefix, adapted
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # of a request, encoded before they are put into the queue
 MAX_CHARACTERS = 262_144  # whose tokens are shown in one answer: at most some 20 MB of JSON
@@ -87,7 +86,7 @@ class ServedModel:
         check_dimensions(options.dimensions, model.dimensions)
         prompt = model.prompt(options.task, options.instruction, options.prompt_name)
         heads = tuple(dict.fromkeys((model.vector(options.normalize), *options.heads)))
-        encode = partial(model.encoder.encoding, prompt=prompt, side=options.side)
+        encode = encoding(model, options, prompt)
         outputs = await self._compute(check_texts(self._counted(texts)), encode, heads, options.truncate, len(prompt))
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
 
@@ -95,7 +94,7 @@ class ServedModel:
         """The hidden states of every token, as `hidden` of each text's output."""
         self.model.check_embed()
         prompt = self.model.prompt(options.task, options.instruction, options.prompt_name)
-        encode = partial(self.model.encoder.encoding, prompt=prompt, side=options.side)
+        encode = encoding(self.model, options, prompt)
         return await self._compute(check_texts(self._counted(texts)), encode, ("hidden",), options.truncate, len(prompt))
 
     async def rerank(
@@ -215,6 +214,16 @@ class ServedModel:
         if self._wide(heads) * tokens * self.model.dimensions > most:
             message = f"vectors of over {tokens} tokens in one answer; send fewer texts a request"
             raise Refusal(Kind.LIMIT, message, "texts")
+
+
+def encoding(model: Model, options: Options, prompt: str) -> Encode:
+    """What makes texts tokens, behind the prompt and through the adapter that are asked for."""
+    adapter = model.adapter(options.task, options.prompt_name)
+
+    def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
+        return adapted((yield from model.encoder.encoding(part, prompt, options.side)), adapter)
+
+    return encode
 
 
 def ending(error: ClosedError | StartingError) -> Refusal:

@@ -96,6 +96,7 @@ class ServedModel(BaseModel):
     activation: str | None = Field(description="What a reranker's own library makes of a logit: sigmoid or identity.")
     prompts: dict[str, str] = Field(description="Prompts by the names that the checkpoint gives them.")
     default_prompt: str | None = Field(description="The prompt of a text for which none is asked.")
+    adapters: list[str] = Field(description="The tasks that the model has an adapter of its own for.")
     target: str
     bits: int
     parity: dict[str, float]
