@@ -1,10 +1,12 @@
 """One artifact being served: a request's texts checked, tokenized, queued, computed, put together."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
+from shim import late
 from shim.checks import check_text, check_texts
 from shim.contents import Steps
 from shim.model import Model
@@ -85,10 +87,29 @@ class ServedModel:
         model.check_embed(options.heads, options.late_chunking)
         check_dimensions(options.dimensions, model.dimensions)
         prompt = model.prompt(options.task, options.instruction, options.prompt_name)
+        if options.late_chunking:
+            return await self._late(check_texts(self._counted(texts)), options, prompt)
         heads = tuple(dict.fromkeys((model.vector(options.normalize), *options.heads)))
         encode = encoding(model, options, prompt)
         outputs = await self._compute(check_texts(self._counted(texts)), encode, heads, options.truncate, len(prompt))
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
+
+    async def _late(self, chunks: list[str], options: Options, prompt: str) -> Embeddings:
+        """The vectors of the chunks of one document."""
+        model = self.model
+        adapter = model.adapter(options.task, options.prompt_name)
+        characters = len(prompt) + sum(map(len, chunks))
+        with self._share(1 + characters // WORK):
+            found = await self._tokenizing.all(late.document(model.encoder, chunks, prompt), characters)
+        windows = iter(adapted(found.windows, adapter))
+
+        def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
+            yield
+            return [next(windows) for _ in part]
+
+        outputs = await self._compute(found.texts, encode, ("chunks",), truncate=True)
+        rows = late.chunks_of(found, outputs, bool(model.manifest.model.normalized))
+        return model.embeddings(rows, options.heads, options.dimensions, options.normalize)
 
     async def hidden(self, texts: object, options: Options) -> list[Output]:
         """The hidden states of every token, as `hidden` of each text's output."""
@@ -122,11 +143,7 @@ class ServedModel:
         if characters > MAX_CHARACTERS:
             message = f"over {MAX_CHARACTERS} characters to tokenize; send fewer a request"
             raise Refusal(Kind.LIMIT, message, "texts")
-        client, work = CLIENT.get(), 1 + characters // SHOWN
-        if self._shown.full(client, work):
-            raise overloaded(FullError(self._shown.held.get(client, 0), 1))
-        self._shown.take(client, work)
-        try:
+        with self._share(1 + characters // SHOWN):
             counts: list[int] = []
             shown: list[list[T]] = []
             for part in _parts(checked):
@@ -137,6 +154,16 @@ class ServedModel:
                 if not self.thread.alive:
                     raise ending(StartingError() if self.thread.lost else ClosedError())
             return counts, shown
+
+    @contextmanager
+    def _share(self, work: int) -> Iterator[None]:
+        """So much of what a client may have tokenized at once, outside the model's queue. Raises Refusal beyond."""
+        client = CLIENT.get()
+        if self._shown.full(client, work):
+            raise overloaded(FullError(self._shown.held.get(client, 0), 1))
+        self._shown.take(client, work)
+        try:
+            yield
         finally:
             self._shown.give(client, work)
 
