@@ -1,5 +1,6 @@
 """Adapters by task: one base and a side path for each task, chosen for every text within a batch."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -9,20 +10,27 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from support import saved
 from support.saved_encoders import TASKS
 from test_saved import TEXTS, checkpoint, converted, off, theirs
+from test_witness import reading
 
 import shim
 from converter import pipeline
+from converter.proof import loading
+from converter.proof.upstream import Embedder
 from converter.source.draft import draft
 from converter.source.open import find, open_source
-from shim.errors import SourceError, UsageError
+from shim import servable
+from shim.errors import IntegrityError, SourceError, UsageError
 from shim.text import adapted
 
 NAMES = {"retrieval_query": "retrieval.query", "retrieval_passage": "retrieval.passage", "text_matching": "text-matching"}
 FAR = {("onnx", 32): 1e-4, ("onnx", 16): 1e-2, ("mlx", 16): 1e-2, ("onnx", 8): 0.1, ("mlx", 8): 0.1}
+
+INTEGERS = {("onnx", 8)}  # products in integers, as by default
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +69,8 @@ def artifact(source: Path, folder: Path) -> Path:
 
 def unverified(source: Path, target: str, bits: int, out: Path) -> shim.Model:
     drafted = draft(find(str(source)), license="mit")
-    request = pipeline.Request(drafted, target, bits, str(source), out, effort="fast", verified=False)
+    effort = "balanced" if (target, bits) in INTEGERS else "fast"
+    request = pipeline.Request(drafted, target, bits, str(source), out, effort=effort, verified=False)
     return shim.load(pipeline.convert(request, lambda *_: None)[0], allow_unverified=True)
 
 
@@ -99,6 +108,14 @@ def test_a_task_is_asked_for_by_its_name_its_prompts_or_another(artifact: Path, 
         model.embed(TEXTS, task="code.query")
 
 
+def test_a_manifest_with_other_adapters_than_its_config_is_refused(artifact: Path) -> None:
+    manifest = shim.load(artifact).manifest
+    for names in (None, [*manifest.model.adapters][::-1]):
+        wrong = dataclasses.replace(manifest, model=dataclasses.replace(manifest.model, adapters=names))
+        with pytest.raises(IntegrityError, match=r"the manifest and config.json have other adapters"):
+            servable.check(wrong, artifact)
+
+
 def test_openvino_refuses_them(artifact: Path) -> None:
     from shim.runtimes.openvino import open_runtime
 
@@ -120,6 +137,19 @@ def test_a_server_takes_a_task(serve: Callable[..., str], artifact: Path, expect
         assert off(np.array(rows), expected[task]) < 1e-4
     (listed,) = httpx.get(address + "/v1/models").json()["data"]
     assert set(listed["adapters"]) == {*expected} - {None}
+
+
+def test_a_large_original_in_16_bits_is_asked_in_32(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its layers widen as they run; so must its adapters."""
+    mine = Path(shutil.copytree(source, tmp_path / "mine"))
+    for path in mine.rglob("*.safetensors"):
+        save_file({name: tensor.bfloat16() for name, tensor in load_file(path).items()}, path, metadata={"format": "pt"})
+    found = open_source(draft(find(str(mine)), license="mit"), str(mine))
+    monkeypatch.setattr(loading, "SMALL", 1)
+    upstream, ours = Embedder(found), reading(found)
+    upstream.adapt(0)
+    prompt = saved.TASK_PROMPTS["retrieval.query"]
+    assert off(ours.embed(TEXTS, task="retrieval.query").dense, upstream.forward(TEXTS, prompt)[0]) < 1e-5
 
 
 def edited(folder: str, **changes: Any) -> Callable[[Path], None]:

@@ -17,8 +17,8 @@ from shim import late
 from shim.contents import completed
 from shim.errors import UsageError
 
-CHUNKS = ["The ferry. ", "In winter;", "天气。", "很好。", "Home"]
-WHOLE = "The ferry. In winter; 天气。很好。 Home"
+CHUNKS = ["The ferry. ", "In winter;", "天气电", "梯很好。", "Home"]  # 电梯 is one token of one of the tokenizers
+WHOLE = "The ferry. In winter; 天气电梯很好。 Home"
 LONG = [f"{place}. the ferry of the {place} day goes to an island, and is back before the storm. " for place in range(14)]
 LIMIT = 48
 CASES = {"jina, adapters": ("", "retrieval_query", "separation"), "nomic": ("",), "bert, mean, normalised": ("",)}

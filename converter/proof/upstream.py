@@ -53,6 +53,9 @@ class Embedder:
             raise UsageError(f"{checkpoint.directory}: reading its adapters upstream needs peft: pip install 'sealport[peft]'")
         for folder in self.adapters:
             self.model.load_adapter(str((checkpoint.directory / folder).absolute()), adapter_name=folder)
+        for name, weight in self.model.named_parameters():
+            if ".lora_" in name:  # stored in 16 bits, it would be multiplied in 16 bits
+                weight.data = weight.data.float()
         self.adapt(-1)
         kinds = [(type(module).__name__, module) for module in self.model if type(module).__name__ != "Dropout"]
         modes = [module.pooling_mode for kind, module in kinds if kind == "Pooling"]
@@ -77,7 +80,10 @@ class Embedder:
 
     def prompt(self, task: str, ours: str) -> str:
         """What goes before a text of a task with an adapter: its own prompt of that name, else ours."""
-        return self.model.prompts.get(task) or ours
+        own: str = self.model.prompts.get(task) or ours
+        if own and own == ours and task not in self.model.prompts:
+            self.given["prompts"] = {**dict(self.given.get("prompts") or {}), task: ours}  # type: ignore[call-overload]
+        return own
 
     def tokens(self, text: str, prompt_name: str | None = None, prompt: str | None = None) -> Tokens:
         """Token ids and segment ids of a text alone, as `encode` would make them."""
