@@ -129,6 +129,7 @@ def resolve(request: Request) -> Job:
     texts, digest = corpus.judges(request.corpus, recipe.task), hash_file(request.corpus)
     checkpoint = open_source(recipe, request.source)
     recipe = replace(recipe, model=checkpoint.spec)
+    texts = corpus.under_each(texts, checkpoint.spec.adapters)
     check_queries(checkpoint, recipe.model, recipe.task, texts)
     module = architecture(recipe.architecture)
     if request.target == "onnx":

@@ -89,6 +89,7 @@ def verify(
         check_writable(directory)
     path = corpus_file or corpus.VERIFICATION
     texts, digest = corpus.judges(path, manifest.task), hash_file(path)
+    texts = corpus.under_each(texts, checkpoint.spec.adapters)
     check_queries(checkpoint, manifest.model, manifest.task, texts)
     witness = prepare(checkpoint, manifest.task, texts, progress)
     if further:

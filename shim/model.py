@@ -4,17 +4,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from shim import late
 from shim.artifact import Manifest
 from shim.batches import batches
 from shim.checks import check_text, check_texts
+from shim.contents import completed
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.jsons import JsonObject
-from shim.pooling import LATE_CHUNKING, OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
+from shim.pooling import OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
 from shim.prefixes import Prefixes
-from shim.prompts import prompt_of
+from shim.prompts import adapter_of, prompt_of
 from shim.results import Embeddings, Output, Ranked
 from shim.runtimes import Runtime
-from shim.text import Encoded, TextEncoder
+from shim.text import Encoded, TextEncoder, adapted
 
 
 class Model:
@@ -44,19 +46,24 @@ class Model:
     ) -> Embeddings:
         """Vectors of the texts.
 
-        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none.
+        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none; and
+        the adapter, of a model that has one for each task.
         instruction: in place of the task's own, for a model that takes instructions.
         prompt_name: the prompt by its name in the checkpoint, as in sentence-transformers; without any of the three, the
         checkpoint's default prompt, if it has one.
         dimensions: cut the dense vectors to this many, and normalise again where the model's are.
         heads: what to give beside `dense`, which there always is: `sparse`, `colbert`; all come from one pass.
-        late_chunking: refused, with the reason.
+        late_chunking: the texts are consecutive chunks of one document, which is embedded whole; see `shim.late`.
         Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in an output.
         """
         self.check_embed(heads, late_chunking)
         check_dimensions(dimensions, self.dimensions)
-        prompt = self.prompt(task, instruction, prompt_name)
-        encoded = self.encoder.encode(check_texts(texts), prompt)
+        prompt, adapter = self.prompt(task, instruction, prompt_name), self.adapter(task, prompt_name)
+        if late_chunking:
+            found = completed(late.document(self.encoder, check_texts(texts), prompt))
+            outputs = self.compute_all(adapted(found.windows, adapter), ("chunks",))
+            return self.embeddings(late.chunks_of(found, outputs, self.manifest.model.normalized), heads, dimensions)
+        encoded = adapted(self.encoder.encode(check_texts(texts), prompt), adapter)
         return self.embeddings(self.compute_all(encoded, ("dense", *heads)), heads, dimensions)
 
     def rerank(
@@ -78,14 +85,24 @@ class Model:
         given = instruction and self.encoder.plain(instruction)
         return prompt_of(self.manifest.model, task, given, name)
 
-    def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False) -> None:
-        """Raise UsageError for a reranker, for heads that the model has not, and for late chunking."""
+    def adapter(self, task: str | None = None, name: str | None = None) -> int:
+        """The number of the adapter that a text goes through, see `adapter_of`."""
+        return adapter_of(self.manifest.model, task, name)
+
+    def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False, others: Sequence[str] = ()) -> None:
+        """Raise UsageError for a reranker, for heads that the model has not, and for late chunking that it does not.
+
+        others: the names of models here that do late chunking.
+        """
         if self.task != "embed":
             raise UsageError(f"{self.name} is a reranker and cannot embed; give an embedding model")
         if isinstance(heads, str) or not heads or not set(heads) <= set(self.manifest.model.heads):
             raise UsageError(f"heads {heads!r}: {self.name} has {', '.join(self.manifest.model.heads)}", "heads")
-        if late_chunking:
-            raise UsageError(f"{self.name} does no late chunking: {LATE_CHUNKING[self.manifest.model.pooling]}")
+        if late_chunking and (why := late.fault(self.manifest.model)):
+            who = f"here {' and '.join(others)} can" if others else late.OTHERS
+            raise UsageError(f"{self.name} does no late chunking: {why}; {who}", "late_chunking")
+        if late_chunking and tuple(heads) != ("dense",):
+            raise UsageError("late chunking gives dense vectors; leave out the other heads", "heads")
 
     def check_rerank(self, top_n: int | None = None) -> None:
         """Raise UsageError for a model that cannot rerank, and for a `top_n` that is no count."""
@@ -110,7 +127,9 @@ class Model:
         broken = None
         for head in dict.fromkeys(heads):
             value = arrays[self._named(head)][row]
-            if head in PER_TOKEN:
+            if head == "chunks":
+                value = late.sums(item, value)
+            elif head in PER_TOKEN:
                 value = value[: len(item.ids)]  # without padding
             elif head == "pooled" and not self.manifest.model.projected:
                 value = pool(value[: len(item.ids)], self.manifest.model.pooling)
@@ -184,6 +203,7 @@ class Model:
             "activation": None if embeds else self.manifest.model.activation,
             "prompts": self.manifest.model.prompt_names,
             "default_prompt": self.manifest.model.default_prompt or None,
+            "adapters": self.manifest.model.adapters or [],
             "target": self.manifest.target,
             "bits": self.manifest.bits,
             "verdict": self.manifest.verdict,

@@ -12,21 +12,14 @@ POOLINGS = ("cls", "mean", "last", "max", "mean_sqrt_len_tokens", "weightedmean"
 # Head -> the output of a runtime, or of an ONNX graph, that it is made from.
 OUTPUTS = {"dense": "sentence_embedding", "sparse": "sparse_weights", "colbert": "colbert_vecs", "score": "score"}
 HEADS = {"embed": ("dense", "sparse", "colbert"), "rerank": ("score",)}  # task -> heads; the first, each of its models has
-# What every embedder gives and no recipe lists: the states that are pooled, and these pooled but not normalised.
-OUTPUTS |= {"hidden": "token_embeddings", "pooled": "token_embeddings"}
+# What every embedder gives and no recipe lists: the states that are pooled, these pooled but not normalised, and their sums
+# over the chunks of a document.
+OUTPUTS |= {"hidden": "token_embeddings", "pooled": "token_embeddings", "chunks": "token_embeddings"}
 # The same behind dense modules and before the last Normalize: a further output, where a model has such modules.
 PROJECTED = "projected_embedding"
 # Head -> the module of its linear layer over the hidden states, as bge-m3's repository calls it, and how wide that is.
 LINEAR = {"sparse": "sparse_linear", "colbert": "colbert_linear"}
 PER_TOKEN = (*LINEAR, "hidden")  # heads with a value for each token, padding included
-
-# Why a text's tokens cannot be embedded whole and pooled chunk by chunk afterwards, by the pooling of the model.
-LATE_CHUNKING = {
-    "cls": "its vector is that of the first token, and those of the others collapse: a chunk of a text has none of its own",
-    "last": "its vector is that of the last token, which no token before it knows: a chunk inside a text has none",
-    "mean": "it was verified on texts embedded one by one; send the chunks as texts",
-}
-LATE_CHUNKING |= dict.fromkeys(("max", "mean_sqrt_len_tokens", "weightedmean"), LATE_CHUNKING["mean"])
 
 
 def head_tensors(

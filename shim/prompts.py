@@ -32,6 +32,8 @@ DEFAULT = "default"  # the instruction of a pair for which none is given
 PROMPTS = (*TASKS, TEMPLATE, PAIR, DEFAULT)
 # The names of the prompts that sentence-transformers' encode_query and encode_document take; without them, they take none.
 ROLES = {"retrieval.query": "query", "retrieval.passage": "document"}
+# Tasks that are the same to a model that has an adapter for one of them.
+SAME = {"clustering": "separation"}
 # What clients call them; a prompt of the checkpoint by such a name goes before.
 NAMES = {"query": "retrieval.query"} | dict.fromkeys(("document", "passage", "corpus"), "retrieval.passage")
 
@@ -68,6 +70,20 @@ def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | 
     return template.replace(SLOT, own) if template and own else ""
 
 
+def adapter_of(spec: ModelSpec, task: str | None = None, name: str | None = None) -> int:
+    """The number of the adapter for a task, or for the prompt called `name` where that stands for one; -1 for none.
+
+    Raises UsageError for a task that a model with adapters has none for.
+    """
+    tasks = spec.adapters or []
+    for asked in (name, NAMES.get(name or ""), task):
+        if asked is not None and (asked := SAME.get(asked, asked)) in tasks:
+            return tasks.index(asked)
+    if tasks and task is not None and name is None:
+        raise UsageError(f"task {task!r:.100}: this model has adapters for {', '.join(tasks)}", "task")
+    return -1
+
+
 def knows_prompt(spec: ModelSpec, name: str) -> bool:
     """Whether `prompt_of` takes this name."""
     return name in spec.prompt_names or name in NAMES or name in TASKS
@@ -83,7 +99,7 @@ def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None 
     if name is not None:
         if instruction is not None:
             raise UsageError("prompt_name and instruction both say what goes before a text; give one")
-        if name in spec.prompt_names:
+        if spec.prompt_names.get(name) or (name in spec.prompt_names and not spec.adapters):
             return spec.prompt_names[name]
         if not knows_prompt(spec, name):
             known = dict.fromkeys((*spec.prompt_names, *NAMES, *TASKS))
@@ -93,6 +109,8 @@ def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None 
     if own or instruction is not None or (task is not None and (task in spec.prompts or TEMPLATE in spec.prompts)):
         return own
     named = spec.prompt_names.get(ROLES.get(task or "", task or ""))
+    if not named and spec.adapters and task is not None:  # its prompts have the names of its tasks
+        named = spec.prompt_names.get(SAME.get(task, task))
     if named is not None:
         return named
     return "" if task in ROLES else spec.prompt_names.get(spec.default_prompt, "")

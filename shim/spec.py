@@ -29,6 +29,7 @@ class ModelSpec:
     logit, `sigmoid` or `identity`; ours is always the probability. lower_case: texts are lower-cased before tokenization.
     layer: the hidden states that are pooled, counted as transformers does: 0 what goes into the first layer, -2 what goes into
     the last; None those behind the last norm.
+    adapters: the tasks that the model has an adapter of its own for, in the order of their numbers; None where it has none.
     """
 
     architecture: str
@@ -44,6 +45,7 @@ class ModelSpec:
     activation: str = "sigmoid"
     lower_case: bool = False
     layer: int | None = None
+    adapters: list[str] | None = None
 
     @property
     def normalized(self) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +26,18 @@ class Tokens:
     """A batch for a runtime. Ours is padded on the right; runtimes take padding on the left, too, where positions are rotary.
 
     input_ids, attention_mask, token_type_ids: (n, length) int64; attention_mask is 1 on tokens and 0 on padding.
+    adapters: (n,) int64, the number of each text's adapter, -1 for none; None where no text has one.
     """
 
     input_ids: np.ndarray
     attention_mask: np.ndarray
     token_type_ids: np.ndarray
+    adapters: np.ndarray | None = None
+
+    def texts(self, rows: slice | np.ndarray, length: int | None = None) -> "Tokens":
+        """These texts of the batch, cut to `length` tokens where given."""
+        ids, mask, types = (part[rows, :length] for part in (self.input_ids, self.attention_mask, self.token_type_ids))
+        return Tokens(ids, mask, types, None if self.adapters is None else self.adapters[rows])
 
 
 @dataclass(eq=False)
@@ -52,12 +59,18 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Encoded:
-    """One text as token ids, special tokens included, cut to the model's limit. prefix: of a pair by a template."""
+    """One text as token ids, special tokens included, cut to the model's limit.
+
+    prefix: of a pair by a template. adapter: the number of its task's, -1 for none. spans: of a document's window (chunk,
+    start, end) of the tokens that count, see `shim.late`.
+    """
 
     ids: list[int]
     type_ids: list[int]
     truncated: bool
     prefix: Prefix | None = field(default=None, compare=False, repr=False)
+    adapter: int = -1
+    spans: tuple[tuple[int, int, int], ...] = ()
 
 
 class TextEncoder:
@@ -70,25 +83,26 @@ class TextEncoder:
         text, a query, a document or an instruction are text, too; by default they mean what they mean upstream.
         """
         self.directory, self.max_tokens = directory, max_tokens
-        self._contents = Contents(directory / "tokenizer.json", lower_case, plain)
-        self.tokenizer = self._contents.tokenizer
-        with self._contents.sound():
+        self.contents = Contents(directory / "tokenizer.json", lower_case, plain)
+        self.tokenizer = self.contents.tokenizer
+        with self.contents.sound():
             added = self.tokenizer.num_special_tokens_to_add(False)
-        self._room(added, "special tokens")
+        self.room(added, "special tokens")
         config = read_object(directory / "config.json")
         pad_id = config.get("pad_token_id") or 0
         if not isinstance(pad_id, int) or not 0 <= pad_id < MAX_ID:
             raise IntegrityError(f"{directory / 'config.json'}: pad_token_id must be the id of a token, not {pad_id!r:.100}")
         self.pad_id = pad_id
         sizes = [config.get(name) for name in ("vocab_size", "type_vocab_size")]
-        self.words, self.types = (size if isinstance(size, int) else MAX_ID for size in sizes)  # rows of the two tables
+        self.words, self.types = (size if size and isinstance(size, int) else MAX_ID for size in sizes)  # rows of two tables
+        # transformers' classifiers over causal models score at the last token that is not the padding id, even a text's own.
         names = config.get("architectures")
         causal = config.get("model_type") in CAUSAL and config.get("pad_token_id") is not None
         self.unscored = pad_id if causal and "ForSequenceClassification" in str(names) else None
 
     def name(self, directory: Path) -> None:
         """Errors name this directory from now on, in place of the one that was read."""
-        self.directory, self._contents.path = directory, directory / "tokenizer.json"
+        self.directory, self.contents.path = directory, directory / "tokenizer.json"
 
     def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
@@ -100,16 +114,16 @@ class TextEncoder:
     def encoding(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> Steps[list[Encoded]]:
         """`encode` in steps."""
         if prompt:
-            taken = yield from self._contents.of_one(prompt, self.max_tokens)
-            self._room(len(taken) + self.tokenizer.num_special_tokens_to_add(False), "tokens of the prompt")
-        whole = [prompt + self._contents.plain(text) for text in texts]
+            taken = yield from self.contents.of_one(prompt, self.max_tokens)
+            self.room(len(taken) + self.tokenizer.num_special_tokens_to_add(False), "tokens of the prompt")
+        whole = [prompt + self.contents.plain(text) for text in texts]
 
         def made(content: Encoding) -> Encoded:
             self.tokenizer.enable_truncation(self.max_tokens, direction=side)
-            with self._contents.sound():
+            with self.contents.sound():
                 return _encoded(self.tokenizer.post_process(content))
 
-        return (yield from self._contents.of_all(whole, self.max_tokens, made, side))
+        return (yield from self.contents.of_all(whole, self.max_tokens, made, side))
 
     def pairs(
         self,
@@ -142,9 +156,9 @@ class TextEncoder:
         prefix: Prefix,
     ) -> Steps[list[Encoded]]:
         """`pairs` in steps."""
-        if self._contents.bounded and len(query) > FARTHEST:
+        if self.contents.bounded and len(query) > FARTHEST:
             raise TooLongError(f"the query has over {FARTHEST} characters", "query")
-        query, documents = self._contents.plain(query), [self._contents.plain(document) for document in documents]
+        query, documents = self.contents.plain(query), [self.contents.plain(document) for document in documents]
         template = prompts.get(PAIR)
         if template is None:
             if instruction is not None:
@@ -154,7 +168,7 @@ class TextEncoder:
             raise UsageError(f"this model's documents are cut on the right, not on the {side}")
         if instruction is not None:
             check_text(instruction, "instruction", param="instruction")
-            instruction = self._contents.plain(instruction)
+            instruction = self.contents.plain(instruction)
         if not prefix.ids:
             values = {"{query}": query, SLOT: prompts.get(DEFAULT, "") if instruction is None else instruction}
             before, after = template.split("{document}")
@@ -168,45 +182,46 @@ class TextEncoder:
             ids = [*sure, *content.ids[:room], *tail]
             return Encoded(ids, types[: len(ids)], len(content) > room, prefix)
 
-        return (yield from self._contents.of_all([prefix.seam + document for document in documents], room, made))
+        return (yield from self.contents.of_all([prefix.seam + document for document in documents], room, made))
 
     def _begin(self, before: str, after: str, prefix: Prefix) -> Steps[None]:
         """Note what all pairs of a template begin and end with."""
-        seams = self._contents.seams
+        seams = self.contents.seams
         cut = max((found.start() for found in seams.finditer(before)), default=0) if seams else 0
-        sure = yield from self._contents.of_one(before[:cut], self.max_tokens)
-        behind = yield from self._contents.of_one(before[cut:], self.max_tokens)
-        tail = yield from self._contents.of_one(after, self.max_tokens)
-        self._room(len(sure) + len(behind) + len(tail), "tokens of the query and its template")
+        sure = yield from self.contents.of_one(before[:cut], self.max_tokens)
+        behind = yield from self.contents.of_one(before[cut:], self.max_tokens)
+        tail = yield from self.contents.of_one(after, self.max_tokens)
+        self.room(len(sure) + len(behind) + len(tail), "tokens of the query and its template")
         prefix.sure, prefix.seam, prefix.tail = len(sure), before[cut:], tail.ids
         prefix.ids = sure.ids + behind.ids
 
     def _own_pairs(self, query: str, documents: Sequence[str], side: str, prefix: Prefix) -> Steps[list[Encoded]]:
-        self._room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
+        self.room(self.tokenizer.num_special_tokens_to_add(True), "special tokens")
         if prefix.query is None:
-            prefix.query = yield from self._contents.of_one(query, MAX_ID)  # whole: the longer of the two is cut
+            prefix.query = yield from self.contents.of_one(query, MAX_ID)  # whole: the longer of the two is cut
         first = prefix.query
 
         def made(content: Encoding) -> Encoded:
             self.tokenizer.enable_truncation(self.max_tokens, strategy="longest_first", direction=side)
-            with self._contents.sound():
+            with self.contents.sound():
                 return _encoded(self.tokenizer.post_process(first, content))
 
-        return (yield from self._contents.of_all(documents, max(self.max_tokens, len(first)), made, side))
+        return (yield from self.contents.of_all(documents, max(self.max_tokens, len(first)), made, side))
 
     def piecing(self, text: str, special: bool = True) -> Iterator[list[Piece]]:
         """Its tokens as a user may look at them, see `pieces_of`."""
-        return pieces_of(text, self._contents, special)
+        return pieces_of(text, self.contents, special)
 
     def bound(self) -> None:
         """From now on no step is long: a text that cannot be cut into short ones is refused, see `shim.seams.parts`."""
-        self._contents.bounded = True
+        self.contents.bounded = True
 
     def plain(self, text: str) -> str:
         """What a user says in a prompt, its control tokens split where they are to be text."""
-        return self._contents.plain(text)
+        return self.contents.plain(text)
 
-    def _room(self, taken: int, what: str) -> int:
+    def room(self, taken: int, what: str) -> int:
+        """Tokens that are left of max_tokens. Raises UsageError where none is."""
         if taken >= self.max_tokens:
             raise UsageError(f"max_tokens {self.max_tokens} leaves no room beside {taken} {what}")
         return self.max_tokens - taken
@@ -233,7 +248,13 @@ class TextEncoder:
             ids[row, :length], mask[row, :scored], types[row, :length] = item.ids, 1, item.type_ids
         if ids.max() >= self.words or types.max() >= self.types:
             raise IntegrityError(f"{self.directory / 'tokenizer.json'}: gives ids that config.json has no rows for")
-        return Tokens(ids, mask, types)
+        adapters = [item.adapter for item in encoded]
+        return Tokens(ids, mask, types, np.array(adapters, np.int64) if max(adapters) >= 0 else None)
+
+
+def adapted(encoded: list[Encoded], adapter: int) -> list[Encoded]:
+    """The same texts through the adapter of this number."""
+    return encoded if adapter < 0 else [replace(item, adapter=adapter) for item in encoded]
 
 
 def _encoded(item: Encoding) -> Encoded:

@@ -98,6 +98,9 @@ CASES = [
     Case("mistral", "last", limit=48, shape={"append": True}, far=2.5),
     Case("qwen3", "mean", limit=48, shape={"is_causal": False}, far=2.5),
     Case("olmo3", "mean", limit=1100, shape={"limit": 1100}, far=2.5),
+    Case("jina_embeddings_v3", "mean", limit=48),
+    Case("gte", "cls", limit=48),
+    Case("gte", "mean", limit=48, shape={"type_vocab_size": 0}),
 ]
 
 

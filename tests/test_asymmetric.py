@@ -30,6 +30,8 @@ ADDED = {  # what each architecture adds to its stream, read off its definition
     "mistral": ("self_attn.o_proj", "mlp.down_proj"),
     "gemma3_text": (),  # what is added comes from a norm
     "olmo3": (),
+    "jina_embeddings_v3": ("self_attn.o_proj", "mlp.fc2"),
+    "gte": ("self_attn.o_proj", "mlp.down_proj"),
 }
 
 LEARNED = [batch(seed, (9, 8, 7, 7, 5)) for seed in range(6)]

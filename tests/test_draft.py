@@ -212,9 +212,9 @@ def test_an_artifact_without_a_recipe_is_verified_again(
 
 def test_the_architectures_are_listed_without_the_upstream_library(convert: Convert) -> None:
     all_of_them = (
-        "bert, camembert, distilbert, gemma3_text, llama, mistral, modernbert, mpnet, nomic_bert, olmo3, qwen2, qwen3, "
+        "bert, camembert, distilbert, gemma3_text, gte, jina_embeddings_v3, llama, mistral, modernbert, mpnet, nomic_bert, "
+        "olmo3, qwen2, qwen3, roberta, xlm_roberta"
     )
-    all_of_them += "roberta, xlm_roberta"
     assert f"architectures  {all_of_them}" in convert("list", "--architectures").stdout
     listed = one_object(convert("list", "--architectures", "--json"))
     assert "Dense" in listed["modules"]

@@ -31,8 +31,9 @@ from shim.runtimes.mlx_ops import MlxOps
 from shim.text import TextEncoder, Tokens
 
 # Worst cosine that rounding to nearest leaves of weights that are drawn, which take it worse than trained ones.
-NEAR = {("onnx", 8): 0.998, ("onnx", 4): 0.75, ("mlx", 8): 0.998, ("mlx", 4): 0.75}
-KINDS = ("roberta", "distilbert", "mpnet", "modernbert", "gemma3_text", "qwen2", "olmo3")
+NEAR = {("onnx", 8): 0.998, ("onnx", 4): 0.8, ("mlx", 8): 0.998, ("mlx", 4): 0.8}
+LESS = {("gemma3_text", 4): 0.75}  # where it is less: four norms a layer
+KINDS = ("roberta", "distilbert", "mpnet", "modernbert", "gte", "gemma3_text", "qwen2", "olmo3")
 MAKERS = saved_encoders.ENCODERS | saved_decoders.DECODERS
 CLASSIFIERS = saved_encoders.CLASSIFIERS | saved_decoders.CLASSIFIERS
 BIASES = {"norm_bias": True, "attention_bias": True, "mlp_bias": True}  # of ModernBERT
@@ -55,7 +56,7 @@ def test_weights_of_few_bits_give_nearly_the_same(kind: str, target: str, bits: 
     assert {entry["bits"] for name, entry in stored.items() if "position" not in name} == {bits}
     found = load(path, allow_unverified=True).embed(TEXTS).dense
     cosines = (found * upstream.vectors(source, TEXTS, "mean", LIMIT)).sum(axis=1)
-    assert NEAR[target, bits] < cosines.min() < 1 - 1e-7
+    assert LESS.get((kind, bits), NEAR[target, bits]) < cosines.min() < 1 - 1e-7
 
 
 @SATURATES

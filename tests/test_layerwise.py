@@ -24,6 +24,9 @@ LLAMA = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_atte
 LLAMA |= {"max_position_embeddings": 64, "rms_norm_eps": 1e-6}
 GEMMA3 = LLAMA | {"num_key_value_heads": 2, "head_dim": 16, "query_pre_attn_scalar": 20, "use_bidirectional_attention": True}
 GEMMA3 |= {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+JINA = {"vocab_size": 500, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 96}
+JINA |= {"type_vocab_size": 1, "layer_norm_eps": 1e-5, "rope_theta": 2e4}
+TWO = {"lora_adaptations": ["retrieval.query", "separation"], "lora_rank": 2, "lora_alpha": 1}
 CONFIGS = {
     "bert": bert_config(vocab_size=500),
     "xlm_roberta": xlm_roberta_config(),
@@ -37,6 +40,8 @@ CONFIGS = {
     "mistral": LLAMA | {"sliding_window": None},
     "gemma3_text": GEMMA3,
     "olmo3": LLAMA | {"sliding_window": 3, "layer_types": GEMMA3["layer_types"]},
+    "jina_embeddings_v3": JINA | TWO,
+    "gte": JINA,
 }
 POOLING = {"qwen3": "last", "qwen2": "last"}
 
@@ -45,7 +50,7 @@ def batch(seed: int, lengths: tuple[int, ...]) -> Tokens:
     rng = np.random.default_rng(seed)
     ids = rng.integers(5, 500, (len(lengths), max(lengths)))
     mask = (np.arange(max(lengths)) < np.array(lengths)[:, None]).astype(np.int64)
-    return Tokens(ids * mask, mask, np.zeros_like(ids))
+    return Tokens(ids * mask, mask, np.zeros_like(ids), np.arange(len(lengths)) % 3 - 1)
 
 
 BATCHES = [batch(0, (9, 4, 9)), batch(1, (3, 2))]

@@ -47,6 +47,14 @@ PINNED = {
         "5960f1566fb7cb1adf1eb6e816639cf4646d9b12",
         {"retrieval.query": "search_query: ", "retrieval.passage": "search_document: "},
     ),
+    "jina-embeddings-v3": (
+        "jinaai/jina-embeddings-v3-hf",
+        "d18862d9a48706220815554fac3ebb4dfa46fc28",
+        {
+            "retrieval.query": "Represent the query for retrieving evidence documents: ",
+            "retrieval.passage": "Represent the document for retrieval: ",
+        },
+    ),
     "bge-m3": ("BAAI/bge-m3", "5617a9f61b028005a4858fdac845db406aefb181", {}),
     "user-bge-m3": ("deepvk/USER-bge-m3", "main", {}),
     "bge-reranker-v2-m3": ("BAAI/bge-reranker-v2-m3", "953dc6f6f85a1b2dbfca4c34a2796e7dde08d41e", {}),

@@ -27,7 +27,7 @@ PAIRS = [("Which ferry goes to the island?", text) for text in TEXTS]
 
 @functools.cache
 def checkpoint(kind: str, folder: Path) -> Path:
-    make = (saved.EMBEDDERS | saved.CROSS_ENCODERS)[kind]
+    make = (saved.EMBEDDERS | saved.CROSS_ENCODERS | saved.ADAPTED)[kind]
     name = kind.replace(" ", "-").replace(",", "").replace("'", "")
     return make(folder / f"{name}-base", folder / name)
 

@@ -115,6 +115,7 @@ FOLLOWED = {
     "another epsilon": (PLAIN, edit("config.json", layer_norm_eps=0.1)),
     "another rotary base": (QWEN, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
     "nomic's other rotary base": (NOMIC, edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
+    "GTE's other rotary base": ("gte", edit("config.json", rope_parameters={"rope_type": "default", "rope_theta": 77.0})),
     "another padding id": ("roberta", edit("config.json", pad_token_id=5)),
     "a padding id that MPNet does not look at": (MPNET, edit("config.json", pad_token_id=0)),
     "BERT's names of DistilBERT's keys": ("distilbert", edit("config.json", n_heads=None, num_attention_heads=3)),
@@ -151,6 +152,7 @@ def follow(kind: str, change: Callable[[Path], Any], copy: Callable[[str], Path]
 
 
 REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
+    "GTE's positions, scaled": ("gte", edit("config.json", rope_parameters={"rope_type": "dynamic"}), "rope_type 'dynamic'"),
     "modes together": (PLAIN, edit(POOLING, pooling_mode=["cls", "mean"]), "cls and mean together"),
     "an unknown mode": (PLAIN, edit(POOLING, pooling_mode="median"), "pooling_mode 'median' unknown"),
     "prompts left out": (PROMPTED, edit(POOLING, include_prompt=False), "leaves prompts out of the mean"),

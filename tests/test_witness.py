@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from support import saved
+from support import bugs, saved
 from test_saved import TEXTS, checkpoint, off
 
 from converter import companions, corpus
@@ -144,7 +144,7 @@ BUGS: dict[str, tuple[str, Any, str, Any]] = {
     "layers without their bias": (BIASED, TorchOps, "linear", lambda self, name, x, bias: LINEAR(self, name, x, False)),
     "a score from the first token": (RANKER, TorchOps, "pool", lambda self, hidden, pooling: POOL(self, hidden, "cls")),
     "a score without its norm": (RANKER, TorchOps, "layer_norm", norming(lambda name: name != "head.norm")),
-}  # fmt: skip
+} | bugs.ROTARY  # fmt: skip
 RIGHT: set[str] = set()  # kinds on which our code as it is was seen to agree
 
 

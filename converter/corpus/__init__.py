@@ -1,7 +1,7 @@
 """The texts that conversions are measured and calibrated on: ours beside this file, or a user's."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shim.checks import check_texts
@@ -14,17 +14,21 @@ DOCUMENTS = Path(__file__).parent / "documents.jsonl"
 
 @dataclass(frozen=True)
 class Text:
-    """One text, its language (`code` and `und` where it has none), and its kind (`sentence`, `query`, `long`, …)."""
+    """One text, its language (`code` and `und` where it has none), and its kind (`sentence`, `query`, `long`, …).
+
+    under: the task under which it is embedded; "" for what its kind says.
+    """
 
     id: str
     lang: str
     kind: str
     text: str
+    under: str = ""
 
     @property
     def task(self) -> str:
         """The task under which the text is embedded, so that the prompts of a model are part of what is verified."""
-        return "retrieval.query" if self.kind == "query" else "retrieval.passage"
+        return self.under or ("retrieval.query" if self.kind == "query" else "retrieval.passage")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Ranking:
 
     query: Text
     documents: list[Text]
+
+
+def under_each(texts: list[Text], tasks: list[str] | None) -> list[Text]:
+    """The texts under one task after the other, so that each adapter of a model has its share; as they are without tasks."""
+    return [replace(text, under=tasks[place % len(tasks)]) for place, text in enumerate(texts)] if tasks else texts
 
 
 def rankings(texts: list[Text], documents: int = 10, queries: int = 30) -> list[Ranking]:

@@ -12,8 +12,8 @@ from converter.corpus.coverage import coverage
 from converter.source.checkpoint import Checkpoint
 from shim.batches import batches
 from shim.errors import UsageError
-from shim.prompts import prompt_of
-from shim.text import Encoded, TextEncoder, Tokens
+from shim.prompts import adapter_of, prompt_of
+from shim.text import Encoded, TextEncoder, Tokens, adapted
 
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048  # tokens, padding included, that a batch has at most
@@ -85,8 +85,9 @@ def prepare(checkpoint: Checkpoint, texts: list[Text], most: int | None = None) 
         if left:
             warnings.warn(f"{left} of {len(rankings)} queries to calibrate on are too long and left out", stacklevel=2)
     else:
-        for text in texts:
-            found += encoder.encode([text.text], prompt_of(model, text.task))
+        for text in corpus.under_each(texts, model.adapters):
+            encoded = encoder.encode([text.text], prompt_of(model, text.task))
+            found += adapted(encoded, adapter_of(model, text.task if model.adapters else None))
     count = sum(len(item.ids) for item in found)
     if count <= len(found) * encoder.tokenizer.num_special_tokens_to_add(False):
         raise UsageError("the calibration texts hold no tokens")

@@ -11,7 +11,6 @@ from converter.proof.measure import Progress
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import Manifest
 from shim.parity import Evaluation
-from shim.prompts import prompt_of
 from shim.text import TextEncoder
 
 TOGETHER = 64  # texts that the artifact gets at once
@@ -28,13 +27,13 @@ def compare(
     """
     rerank = manifest.task == "rerank"
     inputs = list(dict.fromkeys(input for data in sets for input in (_pairs(data) if rerank else _texts(data))))
-    prompted = inputs
+    prompted: list[tuple[str, ...]] = [*inputs]
     if rerank:
         encoder = TextEncoder(checkpoint.directory, manifest.model.max_tokens, manifest.model.lower_case)
         for query in dict.fromkeys(query for query, _ in inputs):
             encoder.pairs(query, [""], manifest.model.prompts)
     else:
-        prompted = [(prompt_of(manifest.model, task), text) for task, text in inputs]
+        prompted = reference.asked_of(manifest.model, inputs)
     expected = reference.answers(checkpoint, prompted, lambda done: progress("reference", done, len(inputs)))
     model = shim.load(directory, allow_unverified=True)
     found = (_scores if rerank else _vectors)(model, inputs, progress)

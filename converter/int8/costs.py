@@ -109,6 +109,5 @@ def probes(tokens: list[Tokens], losses: np.ndarray, limit: int) -> list[Tokens]
         first += len(batch.input_ids)
         if len(rows):
             length = int(batch.attention_mask[rows].sum(axis=1).max())
-            parts = (batch.input_ids, batch.attention_mask, batch.token_type_ids)
-            found.append(Tokens(*(part[rows, :length] for part in parts)))
+            found.append(batch.texts(rows, length))
     return found

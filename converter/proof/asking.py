@@ -1,7 +1,7 @@
 """What the upstream library gives for the probes and the corpus: run in a process of its own, see apart.py."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from converter.proof.upstream import CardRanker, Embedder, Ranker, batches, upst
 from converter.source.checkpoint import Checkpoint
 from shim.errors import SealportError, SourceError
 from shim.pooling import LINEAR
+from shim.prompts import adapter_of, prompt_of
 
 Row = tuple[np.ndarray, dict[int, float], np.ndarray]  # a text's dense vector, sparse weights, ColBERT vectors
 Progress = Callable[[int], None]
@@ -22,12 +23,12 @@ FEWEST = 4  # probes whose outputs are computed, whatever they cost
 
 
 def ask(
-    checkpoint: Checkpoint, inputs: list[tuple[str, str]], probes: list[Probe], progress: Progress
+    checkpoint: Checkpoint, inputs: Sequence[tuple[str, ...]], probes: list[Probe], progress: Progress
 ) -> dict[str, np.ndarray]:
     """The upstream library's outputs as arrays: `texts.` of the inputs; of the probes, the other names.
 
-    inputs: (prompt, text) each, of a reranker (query, document). `progress` gets the number of inputs done.
-    Raises SourceError for whatever the library raises.
+    inputs: (prompt, text) or (prompt, text, task) each, of a reranker (query, document). `progress` gets the number of inputs
+    done. Raises SourceError for whatever the library raises.
     """
     try:
         return _ask(checkpoint, inputs, probes, progress)
@@ -40,12 +41,12 @@ def ask(
 
 
 def _ask(
-    checkpoint: Checkpoint, inputs: list[tuple[str, str]], probes: list[Probe], progress: Progress
+    checkpoint: Checkpoint, inputs: Sequence[tuple[str, ...]], probes: list[Probe], progress: Progress
 ) -> dict[str, np.ndarray]:
     upstream = upstream_of(checkpoint)
     give_back()  # what loading took
     if isinstance(upstream, Embedder):
-        tokens = [upstream.tokens(probe.text, probe.prompt_name) for probe in probes]
+        tokens = [upstream.tokens(probe.text, probe.prompt_name, _prompt(upstream, checkpoint, probe)) for probe in probes]
     else:
         tokens = [upstream.tokens(probe.text) for probe in probes]
     measured = _affordable(checkpoint, [len(ids) for ids, _ in tokens])
@@ -60,7 +61,8 @@ def _ask(
     return found | flat(said, "probes.") | flat(given, "texts.")
 
 
-def _rank(upstream: Ranker | CardRanker, pairs: list[tuple[str, str]], progress: Progress) -> Outputs:
+def _rank(upstream: Ranker | CardRanker, inputs: Sequence[tuple[str, ...]], progress: Progress) -> Outputs:
+    pairs = [(query, document) for query, document in inputs]
     scores, done = np.empty(len(pairs), np.float32), 0
     for rows in batches([len(upstream.tokens(pair)[0]) for pair in pairs], BATCH_TOKENS):
         scores[rows] = upstream.logits([pairs[row] for row in rows])
@@ -90,9 +92,12 @@ def _testify(upstream: Embedder | Ranker | CardRanker, checkpoint: Checkpoint, a
         predict = getattr(upstream, "predict", upstream.logits)
         return Outputs(scores=predict([probe.text for probe in asked]))
     found: dict[int, np.ndarray] = {}
-    for name in {probe.prompt_name for probe in asked}:  # together: padding must not change a text's vector
-        rows = [row for row, probe in enumerate(asked) if probe.prompt_name == name]
-        found.update(zip(rows, upstream.encode([asked[row].text for row in rows], name), strict=True))
+    for name, task in {(probe.prompt_name, probe.task) for probe in asked}:  # together: padding must not change a text's vector
+        rows = [row for row, probe in enumerate(asked) if (probe.prompt_name, probe.task) == (name, task)]
+        texts, prompt = [asked[row].text for row in rows], _prompt(upstream, checkpoint, asked[rows[0]])
+        upstream.adapt(adapter_of(checkpoint.spec, task, name))
+        found.update(zip(rows, upstream.encode(texts, name, prompt), strict=True))
+    upstream.adapt(-1)
     dense = np.stack([found[row] for row in range(len(asked))])
     if checkpoint.spec.heads == ["dense"]:
         return Outputs(dense)
@@ -102,10 +107,16 @@ def _testify(upstream: Embedder | Ranker | CardRanker, checkpoint: Checkpoint, a
     return _together(checkpoint, [(vector, *row[1:]) for vector, row in zip(dense, heads, strict=True)])
 
 
-def _embed(upstream: Embedder, checkpoint: Checkpoint, texts: list[tuple[str, str]], progress: Progress) -> Outputs:
+def _prompt(upstream: Embedder, checkpoint: Checkpoint, probe: Probe) -> str | None:
+    """The prompt of the probe's task; None where another is asked for."""
+    return None if probe.task is None else upstream.prompt(probe.task, prompt_of(checkpoint.spec, probe.task))
+
+
+def _embed(upstream: Embedder, checkpoint: Checkpoint, texts: Sequence[tuple[str, ...]], progress: Progress) -> Outputs:
     found: dict[int, Row] = {}
-    for prompt in sorted({prompt for prompt, _ in texts}):
-        own = [row for row, text in enumerate(texts) if text[0] == prompt]
+    for prompt, *task in sorted({(prompt, *task) for prompt, _, *task in texts}):
+        own = [row for row, text in enumerate(texts) if (text[0], *text[2:]) == (prompt, *task)]
+        upstream.adapt(adapter_of(checkpoint.spec, *task))
         for group in batches([len(upstream.tokens(texts[row][1], prompt=prompt)[0]) for row in own], BATCH_TOKENS):
             rows = [own[place] for place in group]
             outputs = _forward(upstream, checkpoint, [texts[row][1] for row in rows], prompt)

@@ -59,6 +59,8 @@ def measure(
         heads=heads,
         notes=[note for head, figures in heads.items() for note in metrics.notes(head, figures)],
     )
+    if manifest.model.adapters:
+        parity = replace(parity, notes=[*(parity.notes or []), metrics.by_task(reports["dense"][1], texts)])
     if parity.kernels != "float32" or parity.verdict != "pass":
         return parity, cosines
     try:  # large ones take minutes
@@ -172,5 +174,6 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> Pack
         scores = [_logits(found, ranking) for found in (model, packed)]
         figures, _ = metrics.score_report(scores[:1], scores[1:], [ranking])
         return PackedKernels(texts=1, kernels=kernels, worst=figures.worst)
-    vectors = [found.embed([text.text for text in shortest]).dense for found in (model, packed)]
+    task = shortest[0].task if model.manifest.model.adapters else None
+    vectors = [found.embed([text.text for text in shortest], task=task).dense for found in (model, packed)]
     return PackedKernels(texts=len(shortest), kernels=kernels, worst=float(metrics.cosines(*vectors).min()))

@@ -75,6 +75,14 @@ def dense_report(reference: np.ndarray, candidate: np.ndarray, texts: list[Text]
     return report, scores
 
 
+def by_task(scores: np.ndarray, texts: list[Text]) -> str:
+    """The worst cosine of each task's texts, in one line."""
+    worst: dict[str, float] = {}
+    for score, text in zip(scores.tolist(), texts, strict=True):
+        worst[text.task] = min(score, worst.get(text.task, score))
+    return "worst by adapter: " + ", ".join(f"{task} {score:.5f}" for task, score in sorted(worst.items()))
+
+
 def sparse_report(reference: list[dict[int, float]], candidate: list[dict[int, float]], texts: list[Text]) -> Report:
     """The cosine of each text's two token-weight vectors; of two empty ones it is 1, of an empty and another one 0."""
     scores = []

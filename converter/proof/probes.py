@@ -26,10 +26,14 @@ SHORT = (
 
 @dataclass(frozen=True)
 class Probe:
-    """One text (or pair) for the witness, and the name of its prompt, None for default settings."""
+    """One text (or pair) for the witness, and the name of its prompt, None for default settings.
+
+    task: the one whose adapter it goes through, behind that task's prompt.
+    """
 
     text: Any
     prompt_name: str | None = None
+    task: str | None = None
 
 
 def texts(limit: int) -> list[str]:

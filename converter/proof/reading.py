@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from converter.proof.outputs import Outputs
+from converter.proof.probes import Probe
 from converter.proof.reference import Testimony
 from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
@@ -13,9 +14,9 @@ from shim.artifact import SCHEMA, Manifest, Quantization, Source, Tool
 from shim.model import Model
 from shim.parity import Parity
 from shim.pooling import outputs
-from shim.prompts import prompt_of
+from shim.prompts import adapter_of, prompt_of
 from shim.results import Output
-from shim.text import Encoded, TextEncoder, Tokens
+from shim.text import Encoded, TextEncoder, Tokens, adapted
 
 HELD = 100_000_000  # weights that are kept between batches; those of a larger model are read again
 
@@ -49,7 +50,7 @@ def read_probes(checkpoint: Checkpoint, testimony: Testimony) -> tuple[list[Enco
     """Our tokens of all probes, and our outputs of those that the witness measured."""
     spec = checkpoint.spec
     encoder = TextEncoder(checkpoint.directory, spec.max_tokens, spec.lower_case)
-    encoded = [_encode(encoder, checkpoint, probe.text, probe.prompt_name) for probe in testimony.probes]
+    encoded = [_encode(encoder, checkpoint, probe) for probe in testimony.probes]
     model = Model(_manifest(checkpoint), encoder, TorchRuntime(checkpoint))
     found: list[Output] = model.compute_all([encoded[row] for row in testimony.measured], spec.heads)
     if spec.heads == ["score"]:
@@ -58,10 +59,12 @@ def read_probes(checkpoint: Checkpoint, testimony: Testimony) -> tuple[list[Enco
     return encoded, Outputs(together.dense, together.sparse, together.colbert)
 
 
-def _encode(encoder: TextEncoder, checkpoint: Checkpoint, text: str | tuple[str, str], prompt_name: str | None) -> Encoded:
+def _encode(encoder: TextEncoder, checkpoint: Checkpoint, probe: Probe) -> Encoded:
+    text, spec = probe.text, checkpoint.spec
     if isinstance(text, str):
-        return encoder.encode([text], prompt_of(checkpoint.spec, name=prompt_name))[0]
-    return encoder.pairs(text[0], [text[1]], checkpoint.spec.prompts)[0]
+        encoded = encoder.encode([text], prompt_of(spec, probe.task, name=probe.prompt_name))
+        return adapted(encoded, adapter_of(spec, probe.task, probe.prompt_name))[0]
+    return encoder.pairs(text[0], [text[1]], spec.prompts)[0]
 
 
 def _manifest(checkpoint: Checkpoint) -> Manifest:

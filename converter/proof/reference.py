@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from converter.proof.upstream import Tokens
 from converter.source.checkpoint import Checkpoint
 from shim.errors import NotFiniteError
 from shim.prompts import PAIR, prompt_of
+from shim.spec import ModelSpec
 
 REVISION = 5  # of this folder's own arithmetic: cached outputs of another are not used
 PER_PROMPT = 3  # probes behind each named prompt
@@ -55,11 +56,17 @@ def embed(checkpoint: Checkpoint, texts: list[Text], progress: Callable[[int], N
     Computed once per checkpoint, texts and library version, then read from the cache. `progress` gets the number done.
     Raises SourceError when the library cannot load the checkpoint, NotFiniteError when the original itself is broken.
     """
-    prompted = [(prompt_of(checkpoint.spec, text.task), text.text) for text in texts]
+    prompted = asked_of(checkpoint.spec, [(text.task, text.text) for text in texts])
     names = [name for name, text in checkpoint.spec.prompt_names.items() if text]
     asked = [Probe(text) for text in probes.texts(checkpoint.spec.max_tokens)]
     asked += [Probe(probe.text, name) for name in names for probe in asked[:PER_PROMPT]]
+    asked += [Probe(probe.text, task=task) for task in checkpoint.spec.adapters or () for probe in asked[:PER_PROMPT]]
     return _kept(checkpoint, prompted, asked, progress)
+
+
+def asked_of(spec: ModelSpec, texts: list[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """(prompt, text) of each (task, text); for a model with adapters (prompt, text, task)."""
+    return [(prompt_of(spec, task), text, *([task] if spec.adapters else [])) for task, text in texts]
 
 
 def rank(checkpoint: Checkpoint, rankings: list[Ranking], progress: Callable[[int], None]) -> Reference:
@@ -69,15 +76,18 @@ def rank(checkpoint: Checkpoint, rankings: list[Ranking], progress: Callable[[in
     return _kept(checkpoint, pairs, [Probe(pair) for pair in asked], progress)
 
 
-def answers(checkpoint: Checkpoint, inputs: list[tuple[str, str]], progress: Callable[[int], None]) -> Outputs:
-    """The dense vector of each (prompt, text), of a reranker the logit of each (query, document); for the rest see `embed`."""
+def answers(checkpoint: Checkpoint, inputs: Sequence[tuple[str, ...]], progress: Callable[[int], None]) -> Outputs:
+    """The dense vector of each (prompt, text) or (prompt, text, task), of a reranker the logit of each (query, document).
+
+    For the rest see `embed`.
+    """
     heads = [head for head in checkpoint.spec.heads if head in ("dense", "score")]  # a corpus' ColBERT vectors fill the memory
     alone = replace(checkpoint, spec=replace(checkpoint.spec, heads=heads))
     return _kept(alone, inputs, [], progress).outputs
 
 
 def _kept(
-    checkpoint: Checkpoint, inputs: list[tuple[str, str]], asked: list[Probe], progress: Callable[[int], None]
+    checkpoint: Checkpoint, inputs: Sequence[tuple[str, ...]], asked: list[Probe], progress: Callable[[int], None]
 ) -> Reference:
     versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")]
     key = [

@@ -6,6 +6,7 @@ what no file of the checkpoint says, and the published tokenizer.json where tran
 """
 
 import importlib.metadata
+import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ import numpy as np
 from converter.proof.loading import POOLINGS, apply_overrides, give_published_tokenizer, load, load_transformers
 from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint, read_json
+from shim.errors import UsageError
 from shim.prompts import PAIR
 
 if TYPE_CHECKING:
@@ -46,6 +48,15 @@ class Embedder:
         self.model = load(SentenceTransformer, checkpoint)
         give_published_tokenizer(self.model, checkpoint, self.given)
         apply_overrides(self.model, checkpoint, self.given)
+        self.adapters = list(checkpoint.adapters.values())
+        if self.adapters and importlib.util.find_spec("peft") is None:
+            raise UsageError(f"{checkpoint.directory}: reading its adapters upstream needs peft: pip install 'sealport[peft]'")
+        for folder in self.adapters:
+            self.model.load_adapter(str((checkpoint.directory / folder).absolute()), adapter_name=folder)
+        for name, weight in self.model.named_parameters():
+            if ".lora_" in name:  # stored in 16 bits, it would be multiplied in 16 bits
+                weight.data = weight.data.float()
+        self.adapt(-1)
         kinds = [(type(module).__name__, module) for module in self.model if type(module).__name__ != "Dropout"]
         modes = [module.pooling_mode for kind, module in kinds if kind == "Pooling"]
         names = {theirs: ours for ours, theirs in POOLINGS.items()}
@@ -59,13 +70,30 @@ class Embedder:
             **rules(self.model.tokenizer.backend_tokenizer.to_str()),
         }
 
+    def adapt(self, number: int) -> None:
+        """What follows goes through the adapter of this number, of the model's own; -1 for none."""
+        if number >= 0:
+            self.model.enable_adapters()
+            self.model.set_adapter(self.adapters[number])
+        elif self.adapters:
+            self.model.disable_adapters()
+
+    def prompt(self, task: str, ours: str) -> str:
+        """What goes before a text of a task with an adapter: its own prompt of that name, else ours."""
+        own: str = self.model.prompts.get(task) or ours
+        if own and own == ours and task not in self.model.prompts:
+            self.given["prompts"] = {**dict(self.given.get("prompts") or {}), task: ours}  # type: ignore[call-overload]
+        return own
+
     def tokens(self, text: str, prompt_name: str | None = None, prompt: str | None = None) -> Tokens:
         """Token ids and segment ids of a text alone, as `encode` would make them."""
         return _tokens(self.model, text, self.model._resolve_prompt(prompt, prompt_name))
 
-    def encode(self, texts: list[str], prompt_name: str | None) -> np.ndarray:
-        """(n, d) float32, by default settings, several texts in a batch."""
-        found: np.ndarray = self.model.encode(texts, prompt_name=prompt_name, batch_size=4, show_progress_bar=False)
+    def encode(self, texts: list[str], prompt_name: str | None, prompt: str | None = None) -> np.ndarray:
+        """(n, d) float32, by default settings, several texts in a batch. prompt: in place of the one by its name."""
+        found: np.ndarray = self.model.encode(
+            texts, prompt_name=prompt_name, prompt=prompt, batch_size=4, show_progress_bar=False
+        )
         return found
 
     def forward(self, texts: list[str], prompt: str) -> tuple[np.ndarray, "Tensor", "Tensor"]:

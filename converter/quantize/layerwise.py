@@ -62,6 +62,13 @@ class LayerwiseOps:
         """That of an input, computed once for all layers that share it."""
         return cache(lambda: hessian(x, [ops.mask for ops in self.batches[: len(x)]]))
 
+    def adapted(self, name: str, x: list[Tensor], y: list[Tensor], scale: float, table: bool = False) -> list[Tensor]:
+        self.weights.update({tensor: torch.from_numpy(self.read(tensor)) for tensor in side_path(name)})
+        pairs = zip(self.batches, x, y, strict=True)
+        found = [ops.adapted(name, part, given, scale, table) for ops, part, given in pairs]
+        self.weights.clear()
+        return found
+
     def head(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
         return self._with_weights("head", name, x, bias)
 
@@ -92,6 +99,11 @@ def tensors_of(kind: str, name: str, *settings: object) -> list[str]:
     """The names of the tensors that the operation `kind` of the module `name` needs; settings: what follows its input."""
     bias = kind in ("linear", "head", "layer_norm") and settings[-1]
     return [f"{name}.weight", f"{name}.bias"] if bias else [f"{name}.weight"]
+
+
+def side_path(name: str) -> list[str]:
+    """The names of the tensors that `adapted` needs of the module `name`."""
+    return [f"{name}.lora_A", f"{name}.lora_B"]
 
 
 def hessian(inputs: list[Tensor], masks: list[Tensor]) -> Tensor:

@@ -74,7 +74,7 @@ def farthest(batches: list[Tokens], losses: np.ndarray, tokens: int) -> tuple[li
     chosen = np.zeros(len(losses), bool)
     chosen[order[: max(1, int(np.searchsorted(np.cumsum(lengths[order]), tokens, side="right")))]] = True
     parts = np.split(chosen, np.cumsum([len(batch.input_ids) for batch in batches])[:-1])
-    return [_rows_of(batch, part) for batch, part in zip(batches, parts, strict=True) if part.any()], losses[chosen]
+    return [batch.texts(part) for batch, part in zip(batches, parts, strict=True) if part.any()], losses[chosen]
 
 
 def some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
@@ -85,14 +85,10 @@ def some(batches: list[Tokens], tokens: int) -> tuple[list[Tokens], int]:
     for batch in batches:
         count = len(batch.input_ids)
         if place < count:
-            chosen.append(_rows_of(batch, slice(place, None, step)))
+            chosen.append(batch.texts(slice(place, None, step)))
         place = (place - count) % step if place < count else place - count
-    chosen = chosen or [_rows_of(min(batches, key=lambda batch: batch.input_ids.shape[1]), slice(1))]
+    chosen = chosen or [min(batches, key=lambda batch: batch.input_ids.shape[1]).texts(slice(1))]
     return chosen, sum(batch.input_ids.size for batch in chosen)
-
-
-def _rows_of(batch: Tokens, rows: slice | np.ndarray) -> Tokens:
-    return Tokens(batch.input_ids[rows], batch.attention_mask[rows], batch.token_type_ids[rows])
 
 
 def _variance(run: Run, read: Callable[[str], np.ndarray], batches: list[Tokens]) -> Tensor:

@@ -45,6 +45,15 @@ class TorchOps:
     def linears(self, names: Sequence[str], x: Tensor, bias: bool = True) -> list[Tensor]:
         return [self.linear(name, x, bias) for name in names]
 
+    def adapted(self, name: str, x: Tensor, y: Tensor, scale: float, table: bool = False) -> Tensor:
+        if self.tokens.adapters is None:
+            return y
+        chosen = torch.from_numpy(self.tokens.adapters)
+        down, up = (self.weights[f"{name}.lora_{part}"] for part in "AB")
+        number = chosen.clamp(min=0)
+        inner = down[number[:, None], x] if table else x @ down[number]
+        return y + inner @ up[number] * (scale * (chosen >= 0))[:, None, None]
+
     def head(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
         return TorchOps.linear(self, name, x, bias)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.layerwise import tensors_of
+from converter.quantize.layerwise import side_path, tensors_of
 from converter.quantize.torch_ops import TorchOps
 from shim.text import Tokens
 
@@ -56,6 +56,12 @@ class VariantOps:
 
     def linears(self, names: Sequence[str], x: Lanes, bias: bool = True) -> list[Lanes]:
         return [self.linear(name, x, bias) for name in names]
+
+    def adapted(self, name: str, x: Lanes, y: Lanes, scale: float, table: bool = False) -> Lanes:
+        self.weights.update({tensor: torch.from_numpy(self.read(tensor)) for tensor in side_path(name)})
+        found = self.__getattr__("adapted")(name, x, y, scale, table)
+        self.weights.clear()
+        return found
 
     def head(self, name: str, x: Lanes, bias: bool = True) -> Lanes:
         return self._with_weights("head", name, x, bias)

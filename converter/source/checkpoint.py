@@ -60,7 +60,8 @@ class Checkpoint:
     and nothing. heads: the names of those tensors that belong to heads, the last ones in `tensors`.
     tables: the names of those whose rows are looked up, not multiplied.
     spec: the model, as recipe and files say together; facts: what the files say; overrides: {key: reason} where the recipe
-    says otherwise on purpose.
+    says otherwise on purpose. adapters: {task: folder in `directory`} of the model's own adapters, in the order of their
+    numbers.
     """
 
     directory: Path
@@ -72,6 +73,7 @@ class Checkpoint:
     upstream: Path
     layout: "Layout"
     facts: "Facts"
+    adapters: Mapping[str, str] = dataclasses.field(default_factory=dict)
     overrides: Mapping[str, str] = dataclasses.field(default_factory=dict)
     heads: tuple[str, ...] = ()
     tables: frozenset[str] = frozenset()
@@ -116,6 +118,7 @@ class Checkpoint:
         used = {tensor.file for tensor in self.tensors.values()}
         for folder in {self.upstream, self.root, self.directory}:
             used |= {path for pattern in READ for path in folder.glob(pattern) if path.is_file()}
+        used |= {path for folder in self.adapters.values() for path in (self.directory / folder).glob("*") if path.is_file()}
         used |= {path for folder in self.layout.folders for path in (self.root / folder).glob("*") if path.is_file()}
         return {self._name(path): entry_of(path) for path in sorted(used, key=self._name)}
 

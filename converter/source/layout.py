@@ -46,6 +46,26 @@ class Layout:
         return [folder for folder in found if folder]
 
 
+# Of models whose config.json names code of their own: (a key and its value), and who has the weights for transformers' class.
+PORTED = {
+    ("model_type", "new"): "alibaba-nlp-community/gte-multilingual-base",
+    ("architectures", "['XLMRobertaLoRA']"): "jinaai/jina-embeddings-v3-hf",
+}
+
+
+def check_code(directory: Path) -> None:
+    """Raise UsageError for a model by code of its own of which there is one for transformers' own class, and name that."""
+    try:
+        config = json.loads((directory / "config.json").read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return  # said where the file is needed
+    for (key, value), port in PORTED.items():
+        if isinstance(config, dict) and "auto_map" in config and str(config.get(key)) == value:
+            raise UsageError(
+                f"{directory}: a model by code of its own, which is not run; {port} is one for transformers' class"
+            )
+
+
 def read_layout(directory: Path) -> Layout:
     """The layout of the checkpoint in `directory`: by its modules.json, or everything at the top.
 

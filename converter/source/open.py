@@ -12,9 +12,10 @@ from converter.source.adapter import ADAPTER, merged
 from converter.source.checkpoint import PICKLE, SAFETENSORS, Checkpoint, index, read_json
 from converter.source.derive import derive
 from converter.source.facts import Facts
-from converter.source.layout import Layout, read_layout
+from converter.source.layout import Layout, check_code, read_layout
 from converter.source.locate import hub, installed, locate, package
 from converter.source.settle import settle
+from converter.source.task_adapters import described, find_adapters, stacks
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, read
 from shim import positions
 from shim.architectures import Architecture, Configuration, architecture
@@ -60,18 +61,20 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     else:
         place = _place(*hub(recipe.source.repo, recipe.source.revision))
     directory = place.root / place.layout.transformer
-    whole = read_json(directory / "config.json")
     module = architecture(recipe.architecture)
-    spec = settle(recipe, place.facts)
+    adapters = find_adapters(directory) if hasattr(module, "side_paths") else {}
+    whole = read_json(directory / "config.json") | described(directory, adapters)
+    spec = dataclasses.replace(settle(recipe, place.facts), adapters=list(adapters) or None)
     config = whole if spec.layer in (None, -1) else _cut(recipe, module, whole, spec.layer or 0)
     parsed = module.Config.read(config)
     _check_size(recipe, spec, parsed)
     _check_tokenizer(spec, directory, parsed.vocab_size)
     heads = head_tensors(module, parsed, spec.heads, spec.modules)
     found = index(directory)
-    tensors = _rename(found, module.KEYS, module.DROPPED)
+    tensors = _rename(_apart(found, getattr(module, "FUSED", ())), module.KEYS, module.DROPPED)
     behind = module.parameters(module.Config.read(whole)).keys() - module.parameters(parsed).keys()
     tensors = {name: tensor for name, tensor in tensors.items() if name not in behind}
+    tensors |= stacks(directory, adapters, (name for name in module.parameters(parsed) if ".lora_" in name))
     tensors |= _head_tensors(place, directory, config, spec, module, found)
     _check_tensors(recipe.name, tensors, module.parameters(parsed) | heads, module.OPTIONAL, heads)
     order = [*(name for name in tensors if name not in heads), *heads]
@@ -85,6 +88,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
         upstream=place.upstream,
         layout=place.layout,
         facts=place.facts,
+        adapters=adapters,
         overrides=recipe.overrides,
         heads=tuple(heads),
         tables=frozenset(name for name in order if any(re.search(pattern, name) for pattern in module.TABLES)),
@@ -109,6 +113,7 @@ def _cut(recipe: Recipe, module: Architecture, config: JsonObject, layer: int) -
 
 def _place(given: Path, origin: Origin) -> Place:
     root = merged(given)
+    check_code(root)
     try:
         layout = read_layout(root)
         return Place(root, given, origin, layout, derive(root, layout))
@@ -182,6 +187,22 @@ def _answers(place: Place, encoder: TextEncoder, module: Architecture, rows: int
         raise SourceError(
             f"{encoder.directory}: tokenizer.json has no tokens {' and '.join(module.ROWS)}, with which a reranker answers"
         )
+    return found
+
+
+def _apart(found: dict[str, Tensor], fused: tuple[tuple[str, tuple[str, ...]], ...]) -> dict[str, Tensor]:
+    """The tensors, those of several modules as one for each, see `FUSED` of an architecture."""
+    for pattern, names in fused:
+        whole, found = found, {}
+        for key, tensor in whole.items():
+            if not re.search(pattern, key):
+                found[key] = tensor
+                continue
+            rows, left = divmod(tensor.shape[0] if tensor.shape else 0, len(names))
+            if left or not rows:
+                raise SourceError(f"{tensor.file.name}: tensor {key} has no rows for {len(names)} modules")
+            for place, name in enumerate(names):
+                found[re.sub(pattern, name, key)] = tensor.rows_from(place * rows, rows)
     return found
 
 

@@ -6,7 +6,7 @@ import functools
 import math
 import pickle
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class Tensor:
 
     first: the row of the file's tensor that it begins with. rows: those that it is made of; empty for all from `first` on.
     offset: its first byte in a pickle. strides: elements from one index to the next on each axis; empty where rows follow
-    each other.
+    each other. stack: tensors that are this one's parts on a new first axis, each with its two axes swapped.
     """
 
     file: Path
@@ -42,6 +42,19 @@ class Tensor:
     rows: tuple[int, ...] = ()
     offset: int | None = None
     strides: tuple[int, ...] = ()
+    stack: "tuple[Tensor, ...]" = ()
+
+    def rows_from(self, first: int, count: int) -> "Tensor":
+        """`count` of its rows. Raises SourceError where the file does not have them in order."""
+        if self.strides or self.offset == LEGACY:
+            raise SourceError(f"{self.file.name}: tensor {self.key} is of several modules; save it as safetensors first")
+        return dataclasses.replace(self, first=self.first + first, shape=(count, *self.shape[1:]))
+
+
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """(tensors, columns, rows) of matrices of one shape."""
+    first = tensors[0]
+    return dataclasses.replace(first, shape=(len(tensors), *first.shape[::-1]), stack=tuple(tensors))
 
 
 def index_safetensors(path: Path) -> dict[str, Tensor]:
@@ -62,6 +75,9 @@ def index_safetensors(path: Path) -> dict[str, Tensor]:
 
 def parts(tensor: Tensor) -> Iterator[Tensor]:
     """The tensor as tensors of CHUNK bytes at most, cut along its first axis where the file has its rows in order."""
+    if tensor.stack:
+        yield from (dataclasses.replace(tensor, shape=(1, *tensor.shape[1:]), stack=(part,)) for part in tensor.stack)
+        return
     if tensor.strides or tensor.rows or tensor.offset == LEGACY or not tensor.shape:
         yield tensor
         return
@@ -73,6 +89,8 @@ def parts(tensor: Tensor) -> Iterator[Tensor]:
 
 def read(tensor: Tensor) -> np.ndarray:
     """The values in float32 (float64 stays as it is)."""
+    if tensor.stack:
+        return np.stack([read(part).T for part in tensor.stack])
     if tensor.type not in FLOATS:
         raise SourceError(f"{tensor.file.name}: tensor {tensor.key} has type {tensor.type}, not a floating-point one")
     array = _from_safetensors(tensor) if tensor.offset is None else _from_pickle(tensor)

@@ -55,6 +55,14 @@ class Ops(Protocol[Array]):
     def linears(self, names: Sequence[str], x: Array, bias: bool = True) -> Sequence[Array]:
         """`linear` of each of the layers, which share their input."""
 
+    def adapted(self, name: str, x: Array, y: Array, scale: float, table: bool = False) -> Array:
+        """y + scale * (x @ lora_A[t] @ lora_B[t]) of each text, t its number in `Tokens.adapters`; y itself where that is -1.
+
+        y is what the module `name` gives for x. lora_A: (tasks, in, rank); lora_B: (tasks, rank, out). table: x holds ids of
+        any shape that goes with (n, length), and in place of the product with lora_A[t] stand its rows of these ids.
+        Source: Hu et al. 2021, LoRA.
+        """
+
     def head(self, name: str, x: Array, bias: bool = True) -> Array:
         """`linear` in float32, whatever the layers compute in: what a head gives is an output itself, so it stays exact."""
 

@@ -130,8 +130,12 @@ def scoring(config: Config) -> dict[str, tuple[int, ...]]:
 
 def score(ops: Ops[Array], config: Config) -> Array:
     """(n, 1) relevance logits of pairs: a dense layer and tanh over the first token, then one row."""
-    pooled = ops.tanh(ops.head("pooler.dense", ops.pool(encode(ops, config), "cls")))
-    return ops.head("classifier", pooled)
+    return classify(ops, encode(ops, config))
+
+
+def classify(ops: Ops[Array], hidden: Array) -> Array:
+    """What the head makes of hidden states (n, length, hidden_size); GTE has the same."""
+    return ops.head("classifier", ops.tanh(ops.head("pooler.dense", ops.pool(hidden, "cls"))))
 
 
 def encode(ops: Ops[Array], config: Config) -> Array:

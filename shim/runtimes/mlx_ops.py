@@ -76,6 +76,15 @@ class MlxOps:
             return [self.linear(name, x, bias) for name in names]
         return self.mx.split(self.linear(joint, x, bias), ends, axis=-1)
 
+    def adapted(self, name: str, x: Array, y: Array, scale: float, table: bool = False) -> Array:
+        if self.tokens.adapters is None:
+            return y
+        chosen = self.mx.array(self.tokens.adapters)
+        down, up = (self.weights[f"{name}.lora_{part}"] for part in "AB")
+        number = self.mx.maximum(chosen, 0)
+        inner = down[number[:, None], x] if table else x @ down[number]
+        return y + inner @ up[number] * self.mx.where(chosen >= 0, scale, 0.0).astype(y.dtype)[:, None, None]
+
     def head(self, name: str, x: Array, bias: bool = True) -> Array:
         return self.linear(name, self.full(x), bias)  # the runtime holds the weights of heads in float32
 

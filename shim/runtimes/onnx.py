@@ -16,6 +16,7 @@ from shim.text import Tokens
 
 # The optional inputs of a causal reranker's graph, see converter/targets/onnx/prefix.py.
 PAST, PAST_LENGTH, PRESENT_LENGTH = "past_key_values", "past_length", "present_length"
+ADAPTERS = "adapter_ids"  # the optional input of a graph with adapters, see converter/targets/onnx/adapters.py
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: a card is shared with other processes
@@ -109,6 +110,8 @@ class OnnxRuntime:
     def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
         given = {name: getattr(tokens, name) for name in self.inputs}
+        if tokens.adapters is not None:
+            given[ADAPTERS] = tokens.adapters
         if PRESENT in names:
             given[PRESENT_LENGTH] = np.array(tokens.input_ids.shape[1:], np.int64)
         if past is not None:

@@ -35,6 +35,8 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", prec
         raise UsageError("openvino is not installed: pip install 'sealport[openvino]'") from None
     if device not in ("auto", "cpu"):
         raise UsageError(f"device {device!r} unknown for the openvino runtime (auto, cpu)")
+    if manifest.model.adapters:
+        raise UsageError(f"{manifest.name}: openvino cannot choose an adapter for each text; take runtime onnx")
     graphs = [name for name in manifest.files if name.endswith(".onnx")]
     if len(graphs) != 1:
         raise IntegrityError(f"{directory}: {len(graphs)} .onnx files in the manifest of {manifest.name}, not one graph")

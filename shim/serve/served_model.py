@@ -1,11 +1,12 @@
 """One artifact being served: a request's texts checked, tokenized, queued, computed, put together."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar
 
+from shim import late
 from shim.checks import check_text, check_texts
 from shim.contents import Steps
 from shim.model import Model
@@ -20,7 +21,7 @@ from shim.serve.scheduler import BatchError, ClosedError, FullError, ModelThread
 from shim.serve.settings import Settings
 from shim.serve.tokenizing import Tokenizing, written
 from shim.serve.turns import CLIENT, Shares
-from shim.text import Encoded, Prefix
+from shim.text import Encoded, Prefix, adapted
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # of a request, encoded before they are put into the queue
 MAX_CHARACTERS = 262_144  # whose tokens are shown in one answer: at most some 20 MB of JSON
@@ -86,16 +87,35 @@ class ServedModel:
         model.check_embed(options.heads, options.late_chunking)
         check_dimensions(options.dimensions, model.dimensions)
         prompt = model.prompt(options.task, options.instruction, options.prompt_name)
+        if options.late_chunking:
+            return await self._late(check_texts(self._counted(texts)), options, prompt)
         heads = tuple(dict.fromkeys((model.vector(options.normalize), *options.heads)))
-        encode = partial(model.encoder.encoding, prompt=prompt, side=options.side)
+        encode = encoding(model, options, prompt)
         outputs = await self._compute(check_texts(self._counted(texts)), encode, heads, options.truncate, len(prompt))
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
+
+    async def _late(self, chunks: list[str], options: Options, prompt: str) -> Embeddings:
+        """The vectors of the chunks of one document."""
+        model = self.model
+        adapter = model.adapter(options.task, options.prompt_name)
+        characters = len(prompt) + sum(map(len, chunks))
+        with self._share(1 + characters // WORK):
+            found = await self._tokenizing.all(late.document(model.encoder, chunks, prompt), characters)
+        windows = iter(adapted(found.windows, adapter))
+
+        def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
+            yield
+            return [next(windows) for _ in part]
+
+        outputs = await self._compute(found.texts, encode, ("chunks",), truncate=True)
+        rows = late.chunks_of(found, outputs, bool(model.manifest.model.normalized))
+        return model.embeddings(rows, options.heads, options.dimensions, options.normalize)
 
     async def hidden(self, texts: object, options: Options) -> list[Output]:
         """The hidden states of every token, as `hidden` of each text's output."""
         self.model.check_embed()
         prompt = self.model.prompt(options.task, options.instruction, options.prompt_name)
-        encode = partial(self.model.encoder.encoding, prompt=prompt, side=options.side)
+        encode = encoding(self.model, options, prompt)
         return await self._compute(check_texts(self._counted(texts)), encode, ("hidden",), options.truncate, len(prompt))
 
     async def rerank(
@@ -123,11 +143,7 @@ class ServedModel:
         if characters > MAX_CHARACTERS:
             message = f"over {MAX_CHARACTERS} characters to tokenize; send fewer a request"
             raise Refusal(Kind.LIMIT, message, "texts")
-        client, work = CLIENT.get(), 1 + characters // SHOWN
-        if self._shown.full(client, work):
-            raise overloaded(FullError(self._shown.held.get(client, 0), 1))
-        self._shown.take(client, work)
-        try:
+        with self._share(1 + characters // SHOWN):
             counts: list[int] = []
             shown: list[list[T]] = []
             for part in _parts(checked):
@@ -138,6 +154,16 @@ class ServedModel:
                 if not self.thread.alive:
                     raise ending(StartingError() if self.thread.lost else ClosedError())
             return counts, shown
+
+    @contextmanager
+    def _share(self, work: int) -> Iterator[None]:
+        """So much of what a client may have tokenized at once, outside the model's queue. Raises Refusal beyond."""
+        client = CLIENT.get()
+        if self._shown.full(client, work):
+            raise overloaded(FullError(self._shown.held.get(client, 0), 1))
+        self._shown.take(client, work)
+        try:
+            yield
         finally:
             self._shown.give(client, work)
 
@@ -215,6 +241,16 @@ class ServedModel:
         if self._wide(heads) * tokens * self.model.dimensions > most:
             message = f"vectors of over {tokens} tokens in one answer; send fewer texts a request"
             raise Refusal(Kind.LIMIT, message, "texts")
+
+
+def encoding(model: Model, options: Options, prompt: str) -> Encode:
+    """What makes texts tokens, behind the prompt and through the adapter that are asked for."""
+    adapter = model.adapter(options.task, options.prompt_name)
+
+    def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
+        return adapted((yield from model.encoder.encoding(part, prompt, options.side)), adapter)
+
+    return encode
 
 
 def ending(error: ClosedError | StartingError) -> Refusal:

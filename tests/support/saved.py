@@ -30,7 +30,7 @@ from shim.spec import NORMALIZE
 from support import saved_decoders
 from support.checkpoints import WORDS, write_bert_tokenizer
 from support.saved_decoders import DECODERS, write_byte_level
-from support.saved_encoders import CLASSIFIERS, ENCODERS
+from support.saved_encoders import CLASSIFIERS, ENCODERS, TASKS
 from support.seeded import LIMIT, seeded, unigram, write_xlm_tokenizer
 
 __all__ = ["NORMALIZE"]
@@ -159,6 +159,7 @@ EMBEDDERS: dict[str, Callable[[Path, Path], Path]] = {
     "distilbert": lambda base, to: sentence_transformer(ENCODERS["distilbert"](base), to, "mean", dense(64, TANH, 96)),
     "mpnet": lambda base, to: sentence_transformer(ENCODERS["mpnet"](base), to, "mean", Normalize()),
     "modernbert": lambda base, to: sentence_transformer(ENCODERS["modernbert"](base), to, "cls", Normalize(), prompts=PROMPTS),
+    "gte": lambda base, to: sentence_transformer(ENCODERS["gte"](base), to, "cls", Normalize()),
     "modernbert, biases": lambda base, to: sentence_transformer(
         ENCODERS["modernbert"](base, norm_bias=True, attention_bias=True, mlp_bias=True), to, "mean", Normalize()
     ),
@@ -190,6 +191,25 @@ def _narrowing(*widths: int) -> list[Dense]:
     torch.manual_seed(len(widths))
     pairs = itertools.pairwise(widths)
     return [Dense(inputs, outputs, bias=False, activation_function=IDENTITY) for inputs, outputs in pairs]
+
+
+TASK_PROMPTS = {
+    "retrieval.query": "Represent the query for retrieving evidence documents: ",
+    "retrieval.passage": "Represent the document for retrieval: ",
+    "separation": "",
+}
+
+
+def adapted(base: Path, folder: Path) -> Path:
+    """A jina-embeddings-v3 with an adapter for each task, in a folder named after it."""
+    ENCODERS["jina_embeddings_v3"](base, TASKS)
+    sentence_transformer(base, folder, "mean", Normalize(), prompts=TASK_PROMPTS)
+    for task in TASKS:
+        shutil.copytree(base / task, folder / task)
+    return folder
+
+
+ADAPTED = {"jina, adapters": adapted}
 
 
 def _lower(folder: Path) -> Path:
@@ -240,7 +260,7 @@ CROSS_ENCODERS: dict[str, Callable[[Path, Path], Path]] = {
         f"{kind}, one label": lambda base, to, kind=kind: cross_encoder(
             ENCODERS[kind](base, CLASSIFIERS[kind], num_labels=1), to
         )
-        for kind in ("roberta", "distilbert", "mpnet", "modernbert")
+        for kind in ("roberta", "distilbert", "mpnet", "modernbert", "gte")
     },
     **{
         f"{kind}, one label": lambda base, to, kind=kind: cross_encoder(

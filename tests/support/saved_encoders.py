@@ -6,6 +6,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CamembertConfig,
@@ -14,6 +16,11 @@ from transformers import (
     DistilBertForSequenceClassification,
     DistilBertModel,
     DistilBertTokenizerFast,
+    GteConfig,
+    GteForSequenceClassification,
+    GteModel,
+    JinaEmbeddingsV3Config,
+    JinaEmbeddingsV3Model,
     ModernBertConfig,
     ModernBertForSequenceClassification,
     ModernBertModel,
@@ -127,10 +134,46 @@ def modernbert(folder: Path, kind: Any = ModernBertModel, limit: int = LIMIT, **
     return folder
 
 
+TASKS = ("retrieval_query", "retrieval_passage", "separation", "classification", "text_matching")  # folders of adapters
+ADAPTED = [
+    *("word_embeddings", "token_type_embeddings", "fc1", "fc2"),
+    *(f"{name}_proj" for name in "qkvo"),
+]  # what the adapters of jina-embeddings-v3 are beside
+
+
+def jina(folder: Path, adapters: tuple[str, ...] = (), rank: int = 4, alpha: int = 1, limit: int = LIMIT, **more: Any) -> Path:
+    """A jina-embeddings-v3 in the layout of jina-embeddings-v3-hf: the base, and an adapter in a folder for each task."""
+    shape = SHAPE | {"vocab_size": unigram().get_vocab_size(), "max_position_embeddings": limit + 2}
+    model = seeded(JinaEmbeddingsV3Model(JinaEmbeddingsV3Config(**(shape | more))))
+    model.save_pretrained(folder)
+    write_xlm_tokenizer(folder, limit)
+    for number, task in enumerate(adapters):
+        torch.manual_seed(number)
+        settings = LoraConfig(r=rank, lora_alpha=alpha, target_modules=ADAPTED, init_lora_weights=False)
+        adapted = get_peft_model(JinaEmbeddingsV3Model.from_pretrained(folder), settings)
+        with torch.no_grad():
+            for name, weight in adapted.named_parameters():
+                if "lora_" in name:
+                    weight.normal_(std=0.3 if "embedding" in name else 0.15)
+        adapted.save_pretrained(folder / task)
+        (folder / task / "README.md").unlink(missing_ok=True)
+    return folder
+
+
+def gte(folder: Path, kind: Any = GteModel, **more: Any) -> Path:
+    """A GTE with XLM-RoBERTa's tokenizer."""
+    shape = SHAPE | {"vocab_size": unigram().get_vocab_size(), "max_position_embeddings": 66}
+    seeded(kind(GteConfig(**(shape | more)))).save_pretrained(folder)
+    write_xlm_tokenizer(folder, LIMIT)
+    return folder
+
+
 ENCODERS = {"roberta": roberta, "camembert": camembert, "distilbert": distilbert, "mpnet": mpnet, "modernbert": modernbert}
+ENCODERS |= {"jina_embeddings_v3": jina, "gte": gte}
 CLASSIFIERS = {
     "roberta": RobertaForSequenceClassification,
     "distilbert": DistilBertForSequenceClassification,
     "mpnet": MPNetForSequenceClassification,
     "modernbert": ModernBertForSequenceClassification,
+    "gte": GteForSequenceClassification,
 }

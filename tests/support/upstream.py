@@ -69,5 +69,5 @@ def logits(directory: Path, query: str, documents: list[str]) -> list[float]:
 
 def tokenizer(directory: Path) -> Any:
     """The published tokenizer.json: of sentencepiece's kind, transformers 5 rebuilds its own, without that one's normalizer."""
-    own = AutoConfig.from_pretrained(directory).model_type in ("xlm-roberta", "camembert")
+    own = AutoConfig.from_pretrained(directory).model_type in ("xlm-roberta", "camembert", "jina_embeddings_v3", "gte")
     return (PreTrainedTokenizerFast if own else AutoTokenizer).from_pretrained(directory)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from converter.targets.onnx import packed, prefix, tables
+from converter.targets.onnx import adapters, packed, prefix, tables
 from converter.targets.onnx.attention import Attention, relative
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
@@ -67,6 +67,9 @@ class OnnxOps(Recorder):
 
     def linears(self, names: Sequence[str], x: ir.Value, bias: bool = True) -> list[ir.Value]:
         return [self.linear(name, x, bias) for name in names]
+
+    def adapted(self, name: str, x: ir.Value, y: ir.Value, scale: float, table: bool = False) -> ir.Value:
+        return self._like(y, self.node("Add", y, adapters.side_path(self, name, x, scale, table)))
 
     def head(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
         product = self.node("MatMul", self.full(x), self.tensor(f"{name}.weight", transpose=True, dtype=np.float32), name=name)

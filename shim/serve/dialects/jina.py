@@ -32,7 +32,9 @@ class JinaFields(BaseModel):
         "cosine. binary and ubinary: a bit a dimension, set where it is over 0; binary is ubinary less 128.",
     )
     truncate: StrictBool | None = Field(None, description="False refuses a text over the model's tokens instead of cutting it.")
-    late_chunking: StrictBool | None = Field(None, description="Refused, with the reason.")
+    late_chunking: StrictBool | None = Field(
+        None, description="The texts are consecutive chunks of one document, which is embedded whole."
+    )
     return_multivector: StrictBool | None = Field(None, description="The same as `colbert` among the heads.")
     heads: list[Literal["dense", "sparse", "colbert"]] | None = Field(
         None, fail_fast=True, description="What a vector is given with."

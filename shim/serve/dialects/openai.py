@@ -12,6 +12,7 @@ from pydantic.config import JsonDict
 
 from shim.errors import UsageError
 from shim.jsons import JsonObject
+from shim.late import fault
 from shim.model import Model
 from shim.results import Embeddings
 from shim.serve.answers import Documented, answer, endpoint, large, note
@@ -96,6 +97,7 @@ class ServedModel(BaseModel):
     activation: str | None = Field(description="What a reranker's own library makes of a logit: sigmoid or identity.")
     prompts: dict[str, str] = Field(description="Prompts by the names that the checkpoint gives them.")
     default_prompt: str | None = Field(description="The prompt of a text for which none is asked.")
+    adapters: list[str] = Field(description="The tasks that the model has an adapter of its own for.")
     target: str
     bits: int
     parity: dict[str, float]
@@ -170,6 +172,9 @@ def describe(model: Model) -> JsonObject:
 async def embeddings(models: Models, body: EmbeddingsRequest, request: Request) -> Response:
     """Vectors of texts."""
     served = models.find(body.model, "embed")
+    if body.late_chunking:
+        able = [found.model for found in models.by_name.values() if found.model.task == "embed"]
+        served.model.check_embed(late_chunking=True, others=[one.name for one in able if not fault(one.manifest.model)])
     out = await served.embed(texts_of(body.input), body.options(body.dimensions, served.model.manifest.model))
     note(request, served, out.tokens, out.truncated)
     content = response(served.model.name, out, body.embedding_type or body.encoding_format or "float")
