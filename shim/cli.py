@@ -2,8 +2,7 @@
 
 import functools
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,10 @@ import click
 import shim
 from shim import hub
 from shim.batches import BATCH_TOKENS
-from shim.checks import check_text
 from shim.console import HELP, near_to, run, show_json
 from shim.errors import UsageError
-from shim.jsons import Json, JsonObject
+from shim.jsons import JsonObject
+from shim.lines import RANKING, TEXT, lines, text_of
 from shim.loading import load
 from shim.model import Model
 from shim.results import Embeddings
@@ -26,8 +25,6 @@ Result = TypeVar("Result")
 Opener = Callable[..., Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
-TEXT = 'a JSON string or {"text": "…"}'
-RANKING = '{"query": "…", "documents": ["…", …]}'
 ARTIFACT = "ARTIFACT|ORG/NAME[@REV]"
 LOADING = ("runtime", "device", "allow_unverified", "min_parity", "precision", "require_signature")
 
@@ -170,8 +167,8 @@ def embed(artifact: str, opener: Opener, heads: str, **asked: Any) -> None:
     model, asked["heads"] = opener(artifact), heads.split(",")
     texts: list[str] = []
     seen = 0
-    for number, value in _lines(TEXT):
-        texts.append(_text(value, number))
+    for number, value in lines(TEXT):
+        texts.append(text_of(value, number))
         if len(texts) == BATCH:
             _show(model.embed(texts, **asked))
             seen, texts = seen + len(texts), []
@@ -204,7 +201,7 @@ def rerank(artifact: str, opener: Opener, instruction: str | None, top_n: int | 
     """
     model = opener(artifact)
     number = 0
-    for number, value in _lines(RANKING):
+    for number, value in lines(RANKING):
         if not isinstance(value, dict) or not {"query", "documents"} <= value.keys():
             raise UsageError(f"line {number}: not {RANKING}")
         try:
@@ -229,28 +226,6 @@ def pull(repository: str, precision: str | None, require_signature: Path | None,
         return
     facts: JsonObject = {"path": str(folder), "repository": found.repository, "revision": found.revision, "name": manifest.name}
     show_json(facts | {"precision": f"{manifest.bits}bit", "size": manifest.size, "verdict": manifest.verdict})
-
-
-def _lines(shape: str) -> Iterator[tuple[int, Json]]:
-    """The number and the JSON value of each line on stdin that is not blank; `shape` is what it should be."""
-    for number, line in enumerate(sys.stdin.buffer, 1):
-        if line.strip():
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise UsageError(f"line {number}: not {shape} ({error})") from None
-            yield number, value
-
-
-def _text(value: object, number: int) -> str:
-    if isinstance(value, dict):
-        if "text" not in value:
-            raise UsageError(f"line {number}: not {TEXT}")
-        value = value["text"]
-    try:
-        return check_text(value, "the text")
-    except UsageError as error:
-        raise UsageError(f"line {number}: {error}") from None
 
 
 def main() -> None:

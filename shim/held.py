@@ -16,6 +16,7 @@ from shim.listing import File, FileError, check_content, open_file
 
 DESCRIPTORS = Path("/proc/self/fd")  # of Linux: a link to one of these leads to the open file, whatever took its name since
 SHARED = Path("/dev/shm")  # where a container whose disk is read-only can still have a folder
+folders: set[str] = set()  # private ones that there are now
 TICK = 20_000_000  # nanoseconds: two changes of a file that are closer may have one time
 
 
@@ -67,9 +68,17 @@ def private_folder() -> Iterator[Path]:
             folder = tempfile.mkdtemp(prefix="sealport-", dir=SHARED)
         except OSError as error:
             raise SourceError(f"no folder for temporary files ({error.strerror}); set TMPDIR") from None
+    folders.add(folder)
     try:
         yield Path(folder)
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        folders.discard(folder)
+
+
+def remove_folders() -> None:
+    """Remove all private folders that there are, as the process ends while other threads load."""
+    for folder in tuple(folders):
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -1,5 +1,6 @@
 """What the pairs of a query begin with, its template and the query, is computed once; then its keys and values stand for it."""
 
+import threading
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
@@ -18,6 +19,7 @@ class Prefixes:
     def __init__(self, runtime: Runtime, encoder: TextEncoder):
         self.runtime, self.encoder = runtime, encoder
         self.held: WeakKeyDictionary[Prefix, np.ndarray] = WeakKeyDictionary()
+        self._lock = threading.Lock()  # several threads may compute
 
     def run(self, encoded: Sequence[Encoded], names: tuple[str, ...]) -> dict[str, np.ndarray]:
         """`Runtime.run` of one batch. The rows of each prefix are computed by themselves, all others together."""
@@ -47,11 +49,13 @@ class Prefixes:
         return self.runtime.run(rest, names, self._past(prefix)[:, :length])
 
     def _past(self, prefix: Prefix) -> np.ndarray:
-        if prefix not in self.held:
+        past = self.held.get(prefix)
+        if past is None:
             ids = np.array([prefix.ids[:HELD]], np.int64)
             tokens = Tokens(ids, np.ones_like(ids), np.zeros_like(ids))
             past = self.runtime.run(tokens, (PRESENT,))[PRESENT]
-            while self.held and sum(array.shape[1] for array in self.held.values()) + past.shape[1] > HELD:
-                del self.held[next(iter(self.held))]
-            self.held[prefix] = past
-        return self.held[prefix]
+            with self._lock:
+                while self.held and sum(array.shape[1] for array in self.held.values()) + past.shape[1] > HELD:
+                    del self.held[next(iter(self.held))]
+                self.held[prefix] = past
+        return past

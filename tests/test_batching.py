@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shim.batches import SMALL, WASTE, batches
+from shim.serve.lanes import Lanes
 from shim.serve.queue import AHEAD, LOOKAHEAD, Queue, Request, Text, fill
 from shim.text import Encoded
 
@@ -55,6 +56,28 @@ def test_a_thousand_documents_do_not_starve_a_query() -> None:
     waiting.add(*query)
     first, second = waiting.take(), waiting.take()
     assert query[1][0] in [*first, *second]
+
+
+def test_beside_a_long_batch_goes_one_of_texts_half_as_long_of_other_clients() -> None:
+    lanes = Lanes(BUDGET)
+
+    def put(client: str, length: int) -> list[Text]:
+        one, items = job([length])
+        one.client = client
+        lanes.queue.add(one, items)
+        return items
+
+    long = put("a", 600)
+    assert lanes.take() == long
+    put("a", 5), put("b", 301)
+    assert not lanes.take(), "of the same client, or too long"
+    beside = [put("c", 300), put("d", 150), put("e", SMALL)]
+    running = [lanes.take() for _ in beside]
+    assert running == beside
+    late = put("f", 2)
+    assert not lanes.take(), "the last one is short itself"
+    lanes.done(running.pop())
+    assert lanes.take() == late
 
 
 def test_a_text_unlike_all_others_is_not_passed_over() -> None:

@@ -21,6 +21,7 @@ import shim
 from converter.publish.signature import sign
 from shim import servable
 from shim.errors import IntegrityError
+from shim.held import private_folder, remove_folders
 from shim.runtimes import onnx as onnx_runtime
 
 KEY = {"authorization": "Bearer admin"}
@@ -207,3 +208,10 @@ def test_a_signed_manifest_is_the_one_that_is_used(tiny_artifact: Path, tmp_path
         for _ in range(40):
             with contextlib.suppress(IntegrityError):
                 assert shim.load(folder, require_signature=public).max_tokens != 7
+
+
+def test_an_end_while_another_thread_loads_leaves_no_folder() -> None:
+    with private_folder() as folder:
+        (folder / "file").touch()
+        remove_folders()
+        assert not folder.exists()

@@ -1,5 +1,6 @@
 """Clients that keep a running server waiting, and one that is to end meanwhile."""
 
+import contextlib
 import json
 import os
 import resource
@@ -62,15 +63,12 @@ def test_a_slow_client_has_an_end(start: Callable[..., Server]) -> None:
     with connected(server, 4) as (silent, heading, sending, dripping):
         heading.sendall(head()[:-2])
         sending.sendall(head("/embed", "Content-Length: 100") + b"{")
-        started = time.monotonic()
         dripping.sendall(b"GET /health HTTP/1.1\r\n")
-        while time.monotonic() - started < 4:
-            try:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(90):  # fewer than there may be headers
                 dripping.sendall(b"a:b\r\n")
-            except ConnectionError:
-                break
-            time.sleep(0.1)
-        assert time.monotonic() - started < 4
+                time.sleep(0.1)
+            raise AssertionError("a line now and then keeps a connection for ever")
         assert silent.recv(1) == b""
         assert answered(heading)[0] == 408
         status, body = answered(sending)
@@ -105,19 +103,17 @@ def test_bytes_are_held_within_a_limit_and_small_requests_beside_them(start: Cal
 
 
 def test_sigterm_ends_what_is_half_sent_at_once(start: Callable[..., Server]) -> None:
-    server = start("--drain-timeout", 20)
+    server = start("--drain-timeout", 300)
     with connected(server, 3) as (silent, heading, sending):
         heading.sendall(head()[:-2])
         sending.sendall(head("/embed", "Content-Length: 100") + b"{")
         server.until(lambda: server.figure("connections ") == 4)
-        started = time.monotonic()
         server.end()
         status, body = answered(sending)
         assert (status, json.loads(body)) == (503, {"error": "the server is stopping", "error_type": "Unhealthy"})
         assert answered(heading)[0] == 503
         assert silent.recv(1) == b""
-        assert server.process.wait(10) == 0
-        assert time.monotonic() - started < 8
+        assert server.process.wait(90) == 0
 
 
 def test_the_end_comes_within_the_drains_time(start: Callable[..., Server]) -> None:
@@ -126,12 +122,10 @@ def test_the_end_comes_within_the_drains_time(start: Callable[..., Server]) -> N
     with connect(server) as connection:
         connection.sendall(head("/v1/embeddings", length(BODY)) + BODY)
         server.until(lambda: server.figure("queue_requests") == 1)
-        started = time.monotonic()
         server.end()
         server.code = 1
         assert answered(connection)[0] == 503
-        assert server.process.wait(10) == 1
-        assert time.monotonic() - started < 3.2
+        assert server.process.wait(90) == 1, "though the batch never ends"
 
 
 def test_a_log_that_nobody_reads_stops_neither_requests_nor_the_end(tiny_artifact: Path, tmp_path: Path) -> None:
@@ -143,10 +137,8 @@ def test_a_log_that_nobody_reads_stops_neither_requests_nor_the_end(tiny_artifac
         with httpx.Client(timeout=10) as client:
             for _ in range(1000):  # some 200 KB of lines, of which a pipe takes 64
                 assert client.get(f"{url}/none").status_code == 404
-        started = time.monotonic()
         process.terminate()
-        assert process.wait(20) == 0
-        assert time.monotonic() - started < 1.15, "and holds up no end"
+        assert process.wait(90) == 0, "and holds up no end"
     os.close(read)
 
 

@@ -1,6 +1,7 @@
 """Our reading of a checkpoint: the way that an artifact goes through the shim, in fp32 and with the original's own weights."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ class TorchRuntime:
     """shim.runtimes.Runtime over the checkpoint's tensors, layer by layer."""
 
     name, device, kernels = "torch", "cpu", "float32"
-    takes_past = False
+    takes_past = parallel = False
+    pause: Callable[[], object] | None = None
 
     def __init__(self, checkpoint: Checkpoint):
         self.checkpoint, self.module = checkpoint, architecture(checkpoint.spec.architecture)

@@ -1,5 +1,6 @@
 """One file per runtime. Each gives `open_runtime(directory, manifest, device)`, whose object turns Tokens into named arrays."""
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -10,11 +11,16 @@ PRESENT = "present_key_values"
 
 
 class Runtime(Protocol):
-    """A loaded model. It belongs to the thread that opened it: calls from two threads at once are not allowed."""
+    """A loaded model. It belongs to the thread that opened it, unless it is `parallel`.
+
+    pause: where it is given, one that is not parallel calls it now and then in a run that takes long; it may itself `run`.
+    """
 
     name: str
     device: str
     kernels: str
+    parallel: bool  # whether several threads may run it at once
+    pause: Callable[[], object] | None
 
     takes_past: bool  # whether keys and values may stand for tokens that all rows begin with
 

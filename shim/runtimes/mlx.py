@@ -6,7 +6,7 @@ import platform
 import re
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -75,6 +75,8 @@ class MlxRuntime:
     """The weights of one artifact, and the forward pass over them."""
 
     name = "mlx"
+    parallel = False
+    pause: Callable[[], object] | None = None
 
     def __init__(self, mx: ModuleType, directory: Path, spec: ModelSpec, kernels: str, device: str):
         self.mx, self.spec, self.kernels, self.device = mx, spec, kernels, device
@@ -126,7 +128,8 @@ class MlxRuntime:
 
     def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
-        ops = MlxOps(self.mx, self.weights, self.packed, self.joined, tokens, None if past is None else self.mx.array(past))
+        before = None if past is None else self.mx.array(past)
+        ops = MlxOps(self.mx, self.weights, self.packed, self.joined, tokens, before, self.pause)
         spec = self.spec
         found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules)
         if PRESENT in names:

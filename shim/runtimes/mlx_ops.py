@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
+from shim.runtimes.mlx_steps import Steps
 from shim.text import Tokens
 
 if TYPE_CHECKING:  # MLX is imported where it is there
@@ -29,9 +30,14 @@ class MlxOps:
         joined: Callable[[tuple[str, ...]], tuple[str | None, list[int]]],
         tokens: Tokens,
         past: Array | None = None,
+        pause: Callable[[], object] | None = None,
     ):
-        """packed: for the name of a quantized module, else None. joined: see MlxRuntime. past: see shim.runtimes.Runtime."""
+        """packed: for the name of a quantized module, else None. joined: see MlxRuntime.
+
+        past, pause: see shim.runtimes.Runtime.
+        """
         self.mx, self.weights, self.packed, self.joined, self.tokens = mx, weights, packed, joined, tokens
+        self.steps = Steps(mx, pause)
         self.mask = self.mx.array(tokens.attention_mask.astype(bool))
         self.past, self.before = past, 0 if past is None else past.shape[1]
         self.present: list[Array] = []  # of each causal layer in turn, its keys and values, (n, groups, length, d)
@@ -68,6 +74,7 @@ class MlxOps:
             product = x @ self.weights[f"{name}.weight"].T
         else:
             product = self.mx.quantized_matmul(x, *packed[0], **packed[1])
+        self.steps.after(x.size * product.shape[-1], product)
         return product + self.weights[f"{name}.bias"] if bias else product
 
     def linears(self, names: Sequence[str], x: Array, bias: bool = True) -> list[Array]:
@@ -110,13 +117,13 @@ class MlxOps:
         return self.full(normed) if full else normed.astype(weight.dtype)
 
     def gelu(self, x: Array) -> Array:
-        return _gelu(self.mx)(x)
+        return self.steps.by_rows(_gelu(self.mx), x)
 
     def gelu_tanh(self, x: Array) -> Array:
         return _gelu_tanh(self.mx)(x)
 
     def silu(self, x: Array) -> Array:
-        return x * self.mx.sigmoid(x)
+        return self.steps.by_rows(lambda part: part * self.mx.sigmoid(part), x)
 
     def tanh(self, x: Array) -> Array:
         return self.mx.tanh(x)
@@ -167,8 +174,9 @@ class MlxOps:
         attend = self.mx.fast.scaled_dot_product_attention
         parts = []
         # In blocks of queries, so that on a CPU a long text's scores are not in memory all at once.
-        for start in range(0, length, BLOCK):
-            end = min(start + BLOCK, length)
+        block = self.steps.rows(n * heads * key.shape[2], BLOCK)
+        for start in range(0, length, block):
+            end = min(start + block, length)
             seen = slice(0, self.before + end if causal else length)
             mask = self._mask(start, end) if causal else self.mask[:, None, None, :]
             if window is not None:
@@ -179,6 +187,7 @@ class MlxOps:
                 mask = self.mx.where(mask, added, -self.mx.inf).astype(query.dtype)
             part = attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], scale=width**-0.5, mask=mask)
             parts.append(part)
+            self.steps.after(2 * part.size * key.shape[2], *parts)
         attended = parts[0] if len(parts) == 1 else self.mx.concatenate(parts, axis=2)
         return attended.transpose(0, 2, 1, 3).reshape(n, length, heads * width)
 

@@ -2,6 +2,7 @@
 
 import platform
 import warnings
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -99,6 +100,7 @@ class OnnxRuntime:
 
     name = "onnx"
     kernels = "onnxruntime"
+    pause: Callable[[], object] | None = None
 
     def __init__(self, session):  # type: ignore[no-untyped-def]
         self.session = session
@@ -106,6 +108,7 @@ class OnnxRuntime:
         self.options = {value.name: value.type for value in session.get_overridable_initializers()}
         self.takes_past = PAST_LENGTH in self.options
         self.device = "cuda" if PROVIDERS["cuda"] in session.get_providers() else "cpu"
+        self.parallel = self.device == "cpu"
 
     def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""

@@ -1,5 +1,6 @@
 """OpenVINO: runs the graph of an ONNX artifact on a CPU, in bfloat16 or float16 where the CPU has instructions for it."""
 
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +96,8 @@ class OpenVinoRuntime:
     name = "openvino"
     device = "cpu"
     takes_past = False  # inputs that have a default are constants for it
+    parallel = False
+    pause: Callable[[], object] | None = None
 
     def __init__(self, core: "Core", graph: "Graph", settings: dict[str, object], names: tuple[str, ...]):
         """names: the outputs to compile for now. kernels: the precision that products are computed in."""

@@ -9,10 +9,10 @@ from shim.errors import SealportError, UsageError
 from shim.model import Model
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
-from shim.serve.probing import BrokenOutputError
 from shim.serve.served_model import WORK, ServedModel, overloaded
 from shim.serve.settings import Settings
 from shim.serve.turns import CLIENT
+from shim.serve.unanswered import BrokenOutputError
 
 LOOK = 1.0  # seconds between looks at the models' threads
 AGAIN = 10.0  # seconds after a start that failed

@@ -1,4 +1,4 @@
-"""How long batches take: how large the next may be where several clients share a model, and when one hangs."""
+"""How long batches take, and so how large the next may be where several clients share a model."""
 
 import time
 
@@ -6,7 +6,6 @@ from shim.batches import SMALL
 
 RECENT = 60.0  # seconds after its last request that a client counts as one of those who share the model
 TURN = 0.02  # seconds that a batch should take, at most, while several share it; a text is never divided
-PATIENCE = 10  # a batch hangs when it takes this many times as long as its like, and the timeout beside
 
 
 class Pace:
@@ -16,7 +15,6 @@ class Pace:
         self.batch_seconds = 0.1  # a running mean
         self._token_seconds = 0.0  # a running mean, of padded tokens
         self._clients: dict[str, float] = {}  # when each asked last, the latest last
-        self._batch: tuple[float, int] | None = None  # the one in progress: since when, and its padded tokens
 
     def asked(self, client: str) -> None:
         """A client has something to compute."""
@@ -27,19 +25,16 @@ class Pace:
         """Padded tokens of the next batch: few where several clients share the model, so that no turn is long."""
         while self._clients and time.perf_counter() - next(iter(self._clients.values())) > RECENT:
             del self._clients[next(iter(self._clients))]
-        if len(self._clients) < 2:
-            return most
-        if not self._token_seconds:  # not known yet
-            return min(most, SMALL)
-        return min(most, max(SMALL, int(TURN / self._token_seconds)))
+        return most if len(self._clients) < 2 else min(most, self.turn)
 
-    def begin(self, tokens: int) -> None:
-        """A batch of so many padded tokens."""
-        self._batch = time.perf_counter(), tokens
+    @property
+    def turn(self) -> int:
+        """Padded tokens that take as long as a turn."""
+        return max(SMALL, int(TURN / self._token_seconds)) if self._token_seconds else SMALL
 
-    def end(self) -> None:
-        """The batch is over, well or not."""
-        self._batch = None
+    def seconds(self, tokens: int) -> float:
+        """What so many padded tokens may take; 0 while nobody knows."""
+        return tokens * self._token_seconds
 
     def took(self, seconds: float, tokens: int) -> None:
         """A batch that was computed."""
@@ -47,8 +42,3 @@ class Pace:
         if tokens >= SMALL:
             each = seconds / tokens
             self._token_seconds += 0.3 * (each - self._token_seconds) if self._token_seconds else each
-
-    def hangs(self, timeout: float) -> bool:
-        """Whether the batch in progress takes longer than any should."""
-        batch = self._batch
-        return batch is not None and time.perf_counter() - batch[0] > timeout + PATIENCE * batch[1] * self._token_seconds

@@ -3,15 +3,12 @@
 import logging
 
 from shim.model import Model
+from shim.serve.unanswered import BrokenOutputError
 
 FAILURES = 3  # batches that fail in a row before the model counts as not ready
 SECONDS = 5.0  # a model that fails is tried this often while nobody asks
 WARM = "A first text, so that no client waits for what is done only once."
 log = logging.getLogger("shim")
-
-
-class BrokenOutputError(Exception):
-    """An output of this request is NaN or infinite."""
 
 
 class Probe:

@@ -1,7 +1,7 @@
 """Whose texts are computed next: a queue of requests, taken from as batches. No threads, no clock, no HTTP."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice, zip_longest
 
@@ -80,28 +80,45 @@ class Queue:
             if not self.turns[request.client]:
                 del self.turns[request.client]
 
-    def take(self, budget: int | None = None) -> list[Text]:
-        """The next batch, all of the same heads. Empty when nothing waits."""
-        if not self.turns:
+    def take(self, budget: int | None = None, longest: int | None = None, but: Collection[str] = ()) -> list[Text]:
+        """The next batch, all of the same heads. Empty when nothing waits that it may hold.
+
+        longest: tokens of a text that it may hold, at most. but: clients whose texts it may not hold.
+        """
+        lines = {name: [request for request in line if _some(request, longest)] for name, line in self.turns.items()}
+        lines = {name: line for name, line in lines.items() if line and name not in but}
+        if not lines:
             return []
-        client = self._last = following(self.turns, self._last)
-        requests = self.turns[client] = self.turns.pop(client)  # behind all others
-        lines = [requests, *(line for name, line in self.turns.items() if name != client)]
-        batch = fill(list(islice(_window(lines, requests[0].heads), LOOKAHEAD)), budget or self.budget)
+        client = self._last = following(lines, self._last)
+        first = lines[client][0]
+        window = _window([lines.pop(client), *lines.values()], first.heads, longest)
+        batch = fill(list(islice(window, LOOKAHEAD)), budget or self.budget)
         taken = {id(text) for text in batch}
         for request in {id(text.request): text.request for text in batch}.values():
             request.waiting = deque(text for text in request.waiting if id(text) not in taken)
         self.waiting -= len(batch)
-        requests.rotate(-1)
+        requests = self.turns[client] = self.turns.pop(client)  # behind all others
+        requests.remove(first)
+        requests.append(first)
         left = {name: deque(request for request in line if request.waiting) for name, line in self.turns.items()}
         self.turns = {name: line for name, line in left.items() if line}
         return batch
 
 
-def _window(lines: Iterable[Iterable[Request]], heads: tuple[str, ...]) -> Iterator[Text]:
+def _some(request: Request, longest: int | None) -> bool:
+    """Whether a batch may hold a text of the request."""
+    return longest is None or any(text.length <= longest for text in islice(request.waiting, LOOKAHEAD))
+
+
+def _window(lines: Iterable[Iterable[Request]], heads: tuple[str, ...], longest: int | None) -> Iterator[Text]:
     """The texts in turns: of each client the first of its first request, then of each the first of its second."""
+
+    def texts(request: Request) -> Iterable[Text]:
+        ready = islice(request.waiting, LOOKAHEAD)
+        return ready if longest is None else (text for text in ready if text.length <= longest)
+
     asked = ([request for request in line if request.heads == heads] for line in lines)
-    return _in_turns(_in_turns(islice(request.waiting, LOOKAHEAD) for request in line) for line in asked)
+    return _in_turns(_in_turns(texts(request) for request in line) for line in asked)
 
 
 def _in_turns(rows: Iterable[Iterable[Text]]) -> Iterator[Text]:

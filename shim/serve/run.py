@@ -7,9 +7,10 @@ import resource
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from shim.errors import UsageError
+from shim.held import remove_folders
 from shim.model import Model
 from shim.serve.settings import Settings
 
@@ -24,8 +25,17 @@ if TYPE_CHECKING:
 def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
     """Open every model in a thread of its own and serve them on host:port; 1 when the end left requests unanswered, else 0.
 
-    Raises UsageError for a port that cannot be had, a name given twice and a missing extra.
+    Raises UsageError for a port that cannot be had, a name given twice and a missing extra. A signal that comes while
+    models are loaded ends the process.
     """
+    try:
+        return _served(openers, host, port, settings)
+    except KeyboardInterrupt:
+        remove_folders()
+        _leave(0)
+
+
+def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
     try:
         import fastapi  # noqa: F401
         import orjson  # noqa: F401
@@ -69,10 +79,14 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
         finally:
             ended = models.close()
     if not ended:
-        # A batch that hangs is in a runtime's own code, which would abort an interpreter that ends under it.
-        logging.shutdown()
-        os._exit(code())
+        _leave(code())
     return code()
+
+
+def _leave(code: int) -> NoReturn:
+    # What loads, or a batch that hangs, is in a runtime's own code, which aborts an interpreter that ends under it.
+    logging.shutdown()
+    os._exit(code)
 
 
 def _config(app: "ASGIApp", settings: Settings) -> "uvicorn.Config":

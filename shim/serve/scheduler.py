@@ -1,4 +1,4 @@
-"""One thread per model: it loads the model and computes the batches of all requests. It knows no HTTP."""
+"""The threads of a model: one loads it and computes the batches of all requests, others what need not wait. No HTTP here."""
 
 import logging
 import threading
@@ -7,38 +7,24 @@ from collections.abc import Callable, Sequence
 
 from shim.model import Model
 from shim.results import Output
+from shim.serve.lanes import Lanes, padded
 from shim.serve.metrics import Metrics
-from shim.serve.pace import Pace
-from shim.serve.probing import BrokenOutputError, Probe
-from shim.serve.queue import Queue, Request, Text
+from shim.serve.probing import Probe
+from shim.serve.queue import Request, Text
 from shim.serve.turns import Shares
+from shim.serve.unanswered import BatchError, BrokenOutputError, ClosedError, FullError, StartingError
+from shim.serve.workers import Workers
 from shim.text import Encoded
 
 log = logging.getLogger("shim")
 
 
-class BatchError(Exception):
-    """The batch that held a text of this request failed."""
-
-
-class ClosedError(Exception):
-    """The model takes no work any more."""
-
-
-class StartingError(Exception):
-    """The model is started anew: its thread ended, or a batch hung."""
-
-
-class FullError(Exception):
-    """Too many requests wait; `retry_after` is in seconds."""
-
-    def __init__(self, waiting: int, retry_after: int):
-        super().__init__(f"{waiting} requests wait already; try again in {retry_after} s")
-        self.retry_after = retry_after
-
-
 class ModelThread:
-    """A model, its queue of requests, and the only thread that computes with it."""
+    """A model, its queue of requests, and the thread that computes with it.
+
+    While that computes a long batch, others compute short ones beside it where the runtime lets them; else it does so itself,
+    whenever the runtime makes a pause.
+    """
 
     def __init__(self, opener: Callable[[], Model], metrics: Metrics, budget: int, share: int):
         """Load and warm the model in its own thread and wait for it; whatever goes wrong there is raised here.
@@ -47,16 +33,14 @@ class ModelThread:
         """
         self.opener, self.metrics = opener, metrics
         self.model: Model
-        self._shares, self._pace = Shares(share), Pace()
-        self._queue, self._condition = Queue(budget), threading.Condition()
+        self._shares, self._lanes, self._condition = Shares(share), Lanes(budget), threading.Condition()
         self._requests: set[Request] = set()
         self._closing = self._replaced = False
         self.lost = False  # it ended or hangs, and another takes over
         self._loaded = threading.Event()
         self._error: BaseException | None = None
-        # A daemon: a batch that hangs must not hold up the exit for ever.
-        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
-        self._thread.start()
+        self._workers = Workers(self._condition)
+        self._workers.start(self._run)
         self._loaded.wait()
         if self._error is not None:
             raise self._error
@@ -68,18 +52,18 @@ class ModelThread:
 
     @property
     def alive(self) -> bool:
-        return self._thread.is_alive() and not self._closing
+        return self._workers.whole and not self._closing
 
     def stuck(self, timeout: float) -> bool:
-        """Whether only a new thread helps: this one ended by itself, or its batch hangs."""
-        return not self._closing and (not self._thread.is_alive() or self._pace.hangs(timeout))
+        """Whether only a new thread helps: one ended by itself, or its batch hangs."""
+        return not self._closing and (not self._workers.whole or self._lanes.hang(timeout))
 
     def full(self, client: str, work: int = 1) -> FullError | None:
         """Why no request of that client is accepted now, if so."""
         if not self._shares.full(client, work):
             return None
         waiting = len(self._requests)
-        seconds = self._pace.batch_seconds * waiting  # each has a turn, a batch long
+        seconds = self._lanes.pace.batch_seconds * waiting  # each has a turn, a batch long
         return FullError(waiting, max(1, min(60, round(seconds))))
 
     def open(self, request: Request) -> None:
@@ -87,13 +71,13 @@ class ModelThread:
         with self._condition:
             if self._closing:
                 raise ClosedError
-            if not self._thread.is_alive():
+            if not self._workers.whole:
                 raise StartingError
             if (full := self.full(request.client, request.work)) is not None:
                 raise full
             self._requests.add(request)
             self._shares.take(request.client, request.work)
-            self._pace.asked(request.client)
+            self._lanes.pace.asked(request.client)
             self._show()
 
     def put(self, request: Request, row: int, encoded: Sequence[Encoded]) -> None:
@@ -101,7 +85,7 @@ class ModelThread:
         now = time.perf_counter()
         with self._condition:
             if request in self._requests:
-                self._queue.add(request, [Text(request, row + index, one, now) for index, one in enumerate(encoded)])
+                self._lanes.queue.add(request, [Text(request, row + index, one, now) for index, one in enumerate(encoded)])
                 self._condition.notify()
 
     def drop(self, request: Request) -> None:
@@ -132,8 +116,7 @@ class ModelThread:
         with self._condition:
             self._closing = True
             self._condition.notify()
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._workers.join(timeout)
 
     def _run(self) -> None:
         started = time.perf_counter()
@@ -149,37 +132,69 @@ class ModelThread:
         self.metrics.add(self.model.name)
         self.metrics.load_seconds.labels(self.model.name).set(time.perf_counter() - started)
         self._show()
+        self._serve()
+
+    def _serve(self) -> None:
         try:
-            self._serve()
+            while self._next():
+                pass
         except BaseException as error:  # what no batch raised: a new thread takes over, see `stuck`
             log.error("the model's thread ended", exc_info=error, extra={"model": self.model.name})
 
-    def _serve(self) -> None:
-        while True:
-            with self._condition:
-                woken = True
-                if not self._queue.waiting and not (self._closing and not self._requests):
-                    woken = self._condition.wait(self._probe.wait)
-                if self._closing and not self._requests:
-                    return
-                batch = self._queue.take(self._pace.budget(self._queue.budget))
-                hungry = [request for request in {text.request for text in batch} if not request.ahead(0.5)]
-            for request in hungry:
+    def _next(self) -> bool:
+        """Compute a batch, or wait for one; whether there may be more."""
+        with self._condition:
+            batch = self._take()
+            woken = bool(batch) or self._over or self._workers.wait(self._probe.wait)
+            batch = batch or self._take()
+            if self._over:
+                self._condition.notify()  # the next one
+                return False
+        if batch:
+            self._compute_taken(batch)
+        elif not woken:
+            self._probe.again()
+            self._show()
+        return True
+
+    def _beside(self) -> None:
+        """While the runtime makes a pause: compute another batch, if one may begin."""
+        with self._condition:
+            batch = self._take()
+        if batch:
+            self._compute_taken(batch)
+
+    def _take(self) -> list[Text]:
+        """The next batch, if one may begin; if others may beside it, a thread is there for them."""
+        batch = self._lanes.take()
+        if batch and self._lanes.long(batch) and self.model.runtime.parallel:
+            self._workers.another(self._serve)
+        return batch
+
+    def _compute_taken(self, batch: list[Text]) -> None:
+        for request in {text.request for text in batch}:
+            if not request.ahead(0.5):
                 request.hungry()
-            if batch:
-                self._pace.begin(_padded(batch))
-                self._compute(batch)
-                self._pace.end()
-            elif not woken:
-                self._probe.again()
-                self._show()
+        runtime = self.model.runtime
+        outer = runtime.pause
+        try:
+            runtime.pause = self._beside if self._lanes.long(batch) and not runtime.parallel else None
+            self._compute(batch)
+        finally:
+            runtime.pause = outer
+            with self._condition:
+                self._lanes.done(batch)
+
+    @property
+    def _over(self) -> bool:
+        return self._closing and not self._requests
 
     def _compute(self, batch: list[Text]) -> None:
         name, started = self.model.name, time.perf_counter()
         for text in batch:
             self.metrics.queue_seconds.labels(name).observe(started - text.since)
         self.metrics.batch_texts.labels(name).observe(len(batch))
-        self.metrics.batch_tokens.labels(name).observe(_padded(batch))
+        self.metrics.batch_tokens.labels(name).observe(padded(batch))
         try:
             outputs = self.model.compute([text.encoded for text in batch], batch[0].request.heads)
         except Exception as error:  # whatever a runtime raises, out of memory too: this batch fails, the next may not
@@ -189,7 +204,7 @@ class ModelThread:
             return
         self._probe.failures = 0
         seconds = time.perf_counter() - started
-        self._pace.took(seconds, _padded(batch))
+        self._lanes.pace.took(seconds, padded(batch))
         self.metrics.inference_seconds.labels(name).observe(seconds)
         with self._condition:
             for text, output in zip(batch, outputs, strict=True):
@@ -234,17 +249,12 @@ class ModelThread:
     def _leave(self, request: Request) -> None:
         if request in self._requests:
             self._requests.remove(request)
-            self._queue.drop(request)
+            self._lanes.queue.drop(request)
             self._shares.give(request.client, request.work)
 
     def _show(self) -> None:
         if self._replaced:
             return
-        self.metrics.queue_depth.labels(self.model.name).set(self._queue.waiting)
+        self.metrics.queue_depth.labels(self.model.name).set(self._lanes.queue.waiting)
         self.metrics.queue_requests.labels(self.model.name).set(len(self._requests))
         self.metrics.ready.labels(self.model.name).set(int(self.ready))
-
-
-def _padded(batch: list[Text]) -> int:
-    """Tokens of a batch, padding included."""
-    return len(batch) * max(text.length for text in batch)

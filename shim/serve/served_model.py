@@ -15,12 +15,12 @@ from shim.pooling import PER_TOKEN, check_dimensions
 from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
-from shim.serve.probing import BrokenOutputError
 from shim.serve.queue import Request
-from shim.serve.scheduler import BatchError, ClosedError, FullError, ModelThread, StartingError
+from shim.serve.scheduler import ModelThread
 from shim.serve.settings import Settings
 from shim.serve.tokenizing import Tokenizing, written
 from shim.serve.turns import CLIENT, Shares
+from shim.serve.unanswered import BatchError, BrokenOutputError, ClosedError, FullError, StartingError
 from shim.text import Encoded, Prefix, adapted
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # of a request, encoded before they are put into the queue
