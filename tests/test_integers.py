@@ -25,12 +25,10 @@ from converter.int8.quantize import IntegerProducts
 from converter.int8.shared_inputs import Integers, RoundedOps
 from converter.int8.weights import ZERO, joined, nearest
 from converter.quantize.layerwise import Hessian
-from converter.quantize.losses import loss
 from converter.recipe import Recipe
 from converter.source.checkpoint import Checkpoint
 from converter.source.open import open_source
 from converter.targets import onnx as onnx_target
-from converter.targets.onnx.tables import plane_widths, planes
 from shim.architectures import bert
 from shim.pooling import outputs
 from shim.runtimes.onnx import open_runtime, overflows
@@ -196,34 +194,6 @@ def test_a_text_alone_is_what_it_is_in_a_batch_and_zeros_divide_nothing(
         for row, text in enumerate(texts):
             alone = runtime.run(encoder.batch([text]), ("sentence_embedding",))["sentence_embedding"][0]
             assert np.abs(alone - whole[row]).max() < 1e-5
-
-
-@pytest.mark.parametrize("bits", [1, 2, 3, 5, 6, 7])
-def test_planes_hold_every_bit_once(bits: int) -> None:
-    codes = np.random.default_rng(bits).integers(0, 2**bits, (5, 64), dtype=np.uint8)
-    packed = planes(codes, bits)
-    assert packed.shape == (5, 8 * bits)
-    found, start, below = np.zeros((5, 64), np.uint8), 0, 0
-    for width in plane_widths(bits):
-        size = 64 * width // 8
-        for column in range(64):  # the column's place: its part of the row is its place in the byte
-            byte = packed[:, start + column % size]
-            found[:, column] |= ((byte >> (width * (column // size))) & (2**width - 1)) << below
-        start, below = start + size, below + width
-    np.testing.assert_array_equal(found, codes)
-
-
-def test_the_loss_is_the_worst_head() -> None:
-    masks = [torch.tensor([[True, True], [True, False]])]
-    one = {
-        "sentence_embedding": [torch.tensor([[1.0, 0.0], [0.0, 1.0]])],
-        "sparse_weights": [torch.tensor([[1.0, 0.0], [1.0, 5.0]])],
-    }
-    other = {
-        "sentence_embedding": [torch.tensor([[0.6, 0.8], [0.0, 1.0]])],
-        "sparse_weights": [torch.tensor([[1.0, 0.0], [1.0, 0.0]])],
-    }
-    np.testing.assert_allclose(loss(one, other, masks), [0.4, 0.0], atol=1e-6)
 
 
 def test_products_that_could_overflow_are_made_otherwise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
