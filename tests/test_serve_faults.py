@@ -155,7 +155,7 @@ def test_a_client_that_leaves_frees_its_place_before_compute(start: Callable[...
             head = ["POST /v1/embeddings HTTP/1.1", "host: x", "content-type: application/json", f"content-length: {len(body)}"]
             leaving.sendall("\r\n".join([*head, "", ""]).encode() + body)
             server.until(lambda: server.figure("queue_requests") == 2)
-        server.until(lambda: server.figure("queue_texts") == 0, 3)
+        server.until(lambda: server.figure("queue_texts") == 0)
         assert first.result().status_code == 200
     assert len(server.batches()) - before <= 3, "texts of a client that had left were computed"
     assert server.embed("next").status_code == 200
