@@ -17,7 +17,7 @@ from support.checkpoints import write_bert, write_recipe
 from support.commands import run, run_process
 from support.hub import WRITE, Hub
 from support.servers import Server, Started
-from support.shared import MiniLM, shared_by_all
+from support.shared import MiniLM, shared_by_all, thinned
 
 from converter import corpus, pipeline, recipe
 from converter.proof import reference
@@ -54,6 +54,7 @@ FIXTURES = {"tiny_artifact", "precisions", "below", "minilm_artifacts", "convert
 FIXTURES |= {"working", "family", "converting"}
 FUNCTIONS = {"made", "standin", "standin_recipe", "convert", "converted", "quantize", "prepare", "witnessed", "refused"}
 FUNCTIONS |= {"apart", "run_process", "stop"}
+LEARN = 10  # every so many calibration texts are enough where the quality of codes is not the point
 FEW = (
     "A short line.\nЧто нового?\n天气很好，我们去散步。\nA somewhat longer sentence about the price of copper in March 1998.\n"
 )
@@ -115,23 +116,24 @@ def pytest_unconfigure() -> None:
 
 @functools.cache
 def made(name: str, target: str, bits: int) -> tuple[Path, Manifest]:
-    """The artifact of a small checkpoint, verified on the whole corpus, but for what is slow.
+    """The artifact of a small checkpoint, calibrated on few texts and verified on every 4th; every 8th must do for SIBLINGS
+    and from 16 bits on, where tests compare with upstream themselves. For all texts see MiniLM.
 
     A small reranker is verified on the texts that it was trained on: to all others it gives nearly the same score, and that
-    would prove nothing; so it is not calibrated on them. Every 8th text must do for SIBLINGS, and from 16 bits on, where tests
-    compare with upstream themselves.
+    would prove nothing; so it is not calibrated on them.
     """
     with shared_by_all(f"{name}-{target}-{bits}") as out:
         for before in out.iterdir():
             return before, artifact.read(before)
         loaded = standin_recipe(name)
-        texts = corpus.CALIBRATION if loaded.task == "rerank" else corpus.VERIFICATION
-        if bits >= 16 or name in SIBLINGS:
-            lines = texts.read_text(encoding="utf-8").split("\n")
-            texts = out.with_suffix(".jsonl")
-            texts.write_text("\n".join(lines[::8]), encoding="utf-8")
-        effort = "fast" if loaded.task == "rerank" or name in SIBLINGS else None
-        request = pipeline.Request(loaded, target, bits, str(standin(name)), out, corpus=texts, effort=effort)
+        judging = corpus.CALIBRATION if loaded.task == "rerank" else corpus.VERIFICATION
+        texts = thinned(judging, out.with_name(f"{out.name}.jsonl"), 8 if bits >= 16 or name in SIBLINGS else 4)
+        request = pipeline.Request(loaded, target, bits, str(standin(name)), out, corpus=texts)
+        if loaded.task == "rerank" or name in SIBLINGS:
+            request = dataclasses.replace(request, effort="fast")
+        elif target == "onnx" and bits == 8:
+            learned = thinned(corpus.CALIBRATION, out.with_name(f"{out.name}.learn.jsonl"), LEARN)
+            request = dataclasses.replace(request, calibration=learned)
         return pipeline.convert(request, lambda *_: None)
 
 
@@ -152,9 +154,7 @@ def corpus_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def few_to_learn_from(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tenth of the calibration texts, for codes whose quality is not the point."""
-    path = tmp_path_factory.mktemp("corpus") / "learn.jsonl"
-    path.write_text("\n".join(corpus.CALIBRATION.read_text(encoding="utf-8").splitlines()[::10]), encoding="utf-8")
-    return path
+    return thinned(corpus.CALIBRATION, tmp_path_factory.mktemp("corpus") / "learn.jsonl", LEARN)
 
 
 @pytest.fixture(scope="session")

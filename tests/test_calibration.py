@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import standin, standin_recipe
 from support.checkpoints import write_bert, write_recipe
 from support.jobs import calibration_of
+from support.shared import thinned
 
 from converter import corpus, pipeline, recipe
 from converter.corpus import Text, calibration
@@ -121,12 +123,10 @@ def test_a_large_model_sees_some_of_the_texts(small) -> None:
 
 def test_four_bits_come_much_nearer_than_rounded(tmp_path: Path, few_to_learn_from: Path) -> None:
     """Even with few texts."""
-    found = {}
-    lines = corpus.VERIFICATION.read_text(encoding="utf-8").split("\n")
-    (tmp_path / "some.jsonl").write_text("\n".join(lines[::10]), encoding="utf-8")
-    settings = {"strict_bits": True, "corpus": tmp_path / "some.jsonl"}
+    found, name = {}, "multilingual-e5-large"
+    texts = thinned(corpus.VERIFICATION, tmp_path / "some.jsonl", 10)
     for effort, shown in (("fast", None), ("balanced", few_to_learn_from)):
-        made = settings | {"effort": effort, "calibration": shown, "out": tmp_path / effort}
-        request = pipeline.Request(recipe.load("all-minilm-l6-v2"), "onnx", 4, **made)
+        made = {"source": str(standin(name)), "strict_bits": True, "corpus": texts, "effort": effort, "calibration": shown}
+        request = pipeline.Request(standin_recipe(name), "onnx", 4, out=tmp_path / effort, **made)
         found[effort] = 1 - pipeline.convert(request, lambda *_: None)[1].parity.heads["dense"].mean
     assert found["balanced"] < found["fast"] / 3

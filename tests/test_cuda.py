@@ -57,7 +57,8 @@ def test_cuda_has_a_kernel_for_every_node(family: tuple[recipe.Recipe, Checkpoin
 @pytest.mark.slow
 def test_a_long_text_is_finite_in_float16(family: tuple[recipe.Recipe, Checkpoint], tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    length = 1024 if family[0].task == "rerank" else 8192  # a reranker is an embedder, here too, but for the head on one token
+    # A reranker is an embedder, here too, but for the head on one token; at its limit, which takes gigabytes, is one model.
+    length = 1024 if family[0].task == "rerank" else 8192 if family[0].name == "bge-m3" else 4096
     ids, mask = rng.integers(5, 900, (1, length)), np.ones((1, length), np.int64)
     ids[:, -192:], mask[:, -192:] = family[1].config.get("pad_token_id") or 0, 0
     given, found = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}, []

@@ -21,14 +21,15 @@ REPO, TEXTS = (
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("target", "bits"), [("mlx", 8), ("onnx", 16)])
-def test_from_an_original_on_the_hub_to_an_answer(hub: Hub, tmp_path: Path, target: str, bits: int) -> None:
+def test_from_an_original_on_the_hub_to_an_answer(hub: Hub, tmp_path: Path, corpus_file: Path, target: str, bits: int) -> None:
     """Each command in a process of its own, as a user types them; the server has a token that may only read."""
     commit = hub.put(REPO, standin("bge-m3"))
     recipe = (ROOT / "recipes/bge-m3.toml").read_text(encoding="utf-8")
     mine = tmp_path / "bge-m3.toml"
     mine.write_text(re.sub('revision = ".*"', f'revision = "{commit}"', recipe.replace("= 1024", "= 128")), encoding="utf-8")
     reached = hub.environment(tmp_path, WRITE)
-    made = run_process("converter", mine, "--to", target, "--bits", bits, "--out", tmp_path, "--json", env=reached)
+    asked = ("--to", target, "--bits", bits, "--out", tmp_path, "--corpus", corpus_file, "--json")
+    made = run_process("converter", mine, *asked, env=reached)
     manifest = json.loads(made.stdout)
     assert (manifest["source"]["repo"], manifest["source"]["revision"]) == (REPO, commit)
     published = run_process("converter", "publish", manifest["path"], "--org", "acme", "--private", "--json", env=reached)

@@ -1,5 +1,6 @@
 """How far outputs are from those wanted: what counts as a difference, and what does not."""
 
+import numpy as np
 import torch
 
 from converter.quantize.losses import by_head, loss
@@ -28,3 +29,16 @@ def test_of_several_heads_the_worst_of_each_text_counts() -> None:
     masks = [torch.ones(2, 1, dtype=torch.bool)]
     assert by_head(wanted, given, masks).tolist() == [[1, 0], [0, 1]]
     assert loss(wanted, given, masks).tolist() == [1, 1]
+
+
+def test_the_loss_is_the_worst_head() -> None:
+    masks = [torch.tensor([[True, True], [True, False]])]
+    one = {
+        "sentence_embedding": [torch.tensor([[1.0, 0.0], [0.0, 1.0]])],
+        "sparse_weights": [torch.tensor([[1.0, 0.0], [1.0, 5.0]])],
+    }
+    other = {
+        "sentence_embedding": [torch.tensor([[0.6, 0.8], [0.0, 1.0]])],
+        "sparse_weights": [torch.tensor([[1.0, 0.0], [1.0, 0.0]])],
+    }
+    np.testing.assert_allclose(loss(one, other, masks), [0.4, 0.0], atol=1e-6)

@@ -23,6 +23,7 @@ from converter.source.open import open_source
 from converter.targets import onnx as target
 from converter.targets.onnx import GRID
 from converter.targets.onnx.packed import pack
+from converter.targets.onnx.tables import plane_widths, planes
 from shim import load
 from shim.architectures import bert
 from shim.pooling import outputs
@@ -118,3 +119,18 @@ def test_the_kernels_read_what_was_meant(
     found = model.embed(TEXTS).dense
     assert np.abs(found - expected.numpy()).max() < 1e-4
     assert np.abs(found - exact.numpy()).max() > 1e-4, "not quantized at all?"
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5, 6, 7])
+def test_planes_hold_every_bit_once(bits: int) -> None:
+    codes = np.random.default_rng(bits).integers(0, 2**bits, (5, 64), dtype=np.uint8)
+    packed = planes(codes, bits)
+    assert packed.shape == (5, 8 * bits)
+    found, start, below = np.zeros((5, 64), np.uint8), 0, 0
+    for width in plane_widths(bits):
+        size = 64 * width // 8
+        for column in range(64):  # the column's place: its part of the row is its place in the byte
+            byte = packed[:, start + column % size]
+            found[:, column] |= ((byte >> (width * (column // size))) & (2**width - 1)) << below
+        start, below = start + size, below + width
+    np.testing.assert_array_equal(found, codes)

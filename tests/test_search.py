@@ -28,9 +28,11 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def request_(tiny: Path, tmp_path: Path, corpus_file: Path) -> Request:
+def request_(tiny: Path, tmp_path: Path, corpus_file: Path, few_to_learn_from: Path) -> Request:
     loaded = recipe.load(str(tiny / "tiny.toml"))
-    return Request(loaded, "mlx", 4, str(tiny / "checkpoint"), tmp_path / "out", corpus=corpus_file)
+    return Request(
+        loaded, "mlx", 4, str(tiny / "checkpoint"), tmp_path / "out", corpus=corpus_file, calibration=few_to_learn_from
+    )
 
 
 def made(request: Request, **changes: object) -> tuple[Path, Manifest]:
@@ -114,7 +116,7 @@ def test_an_artifact_that_passes_on_the_mean_says_so_and_must_be_asked_for(reque
 )
 def test_what_contradicts_itself_is_refused(request_: Request, changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        made(request_, **changes)
+        made(dataclasses.replace(request_, calibration=None), **changes)
 
 
 def test_what_never_passes_ends_as_the_nearest_that_was_tried(request_: Request, monkeypatch: pytest.MonkeyPatch) -> None:

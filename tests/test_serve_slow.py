@@ -1,9 +1,9 @@
 """Clients that keep a running server waiting, and one that is to end meanwhile."""
 
-import contextlib
 import json
 import os
 import resource
+import socket
 import subprocess
 import sys
 import time
@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 from support.connections import BODY, JSON, answered, connect, connected, head, length
 from support.servers import Server, Started
 
@@ -58,17 +59,27 @@ def test_files_are_few_and_connections_fewer(tiny_artifact: Path) -> None:
         server.ended()
 
 
+def at_best(seconds: Callable[[], float], limit: float) -> float:
+    """The least of up to three times, of which the first under the limit will do: what holds up a single one is the machine."""
+    took = seconds()
+    return took if took < limit else min(took, seconds(), seconds())
+
+
+def drip(connection: socket.socket) -> None:
+    """Lines of a head, for at least four seconds."""
+    for _ in range(40):
+        connection.sendall(b"a:b\r\n")
+        time.sleep(0.1)
+
+
 def test_a_slow_client_has_an_end(start: Callable[..., Server]) -> None:
     server = start("--request-timeout", 1)
     with connected(server, 4) as (silent, heading, sending, dripping):
         heading.sendall(head()[:-2])
         sending.sendall(head("/embed", "Content-Length: 100") + b"{")
         dripping.sendall(b"GET /health HTTP/1.1\r\n")
-        with contextlib.suppress(ConnectionError):
-            for _ in range(90):  # fewer than there may be headers
-                dripping.sendall(b"a:b\r\n")
-                time.sleep(0.1)
-            raise AssertionError("a line now and then keeps a connection for ever")
+        with pytest.raises(ConnectionError):
+            drip(dripping)
         assert silent.recv(1) == b""
         assert answered(heading)[0] == 408
         status, body = answered(sending)
@@ -117,29 +128,41 @@ def test_sigterm_ends_what_is_half_sent_at_once(start: Callable[..., Server]) ->
 
 
 def test_the_end_comes_within_the_drains_time(start: Callable[..., Server]) -> None:
-    server = start("--drain-timeout", 3)
-    server.fault.write_text("hold")
-    with connect(server) as connection:
-        connection.sendall(head("/v1/embeddings", length(BODY)) + BODY)
-        server.until(lambda: server.figure("queue_requests") == 1)
-        server.end()
-        server.code = 1
-        assert answered(connection)[0] == 503
-        assert server.process.wait(90) == 1, "though the batch never ends"
+    def seconds() -> float:
+        server = start("--drain-timeout", 3)
+        server.fault.write_text("hold")
+        with connect(server) as connection:
+            connection.sendall(head("/v1/embeddings", length(BODY)) + BODY)
+            server.until(lambda: server.figure("queue_requests") == 1)
+            started = time.monotonic()
+            server.end()
+            server.code = 1
+            assert answered(connection)[0] == 503
+            assert server.process.wait(60) == 1
+            server.fault.unlink()
+            return time.monotonic() - started
+
+    assert at_best(seconds, 3.2) < 3.2
 
 
 def test_a_log_that_nobody_reads_stops_neither_requests_nor_the_end(tiny_artifact: Path, tmp_path: Path) -> None:
-    read, write = os.pipe()
-    command = [sys.executable, "-m", "shim", "serve", str(tiny_artifact), "--port", "0", "--drain-timeout", "1"]
-    with subprocess.Popen(command, stderr=write) as process:
-        os.close(write)
-        url = json.loads(os.read(read, 4096).split(b"\n")[0])["address"]
-        with httpx.Client(timeout=10) as client:
-            for _ in range(1000):  # some 200 KB of lines, of which a pipe takes 64
-                assert client.get(f"{url}/none").status_code == 404
-        process.terminate()
-        assert process.wait(90) == 0, "and holds up no end"
-    os.close(read)
+    def seconds() -> float:
+        read, write = os.pipe()
+        command = [sys.executable, "-m", "shim", "serve", str(tiny_artifact), "--port", "0", "--drain-timeout", "1"]
+        with subprocess.Popen(command, stderr=write) as process:
+            os.close(write)
+            url = json.loads(os.read(read, 4096).split(b"\n")[0])["address"]
+            with httpx.Client(timeout=60) as client:
+                for _ in range(1000):  # some 200 KB of lines, of which a pipe takes 64
+                    assert client.get(f"{url}/none").status_code == 404
+            started = time.monotonic()
+            process.terminate()
+            assert process.wait(60) == 0
+            ended = time.monotonic()
+        os.close(read)
+        return ended - started
+
+    assert at_best(seconds, 1.15) < 1.15, "and holds up no end"
 
 
 def test_sigterm_answers_what_is_whole_before_what_is_half_sent(start: Callable[..., Server]) -> None:

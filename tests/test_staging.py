@@ -82,11 +82,14 @@ def test_a_full_disk_is_one_line(
     tmp_path: Path,
     small_files: None,
     convert: Callable[..., subprocess.CompletedProcess[str]],
+    corpus_file: Path,
+    few_to_learn_from: Path,
     target: str,
     bits: int,
 ) -> None:
     out = tmp_path / "out"
     command = (tiny / "tiny.toml", "--to", target, "--bits", bits, "--source", tiny / "checkpoint", "--out", out, "--json")
+    command += ("--corpus", corpus_file, *(("--calibration", few_to_learn_from) if (target, bits) == ("onnx", 8) else ()))
     done = convert(*command, check=3)
     name = out / f"tiny-{target}-{bits}bit"
     assert done.stderr == f"convert: {name}: cannot be written (File too large); nothing was left there\n"
@@ -106,9 +109,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_really_full_is_one_line(
-    tiny: Path, small_disk: Path, convert: Callable[..., subprocess.CompletedProcess[str]]
+    tiny: Path, small_disk: Path, corpus_file: Path, convert: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
     command = (tiny / "tiny.toml", "--to", "onnx", "--source", tiny / "checkpoint", "--out", small_disk, "--json")
+    command += ("--effort", "fast", "--corpus", corpus_file)
     done = convert(*command, check=3)
     assert done.stderr.endswith("cannot be written (No space left on device); nothing was left there\n")
     assert done.stderr.count("\n") == 1

@@ -1,6 +1,6 @@
-"""Run in the environment of scripts/clients: CLIENT ADDRESS EMBEDDER RERANKER -> JSON of what that client got.
+"""Run in the environment of scripts/clients: CLIENT,… ADDRESS EMBEDDER RERANKER -> a line of JSON of what each client got.
 
-Embedders print {"vectors"}, rerankers {"order", "scores"}: the documents' numbers, best first.
+Of embedders {"vectors"}, of rerankers {"order", "scores"}: the documents' numbers, best first; of what failed {"error"}.
 """
 
 import json
@@ -120,4 +120,9 @@ def ranking(results):
 
 
 if __name__ == "__main__":
-    print(json.dumps(globals()[sys.argv[1]](*sys.argv[2:])))
+    for client in sys.argv[1].split(","):
+        try:
+            found = globals()[client](*sys.argv[2:])
+        except Exception as error:
+            found = {"error": repr(error)}
+        print(json.dumps({"client": client} | found))

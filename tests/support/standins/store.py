@@ -13,7 +13,7 @@ from converter import cache
 from support.standins import catalog
 from support.standins import full as full_size
 
-VERSION = 3  # of what is made: those of another version are not used; raise it when tests/support/standins makes something else
+VERSION = 4  # of what is made: those of another version are not used; raise it when tests/support/standins makes something else
 HUB = Path(__file__).resolve().parents[4] / "shared/hub"
 
 

@@ -58,7 +58,7 @@ class Family:
 
 FAMILIES = {
     "xlm_roberta": Family(XLM_ROBERTA, 40, ("", "query: ", "passage: ", f"{INSTRUCT} "), ("cls", "mean")),
-    "xlm_roberta_reranker": Family(XLM_ROBERTA | {"num_labels": 1}, 120, parent="xlm_roberta"),
+    "xlm_roberta_reranker": Family(XLM_ROBERTA | {"num_labels": 1}, 80, parent="xlm_roberta"),
     "qwen3": Family(QWEN3, 80, ("", "", INSTRUCT), ("last",)),
     "qwen3_reranker": Family(QWEN3, 220, parent="qwen3"),
     "nomic_bert": Family(
@@ -201,7 +201,7 @@ def _reranker_losses(name: str, model: Any, tokenizer: Tokenizer, data: Corpus) 
     for batch in pairs(data, 12 if causal else 32, rng):
         queries, passages = [query for query, _ in batch], [passage for _, passage in batch]
         logits = torch.tensor([relevance(data, *pair) for pair in batch])
-        longest = rng.choice((32, 48, 96 if causal else 128))
+        longest = rng.choice((32, 48, 96))
         encoded = [pair_ids(name, tokenizer, *(data.texts[row].text for row in pair), longest) for pair in batch]
         tokens, mask = collate([ids for ids, _ in encoded], model.config.pad_token_id or 0)
         if not causal:
