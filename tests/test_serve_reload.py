@@ -17,7 +17,7 @@ from support.servers import Server
 import shim
 from shim.serve.metrics import Metrics
 from shim.serve.models import Models
-from shim.serve.served_model import Options
+from shim.serve.options import Options
 from shim.serve.settings import Settings
 
 KEY = {"authorization": "Bearer admin"}

@@ -10,6 +10,7 @@ import numpy as np
 from converter.recipe import Recipe
 from converter.source.adapter import ADAPTER, merged
 from converter.source.checkpoint import PICKLE, SAFETENSORS, Checkpoint, index, read_json
+from converter.source.cut import cut
 from converter.source.derive import derive
 from converter.source.facts import Facts
 from converter.source.layout import Layout, check_code, read_layout
@@ -17,11 +18,10 @@ from converter.source.locate import hub, installed, locate, package
 from converter.source.settle import settle
 from converter.source.task_adapters import described, find_adapters, stacks
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, read
-from shim import positions
 from shim.architectures import Architecture, Configuration, architecture
 from shim.artifact import Origin
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
-from shim.jsons import JsonObject, array
+from shim.jsons import JsonObject
 from shim.pooling import LINEAR, head_tensors
 from shim.spec import ModelSpec
 from shim.text import TextEncoder
@@ -65,7 +65,7 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     adapters = find_adapters(directory) if hasattr(module, "side_paths") else {}
     whole = read_json(directory / "config.json") | described(directory, adapters)
     spec = dataclasses.replace(settle(recipe, place.facts), adapters=list(adapters) or None)
-    config = whole if spec.layer in (None, -1) else _cut(recipe, module, whole, spec.layer or 0)
+    config = whole if spec.layer in (None, -1) else cut(recipe, module, whole, spec.layer or 0)
     parsed = module.Config.read(config)
     _check_size(recipe, spec, parsed)
     _check_tokenizer(spec, directory, parsed.vocab_size)
@@ -93,22 +93,6 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
         heads=tuple(heads),
         tables=frozenset(name for name in order if any(re.search(pattern, name) for pattern in module.TABLES)),
     )
-
-
-def _cut(recipe: Recipe, module: Architecture, config: JsonObject, layer: int) -> JsonObject:
-    """The `config.json` of a decoder whose hidden states are those before its last layers: without them and the last norm.
-
-    layer: see ModelSpec. Raises UsageError for a layer that is not there, and for what is no decoder.
-    """
-    if recipe.task != "embed" or not hasattr(module, "continues"):
-        what = f"a {recipe.architecture} model that is to {recipe.task}"
-        raise UsageError(f"{recipe.name}: layer {layer} of {what} is not supported; of a decoder that is to embed it is")
-    count = positions.layers(config)
-    kept = layer if layer >= 0 else count + 1 + layer
-    if not 0 < kept < count:
-        raise UsageError(f"{recipe.name}: layer {layer} of {count} layers; from 1 to {count - 1}, or from -2 to -{count}")
-    types = {"layer_types": array(config, "layer_types")[:kept]} if config.get("layer_types") else {}
-    return config | {"num_hidden_layers": kept, "final_norm": False} | types
 
 
 def _place(given: Path, origin: Origin) -> Place:

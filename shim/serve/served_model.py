@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TypeVar
 
 from shim import late
@@ -15,6 +14,7 @@ from shim.pooling import PER_TOKEN, check_dimensions
 from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
+from shim.serve.options import Encode, Options, encoding
 from shim.serve.queue import Request
 from shim.serve.scheduler import ModelThread
 from shim.serve.settings import Settings
@@ -31,25 +31,6 @@ SHOWN = 8192  # characters that do, where their tokens are shown
 REPEATED = 4  # bytes of texts, with what goes with each, by those that a body may have
 REVIVALS = 3  # a thread that hangs keeps its model's memory: there is an end to it
 T = TypeVar("T")
-Encode = Callable[[Sequence[str]], Steps[list[Encoded]]]
-
-
-@dataclass(frozen=True)
-class Options:
-    """How texts are to be embedded; see `Model.embed`. truncate: whether a text too long is cut, on `side`, or refused.
-
-    normalize: whether vectors have length 1; None as the model gives them.
-    """
-
-    task: str | None = None
-    prompt_name: str | None = None
-    instruction: str | None = None
-    dimensions: int | None = None
-    heads: tuple[str, ...] = ("dense",)
-    normalize: bool | None = None
-    truncate: bool = True
-    side: str = "right"
-    late_chunking: bool = False
 
 
 class ServedModel:
@@ -241,16 +222,6 @@ class ServedModel:
         if self._wide(heads) * tokens * self.model.dimensions > most:
             message = f"vectors of over {tokens} tokens in one answer; send fewer texts a request"
             raise Refusal(Kind.LIMIT, message, "texts")
-
-
-def encoding(model: Model, options: Options, prompt: str) -> Encode:
-    """What makes texts tokens, behind the prompt and through the adapter that are asked for."""
-    adapter = model.adapter(options.task, options.prompt_name)
-
-    def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
-        return adapted((yield from model.encoder.encoding(part, prompt, options.side)), adapter)
-
-    return encode
 
 
 def ending(error: ClosedError | StartingError) -> Refusal:

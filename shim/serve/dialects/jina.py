@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field, StrictBool, StrictStr
 
 from shim.errors import UsageError
 from shim.prompts import TEMPLATE, knows_prompt
-from shim.serve.served_model import Options
+from shim.serve.options import Options
 from shim.spec import ModelSpec
 
 EmbeddingType = Literal["float", "base64", "int8", "uint8", "binary", "ubinary"]

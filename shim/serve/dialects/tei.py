@@ -16,7 +16,7 @@ from shim.serve.dialects import tei_bodies as bodies
 from shim.serve.dialects.openai import texts_of
 from shim.serve.faults import Refusal
 from shim.serve.models import Models
-from shim.serve.served_model import Options
+from shim.serve.options import Options
 
 PATHS = frozenset({"/embed", "/embed_sparse", "/embed_all", "/similarity", "/tokenize", "/info", "/health"})
 SHOWN = 200  # texts named in the header TRUNCATED, so that it stays one that proxies take
