@@ -61,7 +61,7 @@ def per_channel(weight: Tensor, hessian: Tensor, apart: Sequence[int] = ()) -> t
 
 
 def grouped(weight: Tensor, size: int) -> Tensor:
-    """(rows, columns) float32 as 8-bit codes give it back, with a scale and an offset for each `size` columns, by nearest."""
+    """(rows, columns) float32: what 8-bit codes rounded to nearest stand for, a scale and an offset for each `size` columns."""
     groups = weight.unflatten(1, (-1, size))
     low = groups.amin(dim=-1, keepdim=True)
     steps = ((groups.amax(dim=-1, keepdim=True) - low) / 255).clamp_min(float(np.finfo(np.float32).tiny))
