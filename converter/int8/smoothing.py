@@ -122,7 +122,7 @@ def search(shown: Shown, weight: Tensor, ways: Sequence[str], scales: bool, shif
 
 
 def _stored(weight: Tensor, in_groups: bool, size: int | None, apart: tuple[int, ...]) -> Tensor:
-    """What codes rounded to nearest stand for, the columns `apart` as they are. in_groups: as IN_GROUPS; size: see `group_of`."""
+    """What codes rounded to nearest stand for, the columns `apart` as they are. size: see `group_of`."""
     if in_groups:
         return grouped(weight, size) if size else weight
     rest = weight.clone()
