@@ -173,3 +173,11 @@ def test_sigterm_answers_what_is_whole_before_what_is_half_sent(start: Callable[
         server.until(lambda: server.figure("queue_requests") == 1)
         server.end()
         assert answered(connection)[0] == 200
+
+
+def test_signals_that_go_on_change_no_exit_code(start: Callable[..., Server]) -> None:
+    server = start()
+    while server.process.poll() is None:
+        server.end()
+        time.sleep(0.0005)
+    assert server.process.returncode == 0

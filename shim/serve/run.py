@@ -4,6 +4,7 @@ import gc
 import logging
 import os
 import resource
+import signal
 import socket
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -78,6 +79,8 @@ def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settin
             log.info("stopped", extra={"unanswered": models.unanswered})
         finally:
             ended = models.close()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # python's own handlers are gone before it has ended: a signal then would kill it
     if not ended:
         _leave(code())
     return code()
