@@ -1,6 +1,7 @@
 """The `convert` command. __main__.py begins it, progress.py shows its progress, shim/console.py its errors and exit codes."""
 
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -150,9 +151,14 @@ def convert_model(
     request = Request(recipe=known, source=origin, verified=not no_verify, **asked)
     if corpus:
         request = replace(request, corpus=corpus)
+    started = time.monotonic()
     with StageProgress(quiet=as_json) as progress:
         path, manifest = pipeline.convert(request, progress)
-    return report(manifest, path, as_json)
+    code = report(manifest, path, as_json)
+    if not as_json:
+        click.echo(f"  took     {show.duration(time.monotonic() - started)}")
+        click.echo(f"  next     {show.next_step(manifest, str(path))}")
+    return code
 
 
 main_group.add_command(publish)

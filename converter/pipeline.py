@@ -21,7 +21,7 @@ from converter.source.checkpoint import Checkpoint, described
 from converter.source.open import open_source
 from converter.source.settle import SETTLED
 from converter.staging import empty, staged
-from converter.strategy import strategy
+from converter.strategy import stages, strategy
 from shim import artifact, integrity
 from shim.artifact import Manifest, Origin, Tool
 from shim.errors import IntegrityError, NotFiniteError, UsageError
@@ -38,6 +38,8 @@ def convert(request: Request, progress: Progress) -> tuple[Path, Manifest]:
     """
     job = resolve(request)
     find = strategy(job, progress)
+    for stage in stages(job):
+        progress(stage, 0, 1)
     witness: Witness | None = None
     if request.verified:
         with contextlib.suppress(NotFiniteError):  # where the original gives NaN, go on: quantizing names the weight
@@ -156,18 +158,19 @@ def _original(manifest: Manifest, source: str | None) -> Checkpoint:
 
 
 def _write(job: Job, candidate: Candidate, directory: Path, progress: Progress) -> None:
-    count = 0
+    count, total = 0, len(job.checkpoint.tensors)
 
     def done() -> None:
         nonlocal count
         count += 1
-        progress("convert", count, len(job.checkpoint.tensors))
+        progress("convert", min(count, total), total)
 
     job.target.write(job.recipe, job.checkpoint, candidate, job.bits, directory, done)
     if candidate.record:
         text = json.dumps(candidate.record, indent=1, allow_nan=False)
         (directory / RECORD).write_text(text + "\n", encoding="utf-8")
     companions.write(job.checkpoint, directory)
+    progress("convert", total, total)  # some tensors are written as one
 
 
 def _recipe(manifest: Manifest) -> Recipe:

@@ -17,6 +17,7 @@ from converter.card import markdown
 from converter.job import Job, settings
 from converter.proof.measure import Cosines
 from converter.source.checkpoint import described
+from converter.source.tensors import FLOATS
 from shim import artifact
 from shim.artifact import Manifest, Quantization, Source, Stored
 from shim.errors import IntegrityError, SourceError
@@ -102,10 +103,13 @@ def _source(job: Job) -> Source:
 
 def _quantization(job: Job, candidate: Candidate, directory: Path) -> Quantization:
     weights = [path for pattern in ("*.safetensors", "onnx/*") for path in directory.glob(pattern)]
-    count = sum(int(np.prod(tensor.shape)) for tensor in job.checkpoint.tensors.values())
+    tensors = job.checkpoint.tensors.values()
+    count = sum(int(np.prod(tensor.shape)) for tensor in tensors)
+    original = sum(np.prod(tensor.shape) * np.dtype(FLOATS[tensor.type]).itemsize for tensor in tensors)
     plain = {name: Stored(bits=scheme.bits, group_size=scheme.group_size) for name, scheme in candidate.plan.items()}
     return {
         "bits_per_weight": round(8 * sum(path.stat().st_size for path in weights) / count, 3),
+        "original_bits_per_weight": round(8 * float(original) / count, 3),
         "tensors": candidate.integers.describe() if candidate.integers else plain,
     }
 

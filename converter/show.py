@@ -1,10 +1,12 @@
 """Results as a person reads them: plain text, one fact a line."""
 
+import shlex
+from collections import Counter
 from typing import Any
 
 from converter.matrix import Entry
 from shim.artifact import Manifest, Record
-from shim.parity import Evaluation, Spread, Witness
+from shim.parity import PARITY_TARGET, Evaluation, Spread, Witness
 
 # How the input of a layer is rounded where products are in integers.
 INPUTS = {
@@ -17,12 +19,7 @@ INPUTS = {
 
 def summary(manifest: Manifest, path: str) -> str:
     """Name and verdict, then where it is, how large, and how near to the original."""
-    bits = manifest.quantization["bits_per_weight"]
-    lines = [
-        f"{manifest.name}: {manifest.verdict}",
-        f"  path     {path}",
-        f"  size     {manifest.size / 1e6:.1f} MB, {bits:.2f} bits per weight",
-    ]
+    lines = [f"{manifest.name}: {manifest.verdict}", f"  path     {path}", *_size(manifest)]
     parity = manifest.parity
     for head, figures in (parity.heads or {}).items():
         lines.append(_cosines(head, figures))
@@ -48,6 +45,35 @@ def summary(manifest: Manifest, path: str) -> str:
     lines += evaluation(parity.evaluation) if parity.evaluation else []
     lines += [f"  override {key}: {reason}" for key, reason in manifest.source.get("overrides", {}).items()]
     return "\n".join(lines)
+
+
+def _size(manifest: Manifest) -> list[str]:
+    """How large it is, and where its bits per weight come from."""
+    bits, whole = manifest.quantization["bits_per_weight"], manifest.quantization.get("original_bits_per_weight")
+    line = f"  size     {_megabytes(manifest.size)}, {bits:.2f} bits per weight"
+    lines = [line + (f", {bits / whole:.0%} of the original's" if whole else "")]
+    counts = Counter(int(entry["bits"]) for entry in manifest.quantization["tensors"].values())
+    if counts:
+        parts = [f"{count} tensors at {width}" for width, count in sorted(counts.items())]
+        lines.append(f"  bits     {', '.join(parts)}; scales and the other tensors make the rest")
+    return lines
+
+
+def next_step(manifest: Manifest, path: str) -> str:
+    """The command for what one does now."""
+    if manifest.verdict == "unverified":
+        return f"convert verify {shlex.quote(path)}"
+    promised = manifest.parity.promised
+    option = "" if promised >= PARITY_TARGET else f" --min-parity {promised:g}"
+    return f"shim serve {shlex.quote(path)}{option}" if manifest.verdict == "pass" else f"convert inspect {shlex.quote(path)}"
+
+
+def duration(seconds: float) -> str:
+    """51 s, 6 min 12 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def witness_line(witness: Witness) -> str:

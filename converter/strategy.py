@@ -24,6 +24,13 @@ def strategy(job: Job, progress: Progress) -> Strategy:
     return partial(calibrated, job, open_calibration(job, progress))
 
 
+def stages(job: Job) -> list[str]:
+    """What a conversion goes through at least, by the names that it reports its progress under."""
+    calibrated, integers = job.effort != "fast", job.target.INTEGERS and job.bits == INTEGER_BITS and not job.request.max_size
+    quantizing = ["quantize"] * calibrated + ["sensitivity"] * (calibrated and not integers and not job.request.strict_bits)
+    return ["reference"] * job.request.verified + quantizing + ["convert"] + ["verify"] * job.request.verified
+
+
 def open_calibration(job: Job, progress: Progress) -> "Calibration":
     """The texts to calibrate on, and what they say. Raises UsageError for texts that will not do."""
     from converter.calibration import Calibration

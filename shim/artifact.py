@@ -73,9 +73,10 @@ class Record(TypedDict, total=False):
 
 
 class Quantization(TypedDict):
-    """tensors: what is not in full precision."""
+    """tensors: what is not in full precision. original_bits_per_weight: of the files that it was converted from."""
 
     bits_per_weight: float
+    original_bits_per_weight: NotRequired[float]
     tensors: dict[str, Stored]
 
 

@@ -81,7 +81,7 @@ def prepare(name: str) -> None:
     """Make this process a command's: a signal ends it as Ctrl-C does, a warning is one line."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    warnings.showwarning = lambda message, *_: click.echo(f"{name}: {message}", err=True)
+    warnings.showwarning = lambda message, *_: print(f"{name}: {message}", file=sys.stderr)  # click.echo writes past a bar
     warnings.simplefilter("once", UserWarning)  # others, as of a file that an interrupt left open, tell users nothing
 
 

@@ -90,10 +90,15 @@ def prepare(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progres
 def original(checkpoint: Checkpoint, task: str, texts: list[corpus.Text], progress: Progress) -> reference.Reference:
     """What artifacts are held to; computed once, then read from the cache. Raises what reference.py does."""
     if task == "embed":
-        return reference.embed(checkpoint, texts, lambda done: progress("reference", done, len(texts)))
-    rankings = corpus.rankings(texts)
-    pairs = sum(len(ranking.documents) for ranking in rankings)
-    return reference.rank(checkpoint, rankings, lambda done: progress("reference", done, pairs))
+        work = np.cumsum(sorted(map(_work, texts)))  # the order in which it is asked
+        total = int(work[-1])
+        found = reference.embed(checkpoint, texts, lambda done: progress("reference", int(work[done - 1]), total))
+    else:
+        rankings = corpus.rankings(texts)
+        total = sum(len(ranking.documents) for ranking in rankings)
+        found = reference.rank(checkpoint, rankings, lambda done: progress("reference", done, total))
+    progress("reference", total, total)  # it may lie in the cache
+    return found
 
 
 def check_queries(checkpoint: Checkpoint, spec: ModelSpec, task: str, texts: list[corpus.Text]) -> None:
@@ -123,8 +128,8 @@ def _embed(
             for place, row in enumerate(part):
                 sparse[row] = out.sparse[place] if out.sparse else {}
                 colbert[row] = out.colbert[place] if out.colbert else colbert[row]
-            done += len(part)
-            progress("verify", done, len(texts))
+            done += sum(_work(texts[row]) for row in part)
+            progress("verify", done, sum(map(_work, texts)))
     assert expected.dense is not None
     reports = {"dense": metrics.dense_report(expected.dense, dense, texts, manifest.model.normalized)}
     if expected.sparse is not None:
@@ -132,6 +137,11 @@ def _embed(
     if expected.colbert is not None:
         reports["colbert"] = metrics.colbert_report(expected.colbert, colbert, texts)
     return model, reports, len(texts)
+
+
+def _work(text: corpus.Text) -> int:
+    """What a text counts for in progress: its characters, so that what is left of the time can be foretold."""
+    return len(text.text) + 1
 
 
 def _rerank(
