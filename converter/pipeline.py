@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import json
 from collections.abc import Collection
 from pathlib import Path
@@ -13,6 +12,7 @@ from converter.card import markdown
 from converter.evaluation.compare import compare
 from converter.evaluation.sets import gather
 from converter.job import Job, Request, resolve
+from converter.packages import version
 from converter.proof.measure import Progress, check_queries, measure, prepare
 from converter.proof.openvino import measure_openvino, open_with_openvino
 from converter.recipe import Recipe, Source
@@ -97,7 +97,7 @@ def verify(
     if further:
         parity = measure_openvino(directory, manifest, checkpoint, texts, progress)
         parity = dataclasses.replace(parity, witness=witness, corpus_sha256=digest)
-        packages = {**manifest.tool["packages"], further: importlib.metadata.version(further)}
+        packages = {**manifest.tool["packages"], further: version(further)}
         runtimes, tool = {**(manifest.runtimes or {}), further: parity}, Tool({**manifest.tool, "packages": packages})
         measured = dataclasses.replace(manifest, runtimes=runtimes, tool=tool)
         return (measured if corpus_file else seal_again(directory, manifest, measured)).through(further)

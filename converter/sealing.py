@@ -1,11 +1,11 @@
 """Sealing: the manifest of what a directory holds, written when it is made and whenever it is measured again."""
 
 import dataclasses
-import importlib.metadata
 import json
 import os
 import platform
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from converter import licenses
 from converter.candidate import Candidate
 from converter.card import markdown
 from converter.job import Job, settings
+from converter.packages import version
 from converter.proof.measure import Cosines
 from converter.source.checkpoint import described
 from converter.source.tensors import FLOATS
@@ -118,7 +119,7 @@ def _packages() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
+            found[name] = version(name)
+        except PackageNotFoundError:
             continue
     return found

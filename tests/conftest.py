@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import gc
 import json
 import os
 import shutil
@@ -102,6 +103,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("convert")
             if "shared" in item.fixturenames:
                 item.add_marker("slow")  # each real tokenizer takes a second or more to read
+
+
+def pytest_collection_finish() -> None:
+    """The libraries that tests import hold a million objects: no collection of garbage goes through them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_configure() -> None:

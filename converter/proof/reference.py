@@ -1,6 +1,5 @@
 """The original's own outputs in fp32, from the upstream library: what artifacts are held to, and what our reading is."""
 
-import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -9,6 +8,7 @@ import numpy as np
 
 from converter import cache
 from converter.corpus import Ranking, Text
+from converter.packages import version
 from converter.proof import probes
 from converter.proof.apart import apart
 from converter.proof.asking import ask
@@ -89,7 +89,7 @@ def answers(checkpoint: Checkpoint, inputs: Sequence[tuple[str, ...]], progress:
 def _kept(
     checkpoint: Checkpoint, inputs: Sequence[tuple[str, ...]], asked: list[Probe], progress: Callable[[int], None]
 ) -> Reference:
-    versions = [importlib.metadata.version(name) for name in ("torch", "transformers", "sentence-transformers")]
+    versions = [version(name) for name in ("torch", "transformers", "sentence-transformers")]
     key = [
         REVISION,
         checkpoint.files,

@@ -5,13 +5,13 @@ own snippet for Qwen3-Reranker. What they are given of ours is recorded as `give
 what no file of the checkpoint says, and the published tokenizer.json where transformers would build another one.
 """
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from converter.packages import version
 from converter.proof.loading import POOLINGS, apply_overrides, give_published_tokenizer, load, load_transformers
 from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint, read_json
@@ -43,7 +43,7 @@ class Embedder:
     def __init__(self, checkpoint: Checkpoint):
         from sentence_transformers import SentenceTransformer
 
-        self.version = importlib.metadata.version(self.library)
+        self.version = version(self.library)
         self.given: dict[str, object] = {}
         self.model = load(SentenceTransformer, checkpoint)
         give_published_tokenizer(self.model, checkpoint, self.given)
@@ -114,7 +114,7 @@ class Ranker:
     def __init__(self, checkpoint: Checkpoint):
         from sentence_transformers import CrossEncoder
 
-        self.version = importlib.metadata.version(self.library)
+        self.version = version(self.library)
         self.given: dict[str, object] = {}
         self.model = load(CrossEncoder, checkpoint)
         give_published_tokenizer(self.model, checkpoint, self.given)
@@ -150,7 +150,7 @@ class CardRanker:
     def __init__(self, checkpoint: Checkpoint):
         import transformers
 
-        self.version = importlib.metadata.version(self.library)
+        self.version = version(self.library)
         self.given: dict[str, object] = {}
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.upstream, local_files_only=True)
         self.model = load_transformers(transformers.AutoModelForCausalLM, checkpoint)

@@ -219,7 +219,7 @@ def _lower(folder: Path) -> Path:
 
 def cross_encoder(base: Path, folder: Path, **settings: Any) -> Path:
     """`base`, saved by sentence-transformers as a CrossEncoder."""
-    CrossEncoder(str(base), device="cpu", **settings).save_pretrained(str(folder))
+    CrossEncoder(str(base), device="cpu", **settings).save_pretrained(str(folder), create_model_card=False)
     return folder
 
 
