@@ -54,7 +54,7 @@ def _size(manifest: Manifest) -> list[str]:
     lines = [line + (f", {bits / whole:.0%} of the original's" if whole else "")]
     counts = Counter(int(entry["bits"]) for entry in manifest.quantization["tensors"].values())
     if counts:
-        parts = [f"{count} tensors at {width}" for width, count in sorted(counts.items())]
+        parts = [f"{count} tensor{'s' * (count > 1)} at {width}" for width, count in sorted(counts.items())]
         lines.append(f"  bits     {', '.join(parts)}; scales and the other tensors make the rest")
     return lines
 

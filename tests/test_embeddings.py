@@ -64,7 +64,7 @@ def test_a_table_quantized_by_them_costs_less() -> None:
     ours = recipe.load("all-minilm-l6-v2")
     checkpoint = open_source(ours, str(minilm()))
     shown = corpus.read(corpus.CALIBRATION)
-    learned, held = (calibration_of(checkpoint, ours, prepare(checkpoint, part)) for part in (shown[::3], shown[1::10]))
+    learned, held = (calibration_of(checkpoint, ours, prepare(checkpoint, part)) for part in (shown[::5], shown[1::20]))
     name, scheme, grid = "embeddings.word_embeddings", Scheme(4, 64), Grid()
     whole = checkpoint.read(f"{name}.weight")
     tokens = [*learned.tokens, *held.tokens]

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import re
+import resource
 import shutil
 import tempfile
 from pathlib import Path
@@ -48,7 +49,7 @@ def shallow(name: str) -> Path:
 def loaded(name: str, target: str, bits: int) -> Model:
     """Its artifact, which these tests are the measurement of."""
     out = shallow(name).parent
-    request = pipeline.Request(standin_recipe(name), target, bits, str(shallow(name)), out, verified=False)
+    request = pipeline.Request(standin_recipe(name), target, bits, str(shallow(name)), out, verified=False, force=True)
     return load(pipeline.convert(request, lambda *_: None)[0], allow_unverified=True)
 
 
@@ -90,6 +91,19 @@ def test_a_long_text_in_mlx(name: str, pooling: str) -> None:
     assert out.truncated == [most == model.max_tokens, False]
     assert out.dense[0] @ upstream.vectors(shallow(name), [text], pooling, model.max_tokens)[0] > 0.9999
     assert abs(out.dense[0] @ out.dense[1]) < 0.999
+
+
+@pytest.mark.slow
+def test_memory_of_a_long_text_is_given_back() -> None:
+    model, page = loaded("bge-m3", "onnx", 32), resource.getpagesize()
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * page
+
+    model.embed(["short"] * 8)
+    before = resident()
+    model.embed([text_of("en", model.max_tokens)])
+    assert resident() - before < 20e6
 
 
 def test_blocks_of_queries_give_what_one_block_gives(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from shim.text import Tokens
 # The optional inputs of a causal reranker's graph, see converter/targets/onnx/prefix.py.
 PAST, PAST_LENGTH, PRESENT_LENGTH = "past_key_values", "past_length", "present_length"
 ADAPTERS = "adapter_ids"  # the optional input of a graph with adapters, see converter/targets/onnx/adapters.py
+LONG = 4096  # padded tokens, the default of --batch-tokens: a run of more is rare, and its memory is not kept
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 CUDA_OPTIONS = {
     "arena_extend_strategy": "kSameAsRequested",  # not the next power of two: a card is shared with other processes
@@ -109,6 +110,16 @@ class OnnxRuntime:
         self.takes_past = PAST_LENGTH in self.options
         self.device = "cuda" if PROVIDERS["cuda"] in session.get_providers() else "cpu"
         self.parallel = self.device == "cpu"
+        self._giving_back = self._run_options()
+
+    def _run_options(self):  # type: ignore[no-untyped-def]
+        """Of a run that gives its memory back, which onnxruntime else keeps for the next one."""
+        import onnxruntime as ort
+
+        options = ort.RunOptions()
+        if self.device == "cpu":
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        return options
 
     def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """See shim.runtimes.Runtime."""
@@ -121,7 +132,7 @@ class OnnxRuntime:
             given[PAST_LENGTH] = np.array(past.shape[1:2], np.int64)
             given[PAST] = past.astype(np.float16 if self.options[PAST] == "tensor(float16)" else np.float32)
         try:
-            arrays = self.session.run(list(names), given)
+            arrays = self.session.run(list(names), given, self._giving_back if tokens.input_ids.size > LONG else None)
         except Exception as error:  # see open_runtime; others, as for want of memory, are no fault of a file
             if type(error).__name__ != "InvalidArgument":
                 raise

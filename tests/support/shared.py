@@ -29,7 +29,7 @@ def thinned(texts: Path, into: Path, step: int) -> Path:
 class MiniLM(Mapping[str, Path]):
     """all-MiniLM-L6-v2, real weights; each artifact is made when it is first asked for.
 
-    Those for ONNX are what a user gets, calibrated and verified on all texts; MLX, which is slow on a CPU, on every 8th.
+    Those for ONNX are what a user gets, calibrated and verified on all texts; MLX, which is slow on a CPU, on every 16th.
     """
 
     def __getitem__(self, kind: str) -> Path:
@@ -37,7 +37,7 @@ class MiniLM(Mapping[str, Path]):
         with shared_by_all(f"minilm-{kind}") as out:
             path = out / f"all-minilm-l6-v2-{target}-{bits}bit"
             if not path.exists():
-                some = thinned(corpus.VERIFICATION, out.with_name(f"{out.name}.jsonl"), 8)
+                some = thinned(corpus.VERIFICATION, out.with_name(f"{out.name}.jsonl"), 16)
                 less = ("--corpus", some) if target == "mlx" else ()
                 run("converter", "all-minilm-l6-v2", "--to", target, "--bits", bits, "--out", out, *less)
         return path
