@@ -83,6 +83,15 @@ def test_the_first_process_of_a_program_is_not_interrupted_by_ctrl_c_either() ->
     assert done.stdout.strip() == "True"
 
 
+def test_a_process_that_does_not_come_up_is_an_error(tmp_path: Path) -> None:
+    """As of a script without `if __name__ == "__main__"`, which a new process imports: it ends before it reads anything."""
+    script = tmp_path / "script.py"
+    script.write_text("from converter.proof.apart import apart\napart(print, 'x' * 1_000_000, progress=print)\n")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert done.stderr.strip().endswith("SourceError: the upstream library's process ended with 1: out of memory?")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
 def test_both_processes_end(converting: subprocess.Popen[str], kind: signal.Signals) -> None:

@@ -35,7 +35,7 @@ def apart(
     context = multiprocessing.get_context("spawn")  # a fork would copy this process's memory and its locks
     resource_tracker.ensure_running()  # now: its start lets SIGINT through again, and would do so between the next lines
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs, work, given), daemon=not parent)
+    process = context.Process(target=_work, args=(theirs, work), daemon=not parent)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # the new process inherits this: only we handle Ctrl-C
     try:
         process.start()
@@ -43,6 +43,7 @@ def apart(
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
     try:
+        ours.send(given)  # not with its start: whatever ends it there, this process would wait for it to read for ever
         while True:
             kind, value = ours.recv()
             if kind == "progress":
@@ -52,7 +53,7 @@ def apart(
             if kind == "raised":
                 raise value
             return value
-    except EOFError:
+    except (EOFError, ConnectionError):
         process.join()
         raise SourceError(f"{name} ended with {process.exitcode}: out of memory?") from None
     finally:
@@ -68,10 +69,10 @@ def give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _work(connection: Connection, work: Callable[..., object], given: tuple[object, ...]) -> None:
+def _work(connection: Connection, work: Callable[..., object]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        answer = ("done", work(*given, lambda done: connection.send(("progress", done))))
+        answer = ("done", work(*connection.recv(), lambda done: connection.send(("progress", done))))
     except Exception as error:
         answer = ("raised", error)
     with contextlib.suppress(ConnectionError):  # nobody waits for it any more
