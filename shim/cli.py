@@ -131,12 +131,20 @@ def main_group() -> None:
 @click.option(
     "--allowed-host", multiple=True, help="Name that requests may be sent to, in `Host`; may be repeated. Any by default."
 )
+@click.option("--no-ui", is_flag=True, help="Leave out the pages for people, / and /docs.")
 @click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
 @loading
 def serve(
-    artifacts: tuple[str, ...], opener: Opener, host: str, port: int, insecure: bool, plain_text: bool, **given: Any
+    artifacts: tuple[str, ...],
+    opener: Opener,
+    host: str,
+    port: int,
+    insecure: bool,
+    plain_text: bool,
+    no_ui: bool,
+    **given: Any,
 ) -> int:
-    """Serve artifacts over HTTP, of this machine or of the hub; GET /docs lists the routes.
+    """Serve artifacts over HTTP, of this machine or of the hub; GET / is a page to try them, GET /docs lists the routes.
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
     """
@@ -147,7 +155,7 @@ def serve(
     admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
     check_exposure(host, keys, insecure)
     origins, hosts = given.pop("cors_origin"), given.pop("allowed_host")
-    settings = Settings(keys=keys, admin_keys=admin_keys, origins=origins, hosts=hosts, **given)
+    settings = Settings(keys=keys, admin_keys=admin_keys, origins=origins, hosts=hosts, pages=not no_ui, **given)
     return serve_forever([partial(opener, name, plain_text=plain_text) for name in artifacts], host, port, settings)
 
 
