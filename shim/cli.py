@@ -13,12 +13,13 @@ import click
 import shim
 from shim import hub
 from shim.batches import BATCH_TOKENS
-from shim.console import HELP, near_to, run, show_json
+from shim.console import HELP, run, show_json
 from shim.errors import UsageError
 from shim.jsons import JsonObject
 from shim.lines import RANKING, TEXT, lines, text_of
 from shim.loading import load
 from shim.model import Model
+from shim.nearest import meant
 from shim.results import Embeddings
 
 Result = TypeVar("Result")
@@ -63,7 +64,7 @@ class ShimGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands and not args[0].startswith("-"):
-            ctx.fail(f"no command {args[0]!r:.100}{near_to(args[0], self.commands)}")
+            ctx.fail(f"no command {args[0]!r:.100}{meant(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
 

@@ -40,6 +40,7 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
 def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
     try:
         import fastapi  # noqa: F401
+        import httptools  # noqa: F401
         import orjson  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
