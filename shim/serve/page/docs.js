@@ -56,7 +56,8 @@ for (const [path, methods] of Object.entries(api.paths)) {
     groups.set(tag, [...(groups.get(tag) ?? []), route(path, method, operation)]);
   }
 }
-document.getElementById("summary").textContent = `${api.info.description} Version ${api.info.version}.`;
+document.getElementById("summary").textContent = `Version ${api.info.version}`;
+document.getElementById("about").textContent = api.info.description;
 for (const [tag, routes] of groups) {
   document.getElementById("main").append(make("section", {}, make("h2", {}, tag), ...routes));
 }

@@ -90,7 +90,9 @@ async function start() {
   }
   if (!KEY_FORM.hidden) document.getElementById("main").focus(); // from the field that goes
   PROBLEM.hidden = KEY_FORM.hidden = true;
-  document.getElementById("models").replaceChildren(...models.map(card));
+  const list = document.getElementById("models");
+  list.replaceChildren(...models.map(card));
+  list.parentElement.hidden = false;
   const count = models.length === 1 ? "1 model, proven against its original" : `${models.length} models, proven against their originals`;
   const taken = await memory();
   document.getElementById("summary").textContent = count + (taken ? `; ${bytes(taken)} of memory in all.` : ".");
