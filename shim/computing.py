@@ -104,13 +104,11 @@ class Computing:
         if batch_size is not None:
             check_count(batch_size, "batch_size")
         found: dict[int, Output] = {}
-        total = sum(len(item.ids) for item in encoded)
-        with click.progressbar(length=total, label=self.name, file=sys.stderr, hidden=not progress) as bar:
-            for rows in batches(encoded, most=batch_size):
-                part = [encoded[row] for row in rows]
+        groups = batches(encoded, most=batch_size)
+        with click.progressbar(groups, label=self.name, file=sys.stderr) if progress else nullcontext(groups) as shown:
+            for rows in shown:
                 with nullcontext() if self.runtime.parallel else self.lock:
-                    found.update(zip(rows, self.compute(part, heads), strict=True))
-                bar.update(sum(len(item.ids) for item in part))
+                    found.update(zip(rows, self.compute([encoded[row] for row in rows], heads), strict=True))
         outputs = [found[row] for row in range(len(encoded))]
         broken = [row for row, output in enumerate(outputs) if output.broken]
         if broken:
