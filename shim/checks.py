@@ -12,8 +12,9 @@ def check_texts(texts: object, noun: str = "text", empty: bool = False) -> list[
     They may come as anything that gives them in an order: a list, an array, a column of a table, a generator.
     Raises UsageError where there is none, and for what is no non-empty, encodable string.
     """
-    unordered = isinstance(texts, str | bytes | Mapping | Set) or getattr(texts, "shape", None) == ()
-    if unordered or not isinstance(texts, Iterable):
+    # A table would give the names of its columns, and what has no order would give texts in any.
+    row = not isinstance(texts, str | bytes | Mapping | Set) and len(getattr(texts, "shape", (0,))) == 1
+    if not row or not isinstance(texts, Iterable):
         raise UsageError(f"{noun}s must be a list of strings, not {type(texts).__name__}")
     found = list(texts)
     if not found:

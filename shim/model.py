@@ -32,6 +32,7 @@ def in_thread(method: Method[Owner, Arguments, Result]) -> AsyncMethod[Owner, Ar
         return await asyncio.to_thread(method, self, *args, **kwargs)
 
     asynchronous.__name__ = f"a{method.__name__}"
+    asynchronous.__qualname__ = f"{method.__qualname__.rpartition('.')[0]}.{asynchronous.__name__}"
     return asynchronous
 
 

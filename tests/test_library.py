@@ -52,6 +52,12 @@ class Column:
         raise KeyError(label)
 
 
+class Table(Column):
+    """Iterated, it gives the names of its columns."""
+
+    shape = (3, 2)
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -73,7 +79,7 @@ def test_texts_come_as_anything_in_an_order(model: shim.Model, given: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "given", ["a", b"a", {"a"}, {"a": "b"}, 3, None, np.array("a"), [["a"]], np.array([["a"]]), ["a", np.nan]]
+    "given", ["a", b"a", {"a"}, {"a": "b"}, 3, None, np.array("a"), [["a"]], np.array([["a"]]), Table(), ["a", np.nan]]
 )
 def test_what_is_no_list_of_texts_is_refused_in_words(model: shim.Model, given: Any) -> None:
     with pytest.raises(UsageError, match=r"texts must be a list of strings, not|text \d is \w+, not a string"):
