@@ -21,8 +21,9 @@ from converter.progress import StageProgress
 from converter.targets import DEFAULT_BITS, TARGETS
 from shim import artifact, integrity
 from shim.artifact import Manifest, Record
-from shim.console import HELP, near_to, show_json
+from shim.console import HELP, show_json
 from shim.jsons import JsonObject, read_object
+from shim.nearest import meant
 from shim.pooling import POOLINGS
 
 WIDTHS = "; ".join(
@@ -35,7 +36,7 @@ class ConvertGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and args[0] not in self.commands and args[0] not in ("-h", "--help", "--version"):
-            near = near_to(args[0], set(self.commands) - {"model"})
+            near = meant(args[0], set(self.commands) - {"model"})
             is_model = args[0] in recipe.names() or Path(args[0]).exists() or any(part.startswith("--to") for part in args)
             if near and not is_model:
                 ctx.fail(f"no command {args[0]!r:.100}{near}")

@@ -1,6 +1,5 @@
 """Recipes: one TOML file per model, read strictly into a frozen Recipe."""
 
-import difflib
 import re
 import tomllib
 from dataclasses import dataclass, field
@@ -11,11 +10,10 @@ from converter.licenses import named
 from converter.recipe_keys import KEYS, OPEN, OVERRIDABLE, check_choice, check_keys, check_open, check_prompts, module
 from shim.architectures import architecture
 from shim.errors import UsageError
+from shim.nearest import nearest
 from shim.parity import PARITY_TARGET
 from shim.pooling import HEADS, POOLINGS
 from shim.spec import ACTIVATIONS, SIMILARITIES, ModelSpec
-
-LANGUAGES = {"ar", "de", "en", "es", "fr", "ja", "ko", "ru", "zh"}  # as parts of names
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,7 @@ def load(model: str) -> Recipe:
     """
     path = Path(model) if model.endswith(".toml") else folder() / f"{model}.toml"
     if not model.endswith(".toml") and model not in names():
-        language = LANGUAGES & _words(model)
-        offered = [name for name in names() if not language or LANGUAGES & _words(name) <= language]
-        near = difflib.get_close_matches(model, offered, n=3, cutoff=0.4)
+        near = nearest(model, names(), most=3, cutoff=0.4)
         hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(names())}"
         raise UsageError(f"recipe {model!r} unknown; {hint}")
     try:
@@ -85,10 +81,6 @@ def load(model: str) -> Recipe:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid TOML ({error})") from None
     return parse(raw, path.name)
-
-
-def _words(name: str) -> set[str]:
-    return set(re.split(r"[-_.]", name.lower()))
 
 
 def find(model: str) -> tuple[Recipe, str | None] | None:

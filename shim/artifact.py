@@ -11,12 +11,14 @@ from shim import repository, seal
 from shim.errors import IntegrityError, SourceError, UsageError
 from shim.jsons import JsonObject, read_manifest, strictly
 from shim.listing import MANIFEST, File, check_listing
+from shim.nearest import nearest
 from shim.parity import Parity, check_parity
 from shim.spec import STEPS, ModelSpec
 
 SCHEMA = 4
 UNSEALED = 2  # the schema of artifacts whose manifest has no seal of its own
 UNWITNESSED = 1  # of those, too, whose reference no upstream loader had confirmed; they have no keys of SINCE
+ARTIFACTS = "artifacts"  # the folder that `convert` writes into
 RUNTIMES = {"mlx": ("mlx",), "onnx": ("onnx", "openvino")}  # target -> what runs it, first what every artifact is sealed with
 TARGETS = tuple(RUNTIMES)
 SINCE = ("prompt_names", "default_prompt", "modules", "similarity", "activation", "lower_case", "runtimes")
@@ -163,8 +165,9 @@ def read(directory: Path, precision: str | None = None, content: bytes | None = 
     """
     path = directory / MANIFEST
     if not path.is_file():
-        what = "is not a directory" if not directory.is_dir() else f"has no {MANIFEST}; a finished `convert` writes one"
-        raise IntegrityError(f"{directory} {what}")
+        if directory.is_dir():
+            raise IntegrityError(f"{directory} has no {MANIFEST}; a finished `convert` writes one")
+        raise IntegrityError(f"{directory} is not a directory{_meant(directory)}")
     raw = read_manifest(path, content)
     if raw.get("schema") in repository.SCHEMAS:
         manifest = parse(repository.choose(repository.parse(raw, path), path, precision), path)
@@ -173,6 +176,14 @@ def read(directory: Path, precision: str | None = None, content: bytes | None = 
     if precision not in (None, f"{manifest.bits}bit"):
         raise UsageError(f"{manifest.name} has no precision {precision}; it has {manifest.bits}bit")
     return manifest
+
+
+def _meant(directory: Path) -> str:
+    """The artifact beside it, or in the folder of `convert`, that was meant."""
+    places = dict.fromkeys((directory.parent, Path(ARTIFACTS)))
+    paths = {path.parent.name: path.parent for place in places for path in place.glob(f"*/{MANIFEST}")}
+    near = nearest(directory.name, paths)
+    return f"; did you mean {paths[near[0]]}?" if near else ""
 
 
 def parse(raw: object, path: Path) -> Manifest:

@@ -9,14 +9,14 @@ WASTE = 1.25  # padded tokens of a batch by its real ones: a short text in a lon
 SMALL = 64  # padded tokens that cost next to nothing whatever they hold
 
 
-def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS) -> list[list[int]]:
-    """Row numbers grouped by length, longest first, each group as `fits` has it; a single row always fits."""
+def batches(encoded: Sequence[Encoded], budget: int = BATCH_TOKENS, most: int | None = None) -> list[list[int]]:
+    """Row numbers grouped by length, longest first, each group as `fits` has it, and at most `most`; a single row fits."""
     lengths = [len(item.ids) for item in encoded]
     groups: list[list[int]] = []
     real = 0
     for row in sorted(range(len(encoded)), key=lambda row: -lengths[row]):
         real += lengths[row]
-        if groups and fits(lengths[groups[-1][0]] * (len(groups[-1]) + 1), real, budget):
+        if groups and len(groups[-1]) != most and fits(lengths[groups[-1][0]] * (len(groups[-1]) + 1), real, budget):
             groups[-1].append(row)
         else:
             groups.append([row])

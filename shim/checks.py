@@ -1,6 +1,7 @@
 """Texts as callers give them: lists of strings that can be encoded."""
 
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Mapping, Set
 
 from shim.errors import UsageError
 
@@ -8,15 +9,29 @@ from shim.errors import UsageError
 def check_texts(texts: object, noun: str = "text", empty: bool = False) -> list[str]:
     """The texts as a list; `noun` is what errors call one of them, `empty` allows empty strings.
 
-    Raises UsageError for anything but a non-empty sequence of non-empty, encodable strings.
+    They may come as anything that gives them in an order: a list, an array, a column of a table, a generator.
+    Raises UsageError where there is none, and for what is no non-empty, encodable string.
     """
-    if isinstance(texts, str) or not isinstance(texts, Sequence):
+    # A table would give the names of its columns, and what has no order would give texts in any.
+    row = not isinstance(texts, str | bytes | Mapping | Set) and len(getattr(texts, "shape", (0,))) == 1
+    if not row or not isinstance(texts, Iterable):
         raise UsageError(f"{noun}s must be a list of strings, not {type(texts).__name__}")
-    if not texts:
+    found = list(texts)
+    if not found:
         raise UsageError(f"{noun}s is an empty list; give at least one {noun}", empty=True)
-    for index, text in enumerate(texts):
-        check_text(text, f"{noun} {index}", empty, f"{noun}s")
-    return list(texts)
+    return [check_text(text, f"{noun} {index}", empty, f"{noun}s") for index, text in enumerate(found)]
+
+
+def check_count(value: object, name: str, most: int | None = None) -> int:
+    """The value as an int, whatever kind of integer it is. Raises UsageError, calling it `name`, outside 1..most."""
+    try:
+        found = 0 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        found = 0
+    if found < 1 or (most is not None and found > most):
+        wanted = "over 0" if most is None else f"from 1 to {most}"
+        raise UsageError(f"{name} must be a whole number {wanted}, not {value!r:.100}", name)
+    return found
 
 
 def check_text(text: object, name: str, empty: bool = False, param: str | None = None) -> str:
@@ -33,4 +48,4 @@ def check_text(text: object, name: str, empty: bool = False, param: str | None =
     except UnicodeEncodeError as error:
         message = f"{name} has a lone surrogate at character {error.start}; it is not valid Unicode"
         raise UsageError(message, param) from None
-    return text
+    return str(text)  # numpy has strings of its own kind

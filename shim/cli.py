@@ -13,12 +13,13 @@ import click
 import shim
 from shim import hub
 from shim.batches import BATCH_TOKENS
-from shim.console import HELP, near_to, run, show_json
+from shim.console import HELP, run, show_json
 from shim.errors import UsageError
 from shim.jsons import JsonObject
 from shim.lines import RANKING, TEXT, lines, text_of
 from shim.loading import load
 from shim.model import Model
+from shim.nearest import meant
 from shim.results import Embeddings
 
 Result = TypeVar("Result")
@@ -63,7 +64,7 @@ class ShimGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in self.commands and not args[0].startswith("-"):
-            ctx.fail(f"no command {args[0]!r:.100}{near_to(args[0], self.commands)}")
+            ctx.fail(f"no command {args[0]!r:.100}{meant(args[0], self.commands)}")
         return super().resolve_command(ctx, args)
 
 
@@ -131,12 +132,20 @@ def main_group() -> None:
 @click.option(
     "--allowed-host", multiple=True, help="Name that requests may be sent to, in `Host`; may be repeated. Any by default."
 )
+@click.option("--no-ui", is_flag=True, help="Leave out the pages for people, / and /docs.")
 @click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
 @loading
 def serve(
-    artifacts: tuple[str, ...], opener: Opener, host: str, port: int, insecure: bool, plain_text: bool, **given: Any
+    artifacts: tuple[str, ...],
+    opener: Opener,
+    host: str,
+    port: int,
+    insecure: bool,
+    plain_text: bool,
+    no_ui: bool,
+    **given: Any,
 ) -> int:
-    """Serve artifacts over HTTP, of this machine or of the hub; GET /docs lists the routes.
+    """Serve artifacts over HTTP, of this machine or of the hub; GET / is a page to try them, GET /docs lists the routes.
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
     """
@@ -147,7 +156,7 @@ def serve(
     admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
     check_exposure(host, keys, insecure)
     origins, hosts = given.pop("cors_origin"), given.pop("allowed_host")
-    settings = Settings(keys=keys, admin_keys=admin_keys, origins=origins, hosts=hosts, **given)
+    settings = Settings(keys=keys, admin_keys=admin_keys, origins=origins, hosts=hosts, pages=not no_ui, **given)
     return serve_forever([partial(opener, name, plain_text=plain_text) for name in artifacts], host, port, settings)
 
 

@@ -1,13 +1,11 @@
 """What both command lines share: exit codes, one-line errors, and `--json`."""
 
-import difflib
 import json
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterable
 from typing import NoReturn
 
 import click
@@ -51,12 +49,6 @@ def run(command: click.Command, name: str) -> NoReturn:
         if isinstance(error, OSError) and error.filename:
             fail(name, f"{error.filename}: {error.strerror}", UNREADABLE)
         raise
-
-
-def near_to(word: str, names: Iterable[str]) -> str:
-    """`; did you mean NAME?` where one of the names is near the word, else an empty string."""
-    near = difflib.get_close_matches(word, list(names), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 def fail(name: str, message: str, code: int) -> NoReturn:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shim import artifact, cache, integrity, signature
-from shim.artifact import Manifest
+from shim.artifact import ARTIFACTS, Manifest
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
 from shim.jsons import MAX_MANIFEST, read_manifest
 from shim.listing import MANIFEST, SIGNATURE, File, hash_file
@@ -34,8 +34,10 @@ class Found:
 
 
 def is_repository(source: str | os.PathLike[str]) -> bool:
-    """Whether a string names a repository, ORG/NAME[@REVISION]; what exists here is a path."""
-    return isinstance(source, str) and REPOSITORY.fullmatch(source) is not None and not os.path.lexists(source)
+    """Whether a string names a repository, ORG/NAME[@REVISION]; what exists here is a path, and so is all in `artifacts/`."""
+    if not isinstance(source, str) or REPOSITORY.fullmatch(source) is None or os.path.lexists(source):
+        return False
+    return not (source.startswith(f"{ARTIFACTS}/") and os.path.isdir(ARTIFACTS))
 
 
 def find(source: str, precision: str | None = None, require_signature: str | os.PathLike[str] | None = None) -> Found:

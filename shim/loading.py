@@ -9,7 +9,7 @@ from shim.artifact import Manifest
 from shim.errors import UsageError
 from shim.held import ChangedError, held
 from shim.listing import FileError
-from shim.model import Model
+from shim.model import Model, model_of
 from shim.text import TextEncoder
 
 ATTEMPTS = 3  # at loading files that change meanwhile
@@ -73,6 +73,6 @@ def _open(directory: Path, manifest: Manifest, runtime: str, device: str, hashed
         servable.check(manifest, folder)
         opener = importlib.import_module(f"shim.runtimes.{runtime}").open_runtime
         encoder = TextEncoder(folder, manifest.model.max_tokens, manifest.model.lower_case, plain_text)
-        model = Model(manifest, encoder, opener(folder, manifest, device))
+        model = model_of(manifest, encoder, opener(folder, manifest, device))
         encoder.name(directory)
         return model

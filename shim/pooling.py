@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from shim.architectures import Architecture, Array, Configuration, Ops
+from shim.checks import check_count
 from shim.errors import UsageError
 from shim.spec import NORMALIZE, Module
 
@@ -86,11 +87,7 @@ def outputs(
 
 def check_dimensions(dimensions: object, width: int) -> int:
     """How many dimensions a caller gets: `dimensions`, or all `width` where None. Raises UsageError outside 1..width."""
-    if dimensions is None:
-        return width
-    if isinstance(dimensions, bool) or not isinstance(dimensions, int) or not 1 <= dimensions <= width:
-        raise UsageError(f"dimensions must be a whole number from 1 to {width}, not {dimensions!r}", "dimensions")
-    return dimensions
+    return width if dimensions is None else check_count(dimensions, "dimensions", width)
 
 
 def pool(hidden: np.ndarray, pooling: str) -> np.ndarray:

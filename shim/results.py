@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False, repr=False)
 class Embeddings:
     """What `Model.embed` returns, in the order of the texts; sparse and colbert are None where they were not asked for.
 
@@ -19,6 +19,22 @@ class Embeddings:
     colbert: list[np.ndarray] | None
     tokens: list[int]
     truncated: list[bool]
+
+    def __repr__(self) -> str:
+        heads = "".join(f", {head}" for head in ("sparse", "colbert") if getattr(self, head) is not None)
+        cut = f", {sum(self.truncated)} truncated" if any(self.truncated) else ""
+        return f"<Embeddings {' x '.join(map(str, self.dense.shape))}{heads}, {sum(self.tokens)} tokens{cut}>"
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all values are the same."""
+        if not isinstance(other, Embeddings):
+            return NotImplemented
+        lists = all(getattr(self, name) == getattr(other, name) for name in ("sparse", "tokens", "truncated"))
+        ours, theirs = ([one.dense, *(one.colbert or ())] for one in (self, other))
+        none = (self.colbert is None) == (other.colbert is None) and len(ours) == len(theirs)
+        return lists and none and all(map(np.array_equal, ours, theirs))
+
+    __hash__ = None  # type: ignore[assignment]  # arrays may change
 
 
 @dataclass(frozen=True)
@@ -36,7 +52,7 @@ class Ranked:
     truncated: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Output:
     """What the model gives for one text.
 

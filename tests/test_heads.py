@@ -118,4 +118,4 @@ def test_a_reranker_given_to_an_embed_recipe_is_refused() -> None:
 
 def test_late_chunking_is_refused_with_the_reason() -> None:
     with pytest.raises(UsageError, match="bge-m3-onnx-32bit does no late chunking: .* collapse"):
-        load(made("bge-m3", "onnx", 32)[0]).embed(["text"], late_chunking=True)
+        load(made("bge-m3", "onnx", 32)[0]).check_embed(late_chunking=True)

@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import shim
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.pooling import pool
+from shim.runtimes import mlx
 from shim.runtimes.cores import threads
 
 MIXED = ["a", "The committee met on Tuesday to discuss the harbour.", "река", "word " * 400, "天气很好", "short one"]
@@ -89,6 +90,16 @@ def test_mlx_on_a_cpu_says_that_it_is_slow(minilm_artifacts: Mapping[str, Path])
         shim.load(minilm_artifacts["mlx-8"])
     with pytest.raises(UsageError, match="no Metal GPU here"):
         shim.load(minilm_artifacts["mlx-8"], device="gpu")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere MLX has a fast BLAS of its own")
+def test_a_blas_of_pip_stands_in_for_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.util.find_library", lambda name: None)
+    monkeypatch.setattr("sys.prefix", str(tmp_path))
+    assert mlx.blas() is None
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/libmkl_rt.so.3").touch()
+    assert mlx.blas() == str(tmp_path / "lib/libmkl_rt.so.3")
 
 
 @pytest.mark.parametrize(("kind", "module", "extra"), [("mlx-8", "mlx", "mlx"), ("onnx-8", "onnxruntime", "onnx")])

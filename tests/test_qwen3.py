@@ -195,4 +195,4 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
 def test_late_chunking_is_refused_with_the_reason() -> None:
     model = load(made(EMBEDDING, "onnx", 32)[0])
     with pytest.raises(UsageError, match="no late chunking: its vector is that of the last token"):
-        model.embed(["text"], late_chunking=True)
+        model.check_embed(late_chunking=True)

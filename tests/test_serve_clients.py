@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,20 @@ def test_reranking_clients_get_the_librarys_order(answers: dict[str, dict[str, A
     wanted = shim.load(made(RERANKER, "onnx", 32)[0]).rerank(QUERY, DOCUMENTS)
     assert found["order"] == [item.index for item in wanted]
     assert np.abs(np.array(found["scores"]) - [item.score for item in wanted]).max() < 1e-5
+
+
+def test_the_examples_run_in_their_libraries(python: str, minilm_artifacts: Mapping[str, Path]) -> None:
+    embedder, reranker = minilm_artifacts["onnx-32"], made(RERANKER, "onnx", 32)[0]
+    shown = {}
+    for name, artifacts in (("langchain_embeddings", [embedder]), ("llama_index_embeddings", [embedder, reranker])):
+        command = [python, ROOT / f"scripts/examples/{name}.py", *artifacts]
+        done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, timeout=200)
+        assert done.returncode == 0, done.stderr[-2000:]
+        shown[name] = done.stdout.splitlines()
+    documents = ["I forgot my login code.", "The soup needs more salt."]  # as near to the question
+    ranked = shim.load(reranker).rerank("How do I reset my password?", documents)
+    assert shown["langchain_embeddings"] == documents[:1]
+    assert shown["llama_index_embeddings"] == [documents[0], *(f"{one.score:.4f} {documents[one.index]}" for one in ranked)]
 
 
 def test_schemathesis_finds_no_5xx_and_nothing_undocumented(python: str, address: str, tmp_path: Path) -> None:

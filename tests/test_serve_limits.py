@@ -1,6 +1,8 @@
 """Who may ask, how much, and what a request that cannot be meant gets: a running server with keys and small limits."""
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -216,3 +218,26 @@ def test_the_log_is_json_without_texts_and_keys(tiny_artifact: Path) -> None:
     assert [line["status"] for line in requests] == [200, 404, 404, 401]
     assert requests[0]["tokens"] == len(TextEncoder(tiny_artifact, 128).encode(["secret"])[0].ids)
     assert requests[0].keys() >= {"time", "level", "route", "seconds", "model", "texts", "truncated"}
+
+
+def test_on_a_terminal_it_says_what_is_served_where_with_which_key_and_what_to_try(tiny_artifact: Path) -> None:
+    ours, its = pty.openpty()
+    key = "sesame-and-more"
+    command = [sys.executable, "-m", "shim", "serve", str(tiny_artifact), "--port", "0", "--api-key", key]
+    server = subprocess.Popen(command, stderr=its, stdout=subprocess.DEVNULL)
+    with open(ours, encoding="utf-8") as terminal:
+        served, where, trial = (terminal.readline().rstrip() for _ in range(3))
+        assert re.fullmatch(r"Serving  tiny-onnx-32bit \(pass, worst cosine [01]\.\d{5}\)", served)
+        found = re.fullmatch(r"at       (http://127.0.0.1:\d+), which is a page to try them; with the key sesa…", where)
+        assert found
+        assert "sealport" in httpx.get(found[1]).text
+        given = os.environ | {"SEALPORT_API_KEY": key}
+        done = subprocess.run(["bash", "-c", trial.removeprefix("Try ")], capture_output=True, text=True, env=given, timeout=60)
+        assert len(json.loads(done.stdout)["data"][0]["embedding"]) == 64
+        lines = [terminal.readline().rstrip() for _ in range(2)]
+        server.terminate()
+        assert re.fullmatch(r"\d\d:\d\d:\d\d request route=/ status=200 seconds=\S+", lines[0])
+        assert re.fullmatch(r"\d\d:\d\d:\d\d request route=/v1/embeddings status=200 .*texts=1 .*", lines[1])
+        assert key not in "".join([served, where, trial, *lines])
+        assert server.wait(20) == 0
+    os.close(its)

@@ -24,10 +24,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_recipes_and_corpus(wheel: Path) -> None:
+def test_the_wheel_carries_recipes_corpus_and_pages(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     recipes = {path.name for path in (ROOT / "recipes").iterdir()}
     assert {Path(name).name for name in names if name.startswith("converter/recipes/")} == recipes
+    pages = {path.name for path in (ROOT / "shim/serve/page").iterdir()}
+    assert {Path(name).name for name in names if name.startswith("shim/serve/page/")} == pages
     assert {"converter/corpus/verification.jsonl", "converter/corpus/calibration.jsonl"} <= set(names)
 
 

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import numpy as np
 
+from shim.errors import UsageError
 from shim.text import Tokens
 
 PRESENT = "present_key_values"
@@ -30,3 +31,17 @@ class Runtime(Protocol):
         past: where it is taken, the output PRESENT of the tokens that every row has before those of `tokens`: keys and values
         of their first row, (2 * layers, tokens, groups * d). Padding is then on the right.
         """
+
+
+class Closed:
+    """What stands in the place of a runtime whose weights are gone."""
+
+    parallel, takes_past = True, False
+    pause: Callable[[], object] | None = None
+
+    def __init__(self, runtime: Runtime, model: str):
+        self.name, self.device, self.kernels, self.model = runtime.name, runtime.device, runtime.kernels, model
+
+    def run(self, tokens: Tokens, names: tuple[str, ...], past: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """Raises UsageError."""
+        raise UsageError(f"{self.model} is closed; load it again")

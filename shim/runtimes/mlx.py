@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from mlx.core import array as Array
 
 DEVICES = ("auto", "cpu", "gpu")
+FASTER = "apt-get install libopenblas0-pthread (or pip install mkl, 1 GB)"
 
 
 def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", kernels: str = "auto") -> "MlxRuntime":
@@ -48,7 +49,8 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", kern
     if not on_gpu:
         mx.set_default_device(mx.cpu)
         if sys.platform != "darwin":
-            warnings.warn("the mlx runtime is on a CPU here, which is slow; an onnx artifact is faster", stacklevel=2)
+            advice = "" if blas() else f"; {FASTER} makes it 30 times faster"
+            warnings.warn(f"the mlx runtime is on a CPU here, which is slow; an onnx artifact is faster{advice}", stacklevel=2)
     try:
         return MlxRuntime(mx, directory, manifest.model, kernels, "gpu" if on_gpu else "cpu")
     except SealportError:
@@ -57,12 +59,18 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", kern
         raise IntegrityError(f"{directory}: MLX cannot load it ({' '.join(str(error).split()):.200})") from None
 
 
+def blas() -> str | None:
+    """The library that does MLX's products on Linux, where the wheel's own is 30 times slower: OpenBLAS, or that of pip's mkl.
+
+    Other wheels that carry OpenBLAS give its functions names of their own, which MLX does not find.
+    """
+    return ctypes.util.find_library("openblas") or next(map(str, Path(sys.prefix, "lib").glob("libmkl_rt.so.*")), None)
+
+
 def _import_mlx() -> ModuleType:
-    """Import mlx.core; on Linux load OpenBLAS first where it is installed, as the wheel's own BLAS is 30 times slower."""
-    if sys.platform == "linux" and "mlx.core" not in sys.modules:
-        library = ctypes.util.find_library("openblas")
-        if library:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
+    """Import mlx.core, on Linux behind the library of `blas`."""
+    if sys.platform == "linux" and "mlx.core" not in sys.modules and (library := blas()):
+        ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
     try:
         import mlx.core as mx
     except ImportError:

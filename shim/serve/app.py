@@ -22,6 +22,7 @@ from shim.serve.limits import OPEN, Full, Hosts, Keys, Paths
 from shim.serve.logs import Record
 from shim.serve.metrics import CONTENT_TYPE, Metrics
 from shim.serve.models import Models
+from shim.serve.pages import FILES, Pages
 from shim.serve.probing import BrokenOutputError
 from shim.serve.refusals import invalid_refusal, refusal_response, usage_refusal
 
@@ -82,7 +83,12 @@ def documented(success: type[BaseModel], failure: type[BaseModel], *codes: int) 
 def create_app(models: Models, metrics: Metrics) -> FastAPI:
     """The application over loaded models."""
     app = FastAPI(
-        title="sealport shim", version=shim.__version__, description=DESCRIPTION, redoc_url=None, redirect_slashes=False
+        title="sealport shim",
+        version=shim.__version__,
+        description=DESCRIPTION,
+        docs_url=None,  # the framework's own pages load scripts from another host
+        redoc_url=None,
+        redirect_slashes=False,
     )
     key = [Depends(HTTPBearer(auto_error=False, description="The server's key, where it has one."))]  # only documents it
     routers = [dialect.router(models, documented) for dialect in DIALECTS]
@@ -98,6 +104,8 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
     app.add_middleware(Full, full=models.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
     app.add_middleware(Clients, settings=models.settings)
     app.add_middleware(Keys, settings=models.settings)
+    if models.settings.pages:
+        app.add_middleware(Pages)
     if models.settings.origins:
         origins, methods = models.settings.origins, ["GET", "POST"]
         app.add_middleware(
@@ -105,7 +113,7 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
         )
     if models.settings.hosts:
         app.add_middleware(Hosts, settings=models.settings)
-    app.add_middleware(Record, metrics=metrics, routes=frozenset(paths) | OPEN)
+    app.add_middleware(Record, metrics=metrics, routes=frozenset(paths) | OPEN | frozenset(FILES))
     app.add_middleware(Paths)
     return app
 

@@ -1,4 +1,4 @@
-"""One JSON object a line on stderr, never with a text in it."""
+"""One JSON object a line on stderr, on a terminal a plain line; never with a text in it."""
 
 import asyncio
 import json
@@ -43,6 +43,22 @@ class JsonFormatter(logging.Formatter):
             frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)]
             line |= {"error": type(error).__name__, "frames": frames[-8:]}
         return DUMP(line)
+
+
+class PlainFormatter(JsonFormatter):
+    """The same for who reads along: time of day, level where it is not info, message, and what was given with it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = json.loads(super().format(record))
+        time_of_day, level, message = line.pop("time")[11:19], line.pop("level"), line.pop("message")
+        words = [
+            time_of_day,
+            *([] if level == "info" else [level]),
+            message,
+            *(f"{key}={value}" for key, value in line.items()),
+        ]
+        return " ".join(words)
 
 
 class Lines(logging.Handler):
@@ -102,9 +118,9 @@ class Lines(logging.Handler):
 
 
 def set_up() -> None:
-    """Send our records and uvicorn's to stderr as JSON."""
+    """Send our records and uvicorn's to stderr."""
     handler = Lines()
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(PlainFormatter() if sys.stderr.isatty() else JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     logging.captureWarnings(True)

@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
@@ -39,6 +40,7 @@ def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, 
 def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
     try:
         import fastapi  # noqa: F401
+        import httptools  # noqa: F401
         import orjson  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
@@ -51,6 +53,7 @@ def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settin
     from shim.serve.logs import set_up
     from shim.serve.metrics import Metrics
     from shim.serve.models import Models
+    from shim.serve.welcome import welcome
 
     # Its threads, woken for every request, would take the cores from the models'.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -74,6 +77,9 @@ def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settin
             config = _config(create_app(models, metrics), settings)
             gc.freeze()  # all that stays: under load, collections would go through it again and again
             started = partial(log.info, "%s running on %s", names, address, extra=facts)
+            if sys.stderr.isatty():
+                manifests = [found.model.manifest for found in models.by_name.values()]
+                started = partial(print, welcome(manifests, address, settings), file=sys.stderr, flush=True)
             server = Server(config, connections, started, models.refuse, code)
             server.run(sockets=[listener])
             log.info("stopped", extra={"unanswered": models.unanswered})

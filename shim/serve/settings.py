@@ -19,7 +19,7 @@ class Settings:
     hangs, and the model is started anew. max_held: bytes of bodies and answers, see Held. request_timeout: seconds for a client
     to send a request, and to read an answer. drain_timeout: seconds to answer what was accepted and end, when told to stop.
     keys and admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose pages may
-    ask. hosts: names that requests may be sent to; any if there are none.
+    ask. hosts: names that requests may be sent to; any if there are none. pages: whether there are the pages for people.
     """
 
     max_body: int = 2_000_000
@@ -35,6 +35,7 @@ class Settings:
     admin_keys: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    pages: bool = True
 
 
 def read_keys(key: str | None, path: Path | None, name: str) -> tuple[str, ...]:
