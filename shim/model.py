@@ -9,9 +9,10 @@ from shim.artifact import Manifest
 from shim.batches import batches
 from shim.checks import check_text, check_texts
 from shim.contents import completed
+from shim.encoding import encoding
 from shim.errors import IntegrityError, NotFiniteError, UsageError
 from shim.jsons import JsonObject
-from shim.pooling import OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
+from shim.pooling import PER_TOKEN, VOCABULARY, check_dimensions, cut, lexical, output_of, pool, probability
 from shim.prefixes import Prefixes
 from shim.prompts import adapter_of, prompt_of
 from shim.results import Embeddings, Output, Ranked
@@ -32,7 +33,8 @@ class Model:
         self.revision: str | None = None
         self.name, self.task = manifest.name, manifest.task
         self.dimensions, self.max_tokens = manifest.model.dimensions, manifest.model.max_tokens
-        self._unused = encoder.unused() if "sparse" in manifest.model.heads else frozenset[int]()
+        lexical_weights = "sparse" in manifest.model.heads and manifest.model.splade is None
+        self._unused = encoder.unused() if lexical_weights else frozenset[int]()
 
     def embed(
         self,
@@ -40,31 +42,33 @@ class Model:
         task: str | None = None,
         instruction: str | None = None,
         dimensions: int | None = None,
-        heads: Sequence[str] = ("dense",),
+        heads: Sequence[str] | None = None,
         late_chunking: bool = False,
         prompt_name: str | None = None,
     ) -> Embeddings:
         """Vectors of the texts.
 
-        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none; and
-        the adapter, of a model that has one for each task.
+        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none;
+        the adapter, of a model that has one for each task; and for ColBERT whether a text is a query, else it is a document.
         instruction: in place of the task's own, for a model that takes instructions.
         prompt_name: the prompt by its name in the checkpoint, as in sentence-transformers; without any of the three, the
         checkpoint's default prompt, if it has one.
         dimensions: cut the dense vectors to this many, and normalise again where the model's are.
-        heads: what to give beside `dense`, which there always is: `sparse`, `colbert`; all come from one pass.
+        heads: what to give, `sparse`, `colbert`; all come from one pass. `dense` is there always where the model has it, and
+        for None; of a model without it, None is all that the model has.
         late_chunking: the texts are consecutive chunks of one document, which is embedded whole; see `shim.late`.
         Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in an output.
         """
-        self.check_embed(heads, late_chunking)
-        check_dimensions(dimensions, self.dimensions)
+        heads = self.heads if heads is None else heads
+        self.check_embed(heads, late_chunking, dimensions=dimensions)
         prompt, adapter = self.prompt(task, instruction, prompt_name), self.adapter(task, prompt_name)
         if late_chunking:
             found = completed(late.document(self.encoder, check_texts(texts), prompt))
             outputs = self.compute_all(adapted(found.windows, adapter), ("chunks",))
             return self.embeddings(late.chunks_of(found, outputs, self.manifest.model.normalized), heads, dimensions)
-        encoded = adapted(self.encoder.encode(check_texts(texts), prompt), adapter)
-        return self.embeddings(self.compute_all(encoded, ("dense", *heads)), heads, dimensions)
+        encode = encoding(self.encoder, self.manifest.model, prompt, task, prompt_name)
+        outputs = self.compute_all(completed(encode(check_texts(texts))), (*self.vector(), *heads))
+        return self.embeddings(outputs, heads, dimensions)
 
     def rerank(
         self, query: str, documents: Sequence[str], top_n: int | None = None, instruction: str | None = None
@@ -89,8 +93,20 @@ class Model:
         """The number of the adapter that a text goes through, see `adapter_of`."""
         return adapter_of(self.manifest.model, task, name)
 
-    def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False, others: Sequence[str] = ()) -> None:
-        """Raise UsageError for a reranker, for heads that the model has not, and for late chunking that it does not.
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What an embedder gives where no heads are asked for: `dense`, or all of one that has no vector for a text."""
+        return ("dense",) if "dense" in self.manifest.model.heads else tuple(self.manifest.model.heads)
+
+    def check_embed(
+        self,
+        heads: Sequence[str] = ("dense",),
+        late_chunking: bool = False,
+        others: Sequence[str] = (),
+        dimensions: int | None = None,
+    ) -> None:
+        """Raise UsageError for a reranker, for heads that the model has not, for late chunking that it does not, and for
+        dimensions that it cannot cut its vectors to.
 
         others: the names of models here that do late chunking.
         """
@@ -103,6 +119,9 @@ class Model:
             raise UsageError(f"{self.name} does no late chunking: {why}; {who}", "late_chunking")
         if late_chunking and tuple(heads) != ("dense",):
             raise UsageError("late chunking gives dense vectors; leave out the other heads", "heads")
+        if dimensions is not None and "dense" not in self.manifest.model.heads:
+            raise UsageError(f"{self.name} has no dense vectors that could be cut; leave out dimensions", "dimensions")
+        check_dimensions(dimensions, self.dimensions)
 
     def check_rerank(self, top_n: int | None = None) -> None:
         """Raise UsageError for a model that cannot rerank, and for a `top_n` that is no count."""
@@ -118,16 +137,18 @@ class Model:
 
     def _named(self, head: str) -> str:
         """The runtime's output that a head is made from."""
-        if head != "pooled" or not self.manifest.model.projected:
-            return OUTPUTS[head]
-        return PROJECTED if self.manifest.model.normalized else OUTPUTS["dense"]
+        return output_of(self.manifest.model, head)
 
     def _output(self, item: Encoded, row: int, arrays: dict[str, np.ndarray], heads: Sequence[str]) -> Output:
         values: dict[str, np.ndarray] = {}
+        sparse: dict[int, float] = {}
         broken = None
         for head in dict.fromkeys(heads):
             value = arrays[self._named(head)][row]
-            if head == "chunks":
+            if head == "sparse" and self._named(head) == VOCABULARY:
+                words = np.flatnonzero(value)
+                sparse, value = dict(zip(words.tolist(), value[words].tolist(), strict=True)), value[words]
+            elif head == "chunks":
                 value = late.sums(item, value)
             elif head in PER_TOKEN:
                 value = value[: len(item.ids)]  # without padding
@@ -135,8 +156,11 @@ class Model:
                 value = pool(value[: len(item.ids)], self.manifest.model.pooling)
             if not np.isfinite(value).all():
                 broken = head
-            values[head] = value[1:] if head == "colbert" else value
-        sparse = lexical(item.ids, values["sparse"], self._unused) if "sparse" in values else {}
+            if head == "sparse" and self._named(head) != VOCABULARY:
+                sparse = lexical(item.ids, value, self._unused)
+            elif head == "colbert":
+                value = value[1:] if item.kept is None else value[list(item.kept)]
+            values[head] = value
         return Output(len(item.ids), item.truncated, values, broken, sparse)
 
     def compute_all(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
@@ -159,7 +183,9 @@ class Model:
         normalize: whether dense vectors have length 1; None as the model gives them.
         """
         width = check_dimensions(dimensions, self.dimensions)
-        dense = np.stack([output.values[self.vector(normalize)] for output in outputs])
+        if not self.vector():
+            return self._embeddings(np.empty((len(outputs), 0), np.float32), outputs, heads)
+        dense = np.stack([output.values[name] for output in outputs for name in self.vector(normalize)])
         if dense.shape[1] != self.dimensions:
             raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
         unit = self.manifest.model.normalized
@@ -167,6 +193,9 @@ class Model:
             dense = dense[:, :width]
         elif width < self.dimensions or not unit:
             dense = cut(dense, width)
+        return self._embeddings(dense, outputs, heads)
+
+    def _embeddings(self, dense: np.ndarray, outputs: Sequence[Output], heads: Sequence[str]) -> Embeddings:
         return Embeddings(
             dense,
             [output.sparse for output in outputs] if "sparse" in heads else None,
@@ -175,9 +204,11 @@ class Model:
             [output.truncated for output in outputs],
         )
 
-    def vector(self, normalize: bool | None) -> str:
-        """The head whose values `embeddings` wants."""
-        return "pooled" if normalize is False and self.manifest.model.normalized else "dense"
+    def vector(self, normalize: bool | None = None) -> tuple[str, ...]:
+        """The head whose values `embeddings` wants for a text's one vector; none where the model has none."""
+        if "dense" not in self.manifest.model.heads:
+            return ()
+        return ("pooled" if normalize is False and self.manifest.model.normalized else "dense",)
 
     def ranking(self, outputs: Sequence[Output], top_n: int | None = None) -> list[Ranked]:
         """The documents' outputs, best first."""
