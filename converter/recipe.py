@@ -130,10 +130,11 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
         check_choice(file, "overrides", key, OVERRIDABLE)
     check_choice(file, "task", top["task"], tuple(HEADS))
     top["license"] = named(top["license"], top.pop("license_name", ""), top.get("license_link", ""), file)
-    check_choice(file, "pooling", model["pooling"], tuple(dict.fromkeys((*POOLINGS, *VOCABULARY_POOLINGS, UNPOOLED))))
+    alone = VOCABULARY_POOLINGS if model["heads"] == ["sparse"] else (UNPOOLED,) if model["heads"] == ["colbert"] else None
+    check_choice(file, "pooling", model["pooling"], alone or POOLINGS)
     for head in model["heads"]:
         check_choice(file, "heads", head, HEADS[top["task"]])
-    if HEADS[top["task"]][0] not in model["heads"] and model["heads"] not in (["sparse"], ["colbert"]):
+    if HEADS[top["task"]][0] not in model["heads"] and not alone:
         raise UsageError(f'{file}: heads must hold "{HEADS[top["task"]][0]}", or be SPLADE\'s "sparse" or ColBERT\'s "colbert"')
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", top["name"]):
         raise UsageError(f"{file}: name {top['name']!r} must be letters, digits, '.', '_' and '-'")

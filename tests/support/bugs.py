@@ -77,7 +77,7 @@ def padded(self: TorchOps, name: str, x: Any, sums: bool = False, twice: bool = 
 
 def activated(self: TorchOps, x: Any) -> Any:
     """Another activation, of the masked language model's head alone, whose input is as wide as the states."""
-    return x.relu() if x.shape[-1] == 64 else GELU(x)
+    return x.relu() if x.shape[-1] == 64 else GELU(self, x)
 
 
 def colbert(**changed: Any) -> Any:
