@@ -23,6 +23,7 @@ OUTPUTS |= {"hidden": "token_embeddings", "pooled": "token_embeddings", "chunks"
 PROJECTED = "projected_embedding"
 # Head -> the module of its linear layer over the hidden states, as bge-m3's repository calls it, and how wide that is.
 LINEAR = {"sparse": "sparse_linear", "colbert": "colbert_linear"}
+EXPANDED = 4096  # tokens to which a query may be filled up at most; every query costs as much
 MASKED = "masked_lm"  # of the names of a masked language model's head: masked_lm.dense, masked_lm.norm, masked_lm.decoder
 PER_TOKEN = (*LINEAR, "hidden")  # heads with a value for each token, padding included
 
@@ -47,6 +48,10 @@ def check_heads(spec: ModelSpec, task: str) -> str | None:
             None if known else f"splade {spec.splade!r:.50} does not go with pooling {pooling!r:.50}, heads {spec.heads!r:.100}"
         )
     if spec.colbert is not None:
+        if not 0 <= spec.colbert.expansion <= min(spec.colbert.query_length, EXPANDED):
+            return (
+                f"queries of {spec.colbert.query_length} tokens at most, filled up to {spec.colbert.expansion}, over {EXPANDED}"
+            )
         known = pooling == UNPOOLED and heads == {"colbert"} and spec.normalized
         return None if known else f"colbert does not go with pooling {pooling!r:.50}, heads {spec.heads!r:.100}"
     if HEADS[task][0] not in heads:

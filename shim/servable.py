@@ -43,5 +43,5 @@ def _check_places(spec: ModelSpec, directory: Path) -> None:
     if list(getattr(config, "adapters", ())) != (spec.adapters or []):
         raise IntegrityError(f"{directory}: the manifest and config.json have other adapters ({spec.adapters!r:.100})")
     places = config.max_tokens
-    if places is not None and spec.max_tokens > places:
-        raise IntegrityError(f"{directory}: {spec.max_tokens} tokens in the manifest, config.json has {places} positions")
+    if places is not None and spec.longest > places:
+        raise IntegrityError(f"{directory}: {spec.longest} tokens in the manifest, config.json has {places} positions")

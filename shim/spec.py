@@ -79,6 +79,11 @@ class ModelSpec:
         return bool(self.modules) and self.modules[-1].type == "normalize"
 
     @property
+    def longest(self) -> int:
+        """Tokens that a text may have, be it a document or a query."""
+        return max(self.max_tokens, 0 if self.colbert is None else self.colbert.query_length)
+
+    @property
     def markers(self) -> list[str]:
         """Words of the vocabulary that are control tokens, though tokenizer.json does not say so."""
         return [] if self.colbert is None else self.colbert.markers

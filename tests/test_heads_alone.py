@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from sentence_transformers import MultiVectorEncoder, SparseEncoder
 from support import saved_heads
@@ -67,6 +68,8 @@ def check_sparse(model: Model, source: Path, tolerance: float) -> None:
     assert apart(weights(model.embed(TEXTS, task="retrieval.query"), words), asked) < tolerance
     alone = np.concatenate([weights(model.embed([text]), words) for text in TEXTS])
     assert apart(alone, weights(found, words)) < tolerance, "a batch gives what single texts give"
+    several = weights(model.embed([TEXTS[-1]] * 12), words)  # of more tokens than are multiplied at once
+    assert apart(several, np.repeat(alone[-1:], 12, axis=0)) < tolerance
 
 
 def check_multi(model: Model, source: Path, tolerance: float) -> None:
@@ -137,6 +140,13 @@ def test_an_artifact_gives_what_sentence_transformers_gives(
 ) -> None:
     check = check_multi if kind.startswith("colbert") else check_sparse
     check(artifact(kind, target, bits)[0], checkpoint(kind, folder), tolerance)
+
+
+def test_a_graph_never_holds_the_products_of_all_tokens(artifact: Callable[..., tuple[Model, Path]]) -> None:
+    graph = onnx.load(artifact(SPLADE, "onnx", 32)[1] / "onnx/model.onnx").graph
+    loops = [attribute.g for node in graph.node if node.op_type == "Loop" for attribute in node.attribute if attribute.g.node]
+    assert "masked_lm.decoder" not in {node.name for node in graph.node}
+    assert "masked_lm.decoder" in {node.name for body in loops for node in body.node}
 
 
 def test_what_has_no_dense_vector_says_so(artifact: Callable[..., tuple[Model, Path]]) -> None:
@@ -236,6 +246,13 @@ REFUSED: dict[str, tuple[str, Callable[[Path], Any], str]] = {
     "a mean over the tokens": (SPLADE, edit("1_SpladePooling/config.json", pooling_strategy="mean"), "'mean' is not supported"),
     "another activation": (SPLADE, edit("1_SpladePooling/config.json", activation_function="gelu"), "'gelu' is not supported"),
     "states, not logits": (SPLADE, edit(SENTENCE, transformer_task="feature-extraction"), "'feature-extraction' is not supp"),
+    "a family whose head is not here": (SPLADE, edit(CONFIG, model_type="roberta"), "of architecture roberta is not supported"),
+    "a query over the table": (TWO, edit(SENTENCE, query_length=100), "max_tokens 100, but config.json has 64 positions"),
+    "an expansion without end": (
+        TWO,
+        edit(SENTENCE, query_expansion={"strategy": "fixed", "length": 10**6}),
+        "filled up to 1000000, over 4096",
+    ),
     "a dense model's name": (SPLADE, edit(MODEL, model_type="SentenceTransformer"), "no Pooling module"),
     "another head of ModernBERT": (MODERN, edit(CONFIG, classifier_activation="relu"), "classifier_activation 'relu'"),
     "joined vectors": (

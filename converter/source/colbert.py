@@ -59,7 +59,7 @@ def colbert_facts(
     similarity = str(settings.get("similarity_fn_name")).lower()
     found = dataclasses.replace(
         expanded,
-        query_length=query_length or limit.value,
+        query_length=max(query_length or limit.value, expanded.expansion),
         skipped=_ids(said.words, tokenizer, directory, layout),
         skipped_in=said.tasks,
         markers=_markers(said.prefixes, tokenizer),

@@ -153,8 +153,8 @@ def _check_size(recipe: Recipe, spec: ModelSpec, config: Configuration) -> None:
     width, places = config.hidden_size, config.max_tokens
     if not spec.projected and spec.splade is None and width != spec.dimensions:
         raise UsageError(f"{recipe.name}: dimensions {spec.dimensions}, but config.json has hidden_size {width}")
-    if places is not None and places < spec.max_tokens:
-        raise UsageError(f"{recipe.name}: max_tokens {spec.max_tokens}, but config.json has {places} positions")
+    if places is not None and places < spec.longest:
+        raise UsageError(f"{recipe.name}: max_tokens {spec.longest}, but config.json has {places} positions")
 
 
 def _check_tokenizer(spec: ModelSpec, directory: Path, rows: int) -> None:

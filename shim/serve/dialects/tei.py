@@ -108,7 +108,8 @@ def router(models: Models, documented: Documented) -> APIRouter:
     async def info() -> Response:
         """The first model, and the limits of this server."""
         model, settings = next(iter(models.by_name.values())).model, models.settings
-        kind: JsonObject = {"embedding": {"pooling": model.manifest.model.pooling}}
+        spec = model.manifest.model
+        kind: JsonObject = {"embedding": {"pooling": spec.pooling if spec.splade is None else "splade"}}
         if model.task == "rerank":
             kind = {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
         return answer({
