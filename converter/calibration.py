@@ -134,7 +134,7 @@ class Calibration:
         """The model's outputs, by the operations that it is given."""
         module, model = architecture(self.job.recipe.architecture), self.job.recipe.model
         config = module.Config.read(self.job.checkpoint.config)
-        return outputs(ops, module, config, model.pooling, model.heads, model.modules)
+        return outputs(ops, module, config, model.pooling, model.heads, model.modules, model.splade)
 
     def quantize(
         self, plan: Plan, others: Mapping[str, list[Scheme]] = MappingProxyType({}), asymmetric: bool = False

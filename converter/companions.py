@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from converter.source.checkpoint import TOKENIZER, Checkpoint, read_json
+from converter.source.colbert import METADATA
 from converter.source.front_matter import NOTICES
 from converter.source.layout import MODULES
 from converter.source.sentence_config import sentence_file
@@ -24,10 +25,10 @@ def companions(checkpoint: Checkpoint) -> dict[str, bytes]:
     model; a transformer in a folder of its own moves to the top.
     """
     layout, root, spec = checkpoint.layout, checkpoint.root, checkpoint.spec
-    found = {name: checkpoint.directory / name for name in TOKENIZER} | {name: root / name for name in NOTICES}
+    found = {name: checkpoint.directory / name for name in (*TOKENIZER, METADATA)} | {name: root / name for name in NOTICES}
     made: dict[str, bytes] = {}
     if not layout.listed or {"pooling", "modules"} & checkpoint.overrides.keys():
-        made = {} if spec.heads == ["score"] else _modules(spec, checkpoint.config)
+        made = _modules(spec, checkpoint.config) if "dense" in spec.heads else {}
     else:
         found[MODEL_CONFIG] = root / MODEL_CONFIG
         if settings := sentence_file(root, layout):

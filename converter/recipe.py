@@ -12,8 +12,8 @@ from shim.architectures import architecture
 from shim.errors import UsageError
 from shim.nearest import nearest
 from shim.parity import PARITY_TARGET
-from shim.pooling import HEADS, POOLINGS
-from shim.spec import ACTIVATIONS, SIMILARITIES, ModelSpec
+from shim.pooling import HEADS, POOLINGS, UNPOOLED, VOCABULARY_POOLINGS
+from shim.spec import ACTIVATIONS, MAXIMAL, SIMILARITIES, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -115,18 +115,19 @@ def parse(raw: dict[str, Any], file: str) -> Recipe:
     model, stated = sections["model"], {*sections["model"], *(["prompt_names"] if "prompt_names" in raw else [])}
     if "modules" in model:
         model["modules"] = [module(step, file) for step in model["modules"]]
-    for key, known in (("similarity", SIMILARITIES), ("activation", ACTIVATIONS)):
+    for key, known in (("similarity", (*SIMILARITIES, *MAXIMAL)), ("activation", ACTIVATIONS)):
         if key in model:
             check_choice(file, key, model[key], known)
     for key in sections["overrides"]:
         check_choice(file, "overrides", key, OVERRIDABLE)
     check_choice(file, "task", top["task"], tuple(HEADS))
     top["license"] = named(top["license"], top.pop("license_name", ""), top.get("license_link", ""), file)
-    check_choice(file, "pooling", model["pooling"], POOLINGS)
+    alone = VOCABULARY_POOLINGS if model["heads"] == ["sparse"] else (UNPOOLED,) if model["heads"] == ["colbert"] else None
+    check_choice(file, "pooling", model["pooling"], alone or POOLINGS)
     for head in model["heads"]:
         check_choice(file, "heads", head, HEADS[top["task"]])
-    if HEADS[top["task"]][0] not in model["heads"]:
-        raise UsageError(f'{file}: heads must hold "{HEADS[top["task"]][0]}"')
+    if HEADS[top["task"]][0] not in model["heads"] and not alone:
+        raise UsageError(f'{file}: heads must hold "{HEADS[top["task"]][0]}", or be SPLADE\'s "sparse" or ColBERT\'s "colbert"')
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", top["name"]):
         raise UsageError(f"{file}: name {top['name']!r} must be letters, digits, '.', '_' and '-'")
     for key in ("max_tokens", "dimensions"):

@@ -166,14 +166,14 @@ def serve(
 @click.option("--instruction", help="An instruction in place of the task's, for a model that takes one.")
 @click.option("--prompt-name", help="The prompt by its name in the checkpoint, as in sentence-transformers.")
 @click.option("--dimensions", type=int, help="Cut the vectors to this many dimensions and normalise again.")
-@click.option("--heads", default="dense", show_default=True, help="Comma-separated: dense, and of bge-m3 sparse and colbert.")
+@click.option("--heads", help="Comma-separated: dense, sparse, colbert; without it dense, or all of a model that has no dense.")
 @loading
-def embed(artifact: str, opener: Opener, heads: str, **asked: Any) -> None:
+def embed(artifact: str, opener: Opener, heads: str | None, **asked: Any) -> None:
     """Embed JSON Lines on stdin, each a string or {"text": "…"}; write {"embedding", "tokens", "truncated"} lines in order.
 
     Further heads are written as "sparse", {"indices", "values"} of token ids and weights, and "colbert", a vector a token.
     """
-    model, asked["heads"] = opener(artifact), heads.split(",")
+    model, asked["heads"] = opener(artifact), heads and heads.split(",")
     texts: list[str] = []
     seen = 0
     for number, value in lines(TEXT):
@@ -189,7 +189,8 @@ def embed(artifact: str, opener: Opener, heads: str, **asked: Any) -> None:
 
 def _show(out: Embeddings) -> None:
     for row, vector in enumerate(out.dense):
-        shown: JsonObject = {"embedding": vector.tolist(), "tokens": out.tokens[row], "truncated": out.truncated[row]}
+        shown: JsonObject = {"embedding": vector.tolist()} if vector.size else {}
+        shown |= {"tokens": out.tokens[row], "truncated": out.truncated[row]}
         if out.sparse is not None:
             shown["sparse"] = {"indices": list(out.sparse[row]), "values": list(out.sparse[row].values())}
         if out.colbert is not None:

@@ -13,7 +13,7 @@ from shim.artifact import Manifest
 from shim.batches import batches
 from shim.checks import check_count
 from shim.errors import IntegrityError, NotFiniteError, UsageError
-from shim.pooling import OUTPUTS, PER_TOKEN, PROJECTED, check_dimensions, cut, lexical, pool, probability
+from shim.pooling import PER_TOKEN, VOCABULARY, check_dimensions, cut, lexical, output_of, pool, probability
 from shim.prefixes import Prefixes
 from shim.results import Embeddings, Output, Ranked
 from shim.runtimes import Closed, Runtime
@@ -32,7 +32,8 @@ class Computing:
         self.dimensions, self.max_tokens = manifest.model.dimensions, manifest.model.max_tokens
         self.lock = Lock()
         self._prefixes = Prefixes(runtime, encoder)
-        self._unused = encoder.unused() if "sparse" in manifest.model.heads else frozenset[int]()
+        lexical_weights = "sparse" in manifest.model.heads and manifest.model.splade is None
+        self._unused = encoder.unused() if lexical_weights else frozenset[int]()
 
     def close(self) -> None:
         """Give the memory of the weights back; to compute is UsageError from now on."""
@@ -44,8 +45,20 @@ class Computing:
         with self.lock:
             return self.encoder.encode(texts, prompt)
 
-    def check_embed(self, heads: Sequence[str] = ("dense",), late_chunking: bool = False, others: Sequence[str] = ()) -> None:
-        """Raise UsageError for a reranker, for heads that the model has not, and for late chunking that it does not.
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """What an embedder gives where no heads are asked for: `dense`, or all of one that has no vector for a text."""
+        return ("dense",) if "dense" in self.manifest.model.heads else tuple(self.manifest.model.heads)
+
+    def check_embed(
+        self,
+        heads: Sequence[str] = ("dense",),
+        late_chunking: bool = False,
+        others: Sequence[str] = (),
+        dimensions: int | None = None,
+    ) -> None:
+        """Raise UsageError for a reranker, for heads that the model has not, for late chunking that it does not, and for
+        dimensions that it cannot cut its vectors to.
 
         others: the names of models here that do late chunking.
         """
@@ -58,6 +71,9 @@ class Computing:
             raise UsageError(f"{self.name} does no late chunking: {why}; {who}", "late_chunking")
         if late_chunking and tuple(heads) != ("dense",):
             raise UsageError("late chunking gives dense vectors; leave out the other heads", "heads")
+        if dimensions is not None and "dense" not in self.manifest.model.heads:
+            raise UsageError(f"{self.name} has no dense vectors that could be cut; leave out dimensions", "dimensions")
+        check_dimensions(dimensions, self.dimensions)
 
     def check_rerank(self, top_n: int | None = None) -> None:
         """Raise UsageError for a model that cannot rerank, and for a `top_n` that is no count."""
@@ -73,16 +89,18 @@ class Computing:
 
     def _named(self, head: str) -> str:
         """The runtime's output that a head is made from."""
-        if head != "pooled" or not self.manifest.model.projected:
-            return OUTPUTS[head]
-        return PROJECTED if self.manifest.model.normalized else OUTPUTS["dense"]
+        return output_of(self.manifest.model, head)
 
     def _output(self, item: Encoded, row: int, arrays: dict[str, np.ndarray], heads: Sequence[str]) -> Output:
         values: dict[str, np.ndarray] = {}
+        sparse: dict[int, float] = {}
         broken = None
         for head in dict.fromkeys(heads):
             value = arrays[self._named(head)][row]
-            if head == "chunks":
+            if head == "sparse" and self._named(head) == VOCABULARY:
+                words = np.flatnonzero(value)
+                sparse, value = dict(zip(words.tolist(), value[words].tolist(), strict=True)), value[words]
+            elif head == "chunks":
                 value = late.sums(item, value)
             elif head in PER_TOKEN:
                 value = value[: len(item.ids)]  # without padding
@@ -90,8 +108,11 @@ class Computing:
                 value = pool(value[: len(item.ids)], self.manifest.model.pooling)
             if not np.isfinite(value).all():
                 broken = head
-            values[head] = value[1:] if head == "colbert" else value
-        sparse = lexical(item.ids, values["sparse"], self._unused) if "sparse" in values else {}
+            if head == "sparse" and self._named(head) != VOCABULARY:
+                sparse = lexical(item.ids, value, self._unused)
+            elif head == "colbert":
+                value = value[1:] if item.kept is None else value[list(item.kept)]
+            values[head] = value
         return Output(len(item.ids), item.truncated, values, broken, sparse)
 
     def compute_all(
@@ -124,7 +145,9 @@ class Computing:
         normalize: whether dense vectors have length 1; None as the model gives them.
         """
         width = check_dimensions(dimensions, self.dimensions)
-        dense = np.stack([output.values[self.vector(normalize)] for output in outputs])
+        if not self.vector():
+            return self._embeddings(np.empty((len(outputs), 0), np.float32), outputs, heads)
+        dense = np.stack([output.values[name] for output in outputs for name in self.vector(normalize)])
         if dense.shape[1] != self.dimensions:
             raise IntegrityError(f"{self.name}: {dense.shape[1]} dimensions, the manifest says {self.dimensions}")
         unit = self.manifest.model.normalized
@@ -132,6 +155,9 @@ class Computing:
             dense = dense[:, :width]
         elif width < self.dimensions or not unit:
             dense = cut(dense, width)
+        return self._embeddings(dense, outputs, heads)
+
+    def _embeddings(self, dense: np.ndarray, outputs: Sequence[Output], heads: Sequence[str]) -> Embeddings:
         return Embeddings(
             dense,
             [output.sparse for output in outputs] if "sparse" in heads else None,
@@ -140,9 +166,11 @@ class Computing:
             [output.truncated for output in outputs],
         )
 
-    def vector(self, normalize: bool | None) -> str:
-        """The head whose values `embeddings` wants."""
-        return "pooled" if normalize is False and self.manifest.model.normalized else "dense"
+    def vector(self, normalize: bool | None = None) -> tuple[str, ...]:
+        """The head whose values `embeddings` wants for a text's one vector; none where the model has none."""
+        if "dense" not in self.manifest.model.heads:
+            return ()
+        return ("pooled" if normalize is False and self.manifest.model.normalized else "dense",)
 
     def ranking(self, outputs: Sequence[Output], top_n: int | None = None) -> list[Ranked]:
         """The documents' outputs, best first."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tokenizers import Encoding, Tokenizer, models, normalizers
+from tokenizers import AddedToken, Encoding, Tokenizer, models, normalizers
 
 from shim.errors import IntegrityError
 from shim.seams import PART, parts, seams
@@ -20,10 +20,11 @@ SPLIT = "\ufdd0"  # no character: what stands on both sides of it in a text is t
 class Contents:
     """A tokenizer's file, read without padding and truncation. plain: whether control tokens in users' texts are texts.
 
+    markers: words of its vocabulary that are control tokens, too.
     bounded: whether a text is refused that cannot be cut into steps of FARTHEST characters; for those who wait meanwhile.
     """
 
-    def __init__(self, path: Path, lower_case: bool = False, plain: bool = False):
+    def __init__(self, path: Path, lower_case: bool = False, plain: bool = False, markers: Sequence[str] = ()):
         self.path, self.bounded = path, False
         with self.sound():
             self.tokenizer = Tokenizer.from_file(str(path))
@@ -31,6 +32,7 @@ class Contents:
             steps = [normalizers.Lowercase(), *([self.tokenizer.normalizer] if self.tokenizer.normalizer else [])]
             self.tokenizer.normalizer = normalizers.Sequence(steps)
         self.tokenizer.no_padding()
+        self.tokenizer.add_special_tokens([AddedToken(marker, normalized=False, special=True) for marker in markers])
         self.seams = seams(self.tokenizer)
         # The longest first: one may begin with another.
         added = (token.content for token in self.tokenizer.get_added_tokens_decoder().values())

@@ -46,6 +46,8 @@ class Document:
 
 def fault(spec: ModelSpec) -> str | None:
     """Why the model does no late chunking; None where it does."""
+    if "dense" not in spec.heads:
+        return "it has no vector for a text"
     return REFUSED.get(spec.pooling) or (DENSE if spec.projected else None)
 
 

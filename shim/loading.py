@@ -72,7 +72,8 @@ def _open(directory: Path, manifest: Manifest, runtime: str, device: str, hashed
     with held(directory, manifest.files, hashed, links=runtime != "openvino") as folder:
         servable.check(manifest, folder)
         opener = importlib.import_module(f"shim.runtimes.{runtime}").open_runtime
-        encoder = TextEncoder(folder, manifest.model.max_tokens, manifest.model.lower_case, plain_text)
+        spec = manifest.model
+        encoder = TextEncoder(folder, spec.max_tokens, spec.lower_case, plain_text, spec.markers)
         model = model_of(manifest, encoder, opener(folder, manifest, device))
         encoder.name(directory)
         return model

@@ -9,8 +9,8 @@ from shim import late
 from shim.artifact import Manifest
 from shim.checks import check_text, check_texts
 from shim.contents import completed
+from shim.encoding import encoding
 from shim.jsons import JsonObject
-from shim.pooling import check_dimensions
 from shim.prompts import adapter_of, prompt_of
 from shim.results import Embeddings, Ranked
 from shim.runtimes import Runtime
@@ -66,29 +66,32 @@ class Model(Sentences):
         task: str | None = None,
         instruction: str | None = None,
         dimensions: int | None = None,
-        heads: Sequence[str] = ("dense",),
+        heads: Sequence[str] | None = None,
         prompt_name: str | None = None,
         batch_size: int | None = None,
         progress: bool = False,
     ) -> Embeddings:
         """Vectors of the texts: a list, an array, a column of a table, a generator.
 
-        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none; and
-        the adapter, of a model that has one for each task.
+        task: the prompt to put before each text (`retrieval.query`, `retrieval.passage`, …), none where the model has none;
+        the adapter, of a model that has one for each task; and for ColBERT whether a text is a query, else it is a document.
         instruction: in place of the task's own, for a model that takes instructions.
         prompt_name: the prompt by its name in the checkpoint, as in sentence-transformers; without any of the three, the
         checkpoint's default prompt, if it has one.
         dimensions: cut the dense vectors to this many, and normalise again where the model's are.
-        heads: what to give beside `dense`, which there always is: `sparse`, `colbert`; all come from one pass.
+        heads: what to give, `sparse`, `colbert`; all come from one pass. `dense` is there always where the model has it, and
+        for None; of a model without it, None is all that the model has.
         batch_size: at most so many texts at once; None as many as are computed well together.
         progress: show on stderr how far it is.
         Raises UsageError for texts or settings that cannot be meant, NotFiniteError for NaN or infinity in an output.
         """
-        self.check_embed(heads)
-        check_dimensions(dimensions, self.dimensions)
-        prompt, adapter = self.prompt(task, instruction, prompt_name), self.adapter(task, prompt_name)
-        encoded = adapted(self.tokenized(check_texts(texts), prompt), adapter)
-        return self.embeddings(self.compute_all(encoded, ("dense", *heads), batch_size, progress), heads, dimensions)
+        heads = self.heads if heads is None else heads
+        self.check_embed(heads, dimensions=dimensions)
+        encode = encoding(self.encoder, self.manifest.model, self.prompt(task, instruction, prompt_name), task, prompt_name)
+        checked = check_texts(texts)
+        with self.lock:
+            encoded = completed(encode(checked))
+        return self.embeddings(self.compute_all(encoded, (*self.vector(), *heads), batch_size, progress), heads, dimensions)
 
     def rerank(
         self,
@@ -160,7 +163,7 @@ class LateChunking(Model):
         task: str | None = None,
         instruction: str | None = None,
         dimensions: int | None = None,
-        heads: Sequence[str] = ("dense",),
+        heads: Sequence[str] | None = None,
         prompt_name: str | None = None,
         batch_size: int | None = None,
         progress: bool = False,
@@ -172,8 +175,8 @@ class LateChunking(Model):
         """
         if not late_chunking:
             return super().embed(texts, task, instruction, dimensions, heads, prompt_name, batch_size, progress)
-        self.check_embed(heads, late_chunking)
-        check_dimensions(dimensions, self.dimensions)
+        heads = self.heads if heads is None else heads
+        self.check_embed(heads, late_chunking, dimensions=dimensions)
         prompt, adapter = self.prompt(task, instruction, prompt_name), self.adapter(task, prompt_name)
         with self.lock:
             found = completed(late.document(self.encoder, check_texts(texts), prompt))

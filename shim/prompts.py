@@ -70,12 +70,18 @@ def prompt_for(prompts: Mapping[str, str], task: str | None, instruction: str | 
     return template.replace(SLOT, own) if template and own else ""
 
 
+def is_query(task: str | None = None, name: str | None = None) -> bool:
+    """Whether a text of this task, or behind the prompt of this name, is a query; else it is a document."""
+    asked = task if name is None else name
+    return (NAMES.get(asked or "", asked) or "").endswith("query")
+
+
 def adapter_of(spec: ModelSpec, task: str | None = None, name: str | None = None) -> int:
     """The number of the adapter for a task, or for the prompt called `name` where that stands for one; -1 for none.
 
     Raises UsageError for a task that a model with adapters has none for.
     """
-    tasks = spec.adapters or []
+    tasks, task = spec.adapters or [], NAMES.get(task or "", task)
     for asked in (name, NAMES.get(name or ""), task):
         if asked is not None and (asked := SAME.get(asked, asked)) in tasks:
             return tasks.index(asked)
@@ -96,6 +102,7 @@ def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None 
     in for a missing query or document prompt. Raises UsageError for an unknown name or task, for a name beside an
     instruction, and for an instruction given to a model that takes none.
     """
+    task = NAMES.get(task or "", task)
     if name is not None:
         if instruction is not None:
             raise UsageError("prompt_name and instruction both say what goes before a text; give one")
@@ -105,6 +112,8 @@ def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None 
             known = dict.fromkeys((*spec.prompt_names, *NAMES, *TASKS))
             raise UsageError(f"prompt_name {name!r:.100} unknown ({', '.join(known)})")
         task = NAMES.get(name, name)
+    if spec.colbert is not None and task in (None, *TASKS) and instruction is None:
+        return spec.prompt_names.get("query" if is_query(task) else "document", "")
     own = prompt_for(spec.prompts, task, instruction)
     if own or instruction is not None or (task is not None and (task in spec.prompts or TEMPLATE in spec.prompts)):
         return own

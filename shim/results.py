@@ -9,9 +9,10 @@ import numpy as np
 class Embeddings:
     """What `Model.embed` returns, in the order of the texts; sparse and colbert are None where they were not asked for.
 
-    dense: (n, d) float32, L2-normalised where the model's are. sparse: for each text, token id -> weight. colbert: for each
-    text, (tokens, d) float32, L2-normalised, without the first token. tokens: tokens per text, prompt and special tokens
-    included, after truncation. truncated: whether a text was cut to the model's limit.
+    dense: (n, d) float32, L2-normalised where the model's are; (n, 0) of a model without a vector for a text. sparse: for each
+    text, token id -> weight. colbert: for each text, (tokens, d) float32, L2-normalised, of bge-m3 without the first token.
+    tokens: tokens per text, prompt and special tokens included, after truncation. truncated: whether a text was cut to the
+    model's limit.
     """
 
     dense: np.ndarray

@@ -6,9 +6,9 @@ from shim.architectures import architecture
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, SourceError, UsageError
 from shim.jsons import read_object
-from shim.pooling import HEADS, POOLINGS
+from shim.pooling import HEADS, check_heads
 from shim.prompts import fault
-from shim.spec import ACTIVATIONS, SIMILARITIES, ModelSpec
+from shim.spec import ACTIVATIONS, MAXIMAL, SIMILARITIES, ModelSpec
 
 MAX_NAME = 200  # characters of an artifact's name, which every answer and every figure holds
 
@@ -18,16 +18,14 @@ def check(manifest: Manifest, directory: Path) -> None:
     spec = manifest.model
     for key, value, known in (
         ("task", manifest.task, HEADS),
-        ("pooling", spec.pooling, POOLINGS),
-        ("similarity", spec.similarity, SIMILARITIES),
+        ("similarity", spec.similarity, (*SIMILARITIES, *MAXIMAL)),
         ("activation", spec.activation, ACTIVATIONS),
         ("default_prompt", spec.default_prompt, ("", *spec.prompt_names)),
     ):
         if value not in known:
             raise IntegrityError(f"{manifest.name}: {key} {value!r:.100} unknown ({', '.join(known):.200})")
-    heads = HEADS[manifest.task]
-    if heads[0] not in spec.heads or not set(spec.heads) <= set(heads):
-        raise IntegrityError(f"{manifest.name}: heads {spec.heads!r:.100} do not go with the task {manifest.task}")
+    if unfit := check_heads(spec, manifest.task):
+        raise IntegrityError(f"{manifest.name}: {unfit}")
     for key, name in (("name", manifest.name), ("recipe", manifest.recipe)):
         if not name or not name.isprintable() or len(name) > MAX_NAME:
             raise IntegrityError(f"{name!r:.100}: the {key} must be up to {MAX_NAME} printable characters")
@@ -45,5 +43,5 @@ def _check_places(spec: ModelSpec, directory: Path) -> None:
     if list(getattr(config, "adapters", ())) != (spec.adapters or []):
         raise IntegrityError(f"{directory}: the manifest and config.json have other adapters ({spec.adapters!r:.100})")
     places = config.max_tokens
-    if places is not None and spec.max_tokens > places:
-        raise IntegrityError(f"{directory}: {spec.max_tokens} tokens in the manifest, config.json has {places} positions")
+    if places is not None and spec.longest > places:
+        raise IntegrityError(f"{directory}: {spec.longest} tokens in the manifest, config.json has {places} positions")

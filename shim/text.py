@@ -62,7 +62,8 @@ class Encoded:
     """One text as token ids, special tokens included, cut to the model's limit.
 
     prefix: of a pair by a template. adapter: the number of its task's, -1 for none. spans: of a document's window (chunk,
-    start, end) of the tokens that count, see `shim.late`.
+    start, end) of the tokens that count, see `shim.late`. unattended: the last tokens, which attention does not see. kept: the
+    places of the tokens with a ColBERT vector; None for all but the first.
     """
 
     ids: list[int]
@@ -71,19 +72,29 @@ class Encoded:
     prefix: Prefix | None = field(default=None, compare=False, repr=False)
     adapter: int = -1
     spans: tuple[tuple[int, int, int], ...] = ()
+    unattended: int = 0
+    kept: tuple[int, ...] | None = None
 
 
 class TextEncoder:
     """The tokenizer of an artifact; its own padding and truncation are replaced by ours."""
 
-    def __init__(self, directory: Path, max_tokens: int, lower_case: bool = False, plain: bool = False):
+    def __init__(
+        self,
+        directory: Path,
+        max_tokens: int,
+        lower_case: bool = False,
+        plain: bool = False,
+        markers: Sequence[str] = (),
+    ):
         """Read `tokenizer.json` and the padding id of `config.json` in `directory`; max_tokens counts special tokens.
 
         lower_case: whether texts are lower-cased before anything else of the tokenizer's. plain: whether control tokens in a
-        text, a query, a document or an instruction are text, too; by default they mean what they mean upstream.
+        text, a query, a document or an instruction are text, too; by default they mean what they mean upstream. markers: words
+        of the vocabulary that are control tokens, too.
         """
         self.directory, self.max_tokens = directory, max_tokens
-        self.contents = Contents(directory / "tokenizer.json", lower_case, plain)
+        self.contents = Contents(directory / "tokenizer.json", lower_case, plain, markers)
         self.tokenizer = self.contents.tokenizer
         with self.contents.sound():
             added = self.tokenizer.num_special_tokens_to_add(False)
@@ -104,26 +115,30 @@ class TextEncoder:
         """Errors name this directory from now on, in place of the one that was read."""
         self.directory, self.contents.path = directory, directory / "tokenizer.json"
 
-    def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> list[Encoded]:
+    def encode(self, texts: Sequence[str], prompt: str = "", side: str = "right", limit: int | None = None) -> list[Encoded]:
         """Token ids of prompt + text; each is cut on its right (or left: `side`) to max_tokens, special tokens kept.
 
-        Raises UsageError for a prompt that leaves no room for a text; once `bound`, TooLongError as `shim.seams.parts` does.
+        limit: in place of max_tokens. Raises UsageError for a prompt that leaves no room for a text; once `bound`, TooLongError
+        as `shim.seams.parts` does.
         """
-        return completed(self.encoding(texts, prompt, side))
+        return completed(self.encoding(texts, prompt, side, limit))
 
-    def encoding(self, texts: Sequence[str], prompt: str = "", side: str = "right") -> Steps[list[Encoded]]:
+    def encoding(
+        self, texts: Sequence[str], prompt: str = "", side: str = "right", limit: int | None = None
+    ) -> Steps[list[Encoded]]:
         """`encode` in steps."""
+        limit = limit or self.max_tokens
         if prompt:
-            taken = yield from self.contents.of_one(prompt, self.max_tokens)
-            self.room(len(taken) + self.tokenizer.num_special_tokens_to_add(False), "tokens of the prompt")
+            taken = yield from self.contents.of_one(prompt, limit)
+            self.room(len(taken) + self.tokenizer.num_special_tokens_to_add(False), "tokens of the prompt", limit)
         whole = [prompt + self.contents.plain(text) for text in texts]
 
         def made(content: Encoding) -> Encoded:
-            self.tokenizer.enable_truncation(self.max_tokens, direction=side)
+            self.tokenizer.enable_truncation(limit, direction=side)
             with self.contents.sound():
                 return _encoded(self.tokenizer.post_process(content))
 
-        return (yield from self.contents.of_all(whole, self.max_tokens, made, side))
+        return (yield from self.contents.of_all(whole, limit, made, side))
 
     def pairs(
         self,
@@ -220,11 +235,12 @@ class TextEncoder:
         """What a user says in a prompt, its control tokens split where they are to be text."""
         return self.contents.plain(text)
 
-    def room(self, taken: int, what: str) -> int:
-        """Tokens that are left of max_tokens. Raises UsageError where none is."""
-        if taken >= self.max_tokens:
-            raise UsageError(f"max_tokens {self.max_tokens} leaves no room beside {taken} {what}")
-        return self.max_tokens - taken
+    def room(self, taken: int, what: str, limit: int | None = None) -> int:
+        """Tokens that are left of the limit, or of max_tokens. Raises UsageError where none is."""
+        limit = limit or self.max_tokens
+        if taken >= limit:
+            raise UsageError(f"max_tokens {limit} leaves no room beside {taken} {what}")
+        return limit - taken
 
     def unused(self) -> frozenset[int]:
         """Ids that mean nothing in a sparse vector: those of the cls, eos, pad and unk tokens of `tokenizer_config.json`."""
@@ -242,7 +258,7 @@ class TextEncoder:
         ids, mask, types = np.full(shape, self.pad_id, np.int64), np.zeros(shape, np.int64), np.zeros(shape, np.int64)
         for row, item in enumerate(encoded):
             length = len(item.ids)
-            scored = length
+            scored = length - item.unattended
             while self.unscored is not None and scored > 1 and item.ids[scored - 1] == self.unscored:
                 scored -= 1
             ids[row, :length], mask[row, :scored], types[row, :length] = item.ids, 1, item.type_ids

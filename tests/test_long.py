@@ -32,7 +32,7 @@ MLX = {"bge-m3": 8192, "nomic-embed-text-v1.5": 4096, "qwen3-embedding-0.6b": 40
 
 @functools.cache
 def shallow(name: str) -> Path:
-    """The small checkpoint with its first layer only: what a text's length changes is in each layer, and so is the time it takes."""
+    """The small checkpoint with its first layer only: what a text's length changes is in each layer, and so is its time."""
     source, folder = standin(name), Path(tempfile.mkdtemp(dir=os.environ["SEALPORT_TESTS"])) / name
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("pytorch_model.bin", "model.safetensors"))
     pickled = source / "pytorch_model.bin"

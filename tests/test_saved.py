@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import FEW
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from support import saved
+from support import saved, saved_heads
 from tokenizers.normalizers import Lowercase, Sequence
 from transformers import PreTrainedTokenizerFast
 
@@ -27,7 +27,8 @@ PAIRS = [("Which ferry goes to the island?", text) for text in TEXTS]
 
 @functools.cache
 def checkpoint(kind: str, folder: Path) -> Path:
-    make = (saved.EMBEDDERS | saved.CROSS_ENCODERS | saved.ADAPTED)[kind]
+    kinds = saved.EMBEDDERS | saved.CROSS_ENCODERS | saved.ADAPTED | saved_heads.SPARSE | saved_heads.MULTI
+    make = kinds[kind]
     name = kind.replace(" ", "-").replace(",", "").replace("'", "")
     return make(folder / f"{name}-base", folder / name)
 

@@ -67,20 +67,21 @@ def witnessed(source: Path, texts: list[corpus.Text], recipe: Recipe | None = No
 def reading(found: Checkpoint) -> Model:
     """Our reading as a model: what an artifact is before anything is rounded."""
     spec = found.spec
-    return Model(_manifest(found), TextEncoder(found.directory, spec.max_tokens, spec.lower_case), TorchRuntime(found))
+    encoder = TextEncoder(found.directory, spec.max_tokens, spec.lower_case, markers=spec.markers)
+    return Model(_manifest(found), encoder, TorchRuntime(found))
 
 
-def longer(self: TextEncoder, texts: Any, prompt: str = "", side: str = "right") -> Any:
-    found = ENCODE(self, texts, prompt, side)
+def longer(self: TextEncoder, *given: Any) -> Any:
+    found = yield from ENCODE(self, *given)
     return [dataclasses.replace(item, ids=[item.ids[0], *item.ids], type_ids=[0, *item.type_ids]) for item in found]
 
 
-def shorter(self: TextEncoder, texts: Any, prompt: str = "", side: str = "right") -> Any:
-    found = ENCODE(self, texts, prompt, side)
+def shorter(self: TextEncoder, *given: Any) -> Any:
+    found = yield from ENCODE(self, *given)
     return [dataclasses.replace(item, ids=item.ids[:-1], type_ids=item.type_ids[:-1]) for item in found]
 
 
-ENCODE, ROTATE, POSITIONS, AFTER = TextEncoder.encode, TorchOps.rotate, TorchOps.positions, TorchOps.positions_after
+ENCODE, ROTATE, POSITIONS, AFTER = TextEncoder.encoding, TorchOps.rotate, TorchOps.positions, TorchOps.positions_after
 POOL, NORM, RELATIVE, SPLIT = TorchOps.pool, TorchOps.layer_norm, TorchOps.relative, LayerwiseOps.split
 ATTEND, LINEAR, RMS, TYPES = TorchOps.attention, TorchOps.linear, TorchOps.rms_norm, TorchOps.token_type_ids
 
@@ -109,8 +110,8 @@ def turning(changed: Callable[[float, tuple[float, ...]], tuple[float, tuple[flo
 BUGS: dict[str, tuple[str, Any, str, Any]] = {
     "a wrong pooling": (PLAIN, TorchOps, "pool", lambda self, hidden, pooling: POOL(self, hidden, "cls")),
     "padding in the mean": (PLAIN, TorchOps, "pool", lambda self, hidden, pooling: hidden.float().mean(dim=1)),
-    "a doubled special token": (PLAIN, TextEncoder, "encode", longer),
-    "a missing special token": (QWEN, TextEncoder, "encode", shorter),
+    "a doubled special token": (PLAIN, TextEncoder, "encoding", longer),
+    "a missing special token": (QWEN, TextEncoder, "encoding", shorter),
     "another rotary base": (QWEN, TorchOps, "rotate", turning(lambda base, factors: (base * 1.01, factors))),
     "nomic's other rotary base": (NOMIC, TorchOps, "rotate", lambda self, x, base: ROTATE(self, x, base * 1.01)),
     "positions off by one": (PLAIN, TorchOps, "positions", lambda self, first=0: POSITIONS(self, first + 1)),
@@ -144,7 +145,7 @@ BUGS: dict[str, tuple[str, Any, str, Any]] = {
     "layers without their bias": (BIASED, TorchOps, "linear", lambda self, name, x, bias: LINEAR(self, name, x, False)),
     "a score from the first token": (RANKER, TorchOps, "pool", lambda self, hidden, pooling: POOL(self, hidden, "cls")),
     "a score without its norm": (RANKER, TorchOps, "layer_norm", norming(lambda name: name != "head.norm")),
-} | bugs.ROTARY  # fmt: skip
+} | bugs.ROTARY | bugs.HEADS  # fmt: skip
 RIGHT: set[str] = set()  # kinds on which our code as it is was seen to agree
 
 

@@ -168,6 +168,9 @@ def _model(manifest: Manifest) -> list[str]:
     facts = {"Tokens at most": str(spec.max_tokens), "License": manifest.license}
     if manifest.task == "embed":
         length = "of length 1" if spec.normalized else "not normalised, as the original's are not"
+        length = (
+            "a weight of each word of the vocabulary" if spec.splade else f"of each token, {length}" if spec.colbert else length
+        )
         made = {"Dimensions": str(spec.dimensions), "Heads": ", ".join(spec.heads), "Pooling": spec.pooling}
         facts = made | {"Vectors": length, "Compared by": spec.similarity} | facts
     lines = ["## What it takes", "", *tables.table(list(facts), [list(facts.values())])]

@@ -45,11 +45,18 @@ def own(subject: Subject) -> list[Code]:
         lines += [f'model.rerank("{QUERY}", ["{DOCUMENT}"])  # best first: index, score, logit']
         path, request = "/v1/rerank", {"query": QUERY, "documents": [DOCUMENT]}
     else:
-        lines += [f'model.embed(["{QUERY}"], task="retrieval.query").dense  # (1, {manifest.model.dimensions}) float32']
-        lines += [f'model.embed(["{DOCUMENT}"], task="retrieval.passage").dense']
-        if len(manifest.model.heads) > 1:
-            lines += [f'model.embed(["{DOCUMENT}"], heads={json.dumps(manifest.model.heads)})']
+        spec = manifest.model
+        head, given = spec.heads[0], f"(1, {spec.dimensions}) float32"
+        if head != "dense":
+            given = (
+                "token id -> weight, of each text" if head == "sparse" else f"(tokens, {spec.dimensions}) float32, of each text"
+            )
+        lines += [f'model.embed(["{QUERY}"], task="retrieval.query").{head}  # {given}']
+        lines += [f'model.embed(["{DOCUMENT}"], task="retrieval.passage").{head}']
+        if len(spec.heads) > 1:
+            lines += [f'model.embed(["{DOCUMENT}"], heads={json.dumps(spec.heads)})']
         path, request = "/v1/embeddings", {"input": [QUERY], "task": "retrieval.query"}
+        request |= {} if head == "dense" else {"heads": spec.heads}
     body = shlex.quote(json.dumps({"model": manifest.recipe, **request}))
     server = f"shim serve {subject.where}{flag} --port 8080 &\n"
     server += f"curl -s http://127.0.0.1:8080{path} -H 'content-type: application/json' \\\n  -d {body}"
@@ -194,6 +201,8 @@ class Loader:
     def loads(self, subject: Subject) -> bool:
         """Whether it was seen to load the like."""
         manifest, spec = subject.manifest, subject.manifest.model
+        if manifest.task == "embed" and "dense" not in spec.heads:
+            return False
         if self.pooled and (spec.pooling not in POOLED or spec.modules != [NORMALIZE]):
             return False
         known = (manifest.target, manifest.task) == (self.target, self.task) and spec.architecture in self.architectures

@@ -11,9 +11,11 @@ from converter.corpus import Text
 from converter.corpus.coverage import coverage
 from converter.source.checkpoint import Checkpoint
 from shim.batches import batches
+from shim.contents import completed
+from shim.encoding import encoding
 from shim.errors import UsageError
-from shim.prompts import adapter_of, prompt_of
-from shim.text import Encoded, TextEncoder, Tokens, adapted
+from shim.prompts import prompt_of
+from shim.text import Encoded, TextEncoder, Tokens
 
 MAX_TOKENS = 512  # of a text; more costs time and memory, and shows little more
 BATCH_TOKENS = 2048  # tokens, padding included, that a batch has at most
@@ -73,7 +75,8 @@ def prepare(checkpoint: Checkpoint, texts: list[Text], most: int | None = None) 
     Raises UsageError when they hold nothing but special tokens, and warns when they are few.
     """
     model = checkpoint.spec
-    encoder = TextEncoder(checkpoint.directory, min(model.max_tokens, MAX_TOKENS), model.lower_case)
+    limit = min(model.max_tokens, MAX_TOKENS)
+    encoder = TextEncoder(checkpoint.directory, limit, model.lower_case, markers=model.markers)
     found: list[Encoded] = []
     if model.heads == ["score"]:
         rankings, left = corpus.rankings(texts), 0
@@ -86,8 +89,7 @@ def prepare(checkpoint: Checkpoint, texts: list[Text], most: int | None = None) 
             warnings.warn(f"{left} of {len(rankings)} queries to calibrate on are too long and left out", stacklevel=2)
     else:
         for text in corpus.under_each(texts, model.adapters):
-            encoded = encoder.encode([text.text], prompt_of(model, text.task))
-            found += adapted(encoded, adapter_of(model, text.task if model.adapters else None))
+            found += completed(encoding(encoder, model, prompt_of(model, text.task), text.task)([text.text]))
     count = sum(len(item.ids) for item in found)
     if count <= len(found) * encoder.tokenizer.num_special_tokens_to_add(False):
         raise UsageError("the calibration texts hold no tokens")

@@ -10,6 +10,7 @@ from converter.proof import reference
 from converter.proof.measure import Progress
 from converter.source.checkpoint import Checkpoint
 from shim.artifact import Manifest
+from shim.errors import UsageError
 from shim.parity import Evaluation
 from shim.text import TextEncoder
 
@@ -26,6 +27,8 @@ def compare(
     leaves a reranker no room, and what reference.py and `shim.load` do.
     """
     rerank = manifest.task == "rerank"
+    if not rerank and "dense" not in manifest.model.heads:
+        raise UsageError(f"{manifest.name}: an evaluation compares a text's dense vectors, and the model has none")
     inputs = list(dict.fromkeys(input for data in sets for input in (_pairs(data) if rerank else _texts(data))))
     prompted: list[tuple[str, ...]] = [*inputs]
     if rerank:

@@ -75,18 +75,22 @@ class IntegerProducts:
         """The codes for these ways, each layer's made on what the layers before it, already in integers, give."""
         checkpoint = self.calibration.job.checkpoint
         tables = self.tables
-        done = _Steps(self.calibration, len(tables) + sum(len(site.members) for site in self.sites))
+        done = _Steps(self.calibration, len(tables) + len(self._ways_of(ways)))
         with torch.inference_mode():
             final = rounded_model(self.read, self.tokens, self.sites, self._entries(ways), self._replace(tables, ways, done))
-            wanted = dict.fromkeys(tables, "")
-            for site, way in zip(self.sites, ways, strict=True):
-                wanted |= {name: way for name in site.members if self._scheme(name, way)}
+            ways_of = self._ways_of(ways)
+            wanted = dict.fromkeys(tables, "") | {name: way for name, way in ways_of.items() if self._scheme(name, way)}
             if not all(item in self.codes for item in wanted.items()):
                 self.calibration.run(final)
             codes = {name: self.codes[name, way] for name, way in wanted.items()}
             tensors = _tensors(checkpoint, self.sites, final.inputs, final.rows)
             beside = {f"{name}.beside": self.beside[name, way] for name, way in wanted.items() if self.beside[name, way].size}
             return Integers(codes, final.inputs, tensors | beside)
+
+    def _ways_of(self, ways: list[str]) -> dict[str, str]:
+        """The way of each layer."""
+        found = {name: way for site, way in zip(self.sites, ways, strict=True) for name in site.members}
+        return found | dict.fromkeys(self.observer.weights_only, "none")
 
     def _entries(self, ways: list[str]) -> list[Input]:
         return [choice[way] for choice, way in zip(self.choices, ways, strict=True)]
@@ -122,7 +126,7 @@ class IntegerProducts:
             for site, choice, way in zip(self.sites, self.choices, ways, strict=True)
             for name in site.members
         }
-        way_of = {name: way for site, way in zip(self.sites, ways, strict=True) for name in site.members}
+        way_of = self._ways_of(ways)
 
         def replace(name: str, weight: Tensor, hessian: Hessian | None) -> Tensor:
             way = way_of.get(name, "")

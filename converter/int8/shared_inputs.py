@@ -36,12 +36,13 @@ class Site:
 
 
 class ObserverOps(LayerwiseOps):
-    """Runs the model as it is and collects `sites`, and the names of `tables` with their shapes."""
+    """Runs the model as it is and collects `sites`, the names of `tables` with their shapes, and `weights_only`."""
 
     def __init__(self, read: Callable[[str], np.ndarray], batches: list[Tokens]):
         super().__init__(read, batches, exactly)
         self.sites: list[Site] = []
         self.tables: dict[str, tuple[int, ...]] = {}
+        self.weights_only: list[str] = []  # layers whose products are never in integers
         self.offsets: dict[str, float] = {}  # of norms
         self.came: list[tuple[object, tuple[str, str]]] = []  # the latest values that could be of use, and where they came from
 
@@ -74,6 +75,10 @@ class ObserverOps(LayerwiseOps):
     def rms_norm(self, name: str, x: list[Tensor], eps: float, offset: float = 0.0, full: bool = False) -> list[Tensor]:
         self.offsets[name] = offset
         return self._from(super().rms_norm(name, x, eps, offset, full), "rms_norm", name)
+
+    def vocabulary(self, name: str, x: list[Tensor], sums: bool = False, twice: bool = False) -> list[Tensor]:
+        self.weights_only.append(name)
+        return super().vocabulary(name, x, sums, twice)
 
     def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
         weight = self.weights[f"{name}.weight"] = torch.from_numpy(self.read(f"{name}.weight"))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from converter.proof.apart import give_back
+from converter.proof.head_only import HeadOnly
 from converter.proof.outputs import Outputs, flat, ragged
 from converter.proof.probes import Probe
 from converter.proof.upstream import CardRanker, Embedder, Ranker, batches, upstream_of
@@ -45,7 +46,9 @@ def _ask(
 ) -> dict[str, np.ndarray]:
     upstream = upstream_of(checkpoint)
     give_back()  # what loading took
-    if isinstance(upstream, Embedder):
+    if isinstance(upstream, HeadOnly):
+        tokens = [upstream.tokens(probe.text, probe.prompt_name, probe.task) for probe in probes]
+    elif isinstance(upstream, Embedder):
         tokens = [upstream.tokens(probe.text, probe.prompt_name, _prompt(upstream, checkpoint, probe)) for probe in probes]
     else:
         tokens = [upstream.tokens(probe.text) for probe in probes]
@@ -54,7 +57,9 @@ def _ask(
     about = {"library": upstream.library, "version": upstream.version, "given": upstream.given, "view": upstream.view}
     found = ragged("ids", [ids for ids, _ in tokens], np.int64) | ragged("types", [types for _, types in tokens], np.int64)
     found |= {"measured": np.array(measured), "about": np.array(json.dumps(about))}
-    if isinstance(upstream, Embedder):
+    if isinstance(upstream, HeadOnly):
+        given = _head_only(upstream, inputs, progress)
+    elif isinstance(upstream, Embedder):
         given = _embed(upstream, checkpoint, inputs, progress)
     else:
         given = _rank(upstream, inputs, progress)
@@ -84,10 +89,42 @@ def _affordable(checkpoint: Checkpoint, lengths: list[int]) -> list[int]:
     return sorted(found)
 
 
-def _testify(upstream: Embedder | Ranker | CardRanker, checkpoint: Checkpoint, asked: list[Probe]) -> Outputs:
+def _head_only(upstream: HeadOnly, texts: Sequence[tuple[str, ...]], progress: Progress) -> Outputs:
+    """The outputs of the texts, a group of about BATCH_TOKENS at a time."""
+    found: dict[int, Outputs] = {}
+    for prompt, task in sorted({(prompt, *task, "")[:2] for prompt, _, *task in texts}):
+        own = [row for row, text in enumerate(texts) if (text[0], *text[2:], "")[:2] == (prompt, task)]
+        for group in batches([len(upstream.tokens(texts[row][1], None, task, prompt)[0]) for row in own], BATCH_TOKENS):
+            rows = [own[place] for place in group]
+            found |= _apart(rows, upstream.outputs([texts[row][1] for row in rows], None, task, prompt))
+            progress(len(found))
+    return _joined([found[row] for row in range(len(texts))])
+
+
+def _apart(rows: list[int], outputs: Outputs) -> dict[int, Outputs]:
+    """The outputs of each text by its row."""
+    if outputs.sparse is not None:
+        return {row: Outputs(sparse=[one]) for row, one in zip(rows, outputs.sparse, strict=True)}
+    return {row: Outputs(colbert=[one]) for row, one in zip(rows, outputs.colbert or (), strict=True)}
+
+
+def _joined(parts: list[Outputs]) -> Outputs:
+    """The outputs of all texts, all of the one head that there is."""
+    sparse = [one for part in parts for one in part.sparse or ()]
+    colbert = [one for part in parts for one in part.colbert or ()]
+    return Outputs(sparse=sparse or None, colbert=colbert or None)
+
+
+def _testify(upstream: Embedder | HeadOnly | Ranker | CardRanker, checkpoint: Checkpoint, asked: list[Probe]) -> Outputs:
     """The outputs of the probes by default settings; of a reranker's, what `predict` gives where there is one."""
     if not asked:
         return Outputs()
+    if isinstance(upstream, HeadOnly):
+        parts: dict[int, Outputs] = {}
+        for name, task in {(probe.prompt_name, probe.task) for probe in asked}:
+            rows = [row for row, probe in enumerate(asked) if (probe.prompt_name, probe.task) == (name, task)]
+            parts |= _apart(rows, upstream.outputs([asked[row].text for row in rows], name, task))
+        return _joined([parts[row] for row in range(len(asked))])
     if not isinstance(upstream, Embedder):
         predict = getattr(upstream, "predict", upstream.logits)
         return Outputs(scores=predict([probe.text for probe in asked]))

@@ -13,10 +13,10 @@ from shim.spec import ModelSpec
 
 if TYPE_CHECKING:
     import torch
-    from sentence_transformers import CrossEncoder, SentenceTransformer
+    from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer, SparseEncoder
     from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-    Upstream = SentenceTransformer | CrossEncoder
+    Upstream = SentenceTransformer | CrossEncoder | SparseEncoder | MultiVectorEncoder
 Model = TypeVar("Model", bound="torch.nn.Module")
 
 POOLINGS = {"last": "lasttoken"}  # our name -> sentence-transformers', where it is another
@@ -96,7 +96,7 @@ def apply_overrides(model: "Upstream", checkpoint: Checkpoint, given: dict[str, 
         model.max_seq_length = given["max_tokens"] = spec.max_tokens
     elif places is not None and (model.max_seq_length is None or model.max_seq_length > places):  # it fails on a text that long
         model.max_seq_length = given["max_tokens"] = places
-    if spec.heads != ["score"]:
+    if "dense" in spec.heads:
         _apply_modules(model, spec, checkpoint, given)
     if "layer" in overrides or (spec.layer is not None and "layer" not in checkpoint.facts):
         given["layer"] = spec.layer

@@ -114,7 +114,7 @@ def _embed(
 ) -> tuple[shim.Model, dict[str, metrics.Report], int]:
     expected = original(checkpoint, manifest.task, texts, progress).outputs
     model = opener()
-    dense = np.empty((len(texts), model.dimensions), np.float32)
+    dense = np.empty((len(texts), model.dimensions if expected.dense is not None else 0), np.float32)
     sparse: list[dict[int, float]] = [{} for _ in texts]
     colbert = [np.empty((0, model.dimensions), np.float32) for _ in texts]
     done = 0
@@ -130,8 +130,9 @@ def _embed(
                 colbert[row] = out.colbert[place] if out.colbert else colbert[row]
             done += sum(_work(texts[row]) for row in part)
             progress("verify", done, sum(map(_work, texts)))
-    assert expected.dense is not None
-    reports = {"dense": metrics.dense_report(expected.dense, dense, texts, manifest.model.normalized)}
+    reports: dict[str, metrics.Report] = {}
+    if expected.dense is not None:
+        reports["dense"] = metrics.dense_report(expected.dense, dense, texts, manifest.model.normalized)
     if expected.sparse is not None:
         reports["sparse"] = metrics.sparse_report(expected.sparse, sparse, texts)
     if expected.colbert is not None:
@@ -185,5 +186,11 @@ def _probe(directory: Path, model: shim.Model, texts: list[corpus.Text]) -> Pack
         figures, _ = metrics.score_report(scores[:1], scores[1:], [ranking])
         return PackedKernels(texts=1, kernels=kernels, worst=figures.worst)
     task = shortest[0].task if model.manifest.model.adapters else None
-    vectors = [found.embed([text.text for text in shortest], task=task).dense for found in (model, packed)]
-    return PackedKernels(texts=len(shortest), kernels=kernels, worst=float(metrics.cosines(*vectors).min()))
+    given, other = (found.embed([text.text for text in shortest], task=task) for found in (model, packed))
+    if given.sparse is not None and other.sparse is not None:
+        figures, _ = metrics.sparse_report(given.sparse, other.sparse, shortest)
+    elif given.colbert is not None and other.colbert is not None:
+        figures, _ = metrics.colbert_report(given.colbert, other.colbert, shortest)
+    else:
+        return PackedKernels(texts=len(shortest), kernels=kernels, worst=float(metrics.cosines(given.dense, other.dense).min()))
+    return PackedKernels(texts=len(shortest), kernels=kernels, worst=figures.worst)

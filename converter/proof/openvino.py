@@ -32,5 +32,6 @@ def measure_openvino(
 
 def open_with_openvino(directory: Path, manifest: Manifest, precision: str = "native") -> Model:
     """The artifact as `shim.load` opens it, whether or not it was verified. precision: see `open_runtime`."""
-    encoder = TextEncoder(directory, manifest.model.max_tokens, manifest.model.lower_case)
+    spec = manifest.model
+    encoder = TextEncoder(directory, spec.max_tokens, spec.lower_case, markers=spec.markers)
     return Model(manifest, encoder, open_runtime(directory, manifest, precision=precision))

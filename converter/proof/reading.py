@@ -12,12 +12,14 @@ from converter.proof.reference import Testimony
 from converter.source.checkpoint import Checkpoint
 from shim.architectures import architecture
 from shim.artifact import SCHEMA, Manifest, Quantization, Source, Tool
+from shim.contents import completed
+from shim.encoding import encoding
 from shim.model import Model
 from shim.parity import Parity
 from shim.pooling import outputs
-from shim.prompts import adapter_of, prompt_of
+from shim.prompts import prompt_of
 from shim.results import Output
-from shim.text import Encoded, TextEncoder, Tokens, adapted
+from shim.text import Encoded, TextEncoder, Tokens
 
 HELD = 100_000_000  # weights that are kept between batches; those of a larger model are read again
 
@@ -44,28 +46,28 @@ class TorchRuntime:
         spec = self.checkpoint.spec
         with torch.inference_mode():
             ops: Any = LayerwiseOps(self.read, [tokens], lambda _, weight, __: weight)
-            found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules)
+            found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules, spec.splade)
             return {name: found[name][0].float().numpy() for name in names}
 
 
 def read_probes(checkpoint: Checkpoint, testimony: Testimony) -> tuple[list[Encoded], Outputs]:
     """Our tokens of all probes, and our outputs of those that the witness measured."""
     spec = checkpoint.spec
-    encoder = TextEncoder(checkpoint.directory, spec.max_tokens, spec.lower_case)
+    encoder = TextEncoder(checkpoint.directory, spec.max_tokens, spec.lower_case, markers=spec.markers)
     encoded = [_encode(encoder, checkpoint, probe) for probe in testimony.probes]
     model = Model(_manifest(checkpoint), encoder, TorchRuntime(checkpoint))
     found: list[Output] = model.compute_all([encoded[row] for row in testimony.measured], spec.heads)
     if spec.heads == ["score"]:
         return encoded, Outputs(scores=np.array([output.values["score"] for output in found], np.float32))
     together = model.embeddings(found, spec.heads)
-    return encoded, Outputs(together.dense, together.sparse, together.colbert)
+    return encoded, Outputs(together.dense if "dense" in spec.heads else None, together.sparse, together.colbert)
 
 
 def _encode(encoder: TextEncoder, checkpoint: Checkpoint, probe: Probe) -> Encoded:
     text, spec = probe.text, checkpoint.spec
     if isinstance(text, str):
-        encoded = encoder.encode([text], prompt_of(spec, probe.task, name=probe.prompt_name))
-        return adapted(encoded, adapter_of(spec, probe.task, probe.prompt_name))[0]
+        prompt = prompt_of(spec, probe.task, name=probe.prompt_name)
+        return completed(encoding(encoder, spec, prompt, probe.task, probe.prompt_name)([text]))[0]
     return encoder.pairs(text[0], [text[1]], spec.prompts)[0]
 
 

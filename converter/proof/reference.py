@@ -17,10 +17,10 @@ from converter.proof.probes import Probe
 from converter.proof.upstream import Tokens
 from converter.source.checkpoint import Checkpoint
 from shim.errors import NotFiniteError
-from shim.prompts import PAIR, prompt_of
+from shim.prompts import PAIR, ROLES, prompt_of
 from shim.spec import ModelSpec
 
-REVISION = 5  # of this folder's own arithmetic: cached outputs of another are not used
+REVISION = 6  # of this folder's own arithmetic: cached outputs of another are not used
 PER_PROMPT = 3  # probes behind each named prompt
 
 
@@ -59,14 +59,18 @@ def embed(checkpoint: Checkpoint, texts: list[Text], progress: Callable[[int], N
     prompted = asked_of(checkpoint.spec, [(text.task, text.text) for text in texts])
     names = [name for name, text in checkpoint.spec.prompt_names.items() if text]
     asked = [Probe(text) for text in probes.texts(checkpoint.spec.max_tokens)]
-    asked += [Probe(probe.text, name) for name in names for probe in asked[:PER_PROMPT]]
+    if checkpoint.spec.colbert is not None:  # each text is a query, and a document
+        asked = [Probe(probe.text, task=task) for task in ROLES for probe in asked]
+    else:
+        asked += [Probe(probe.text, name) for name in names for probe in asked[:PER_PROMPT]]
     asked += [Probe(probe.text, task=task) for task in checkpoint.spec.adapters or () for probe in asked[:PER_PROMPT]]
     return _kept(checkpoint, prompted, asked, progress)
 
 
 def asked_of(spec: ModelSpec, texts: list[tuple[str, str]]) -> list[tuple[str, ...]]:
-    """(prompt, text) of each (task, text); for a model with adapters (prompt, text, task)."""
-    return [(prompt_of(spec, task), text, *([task] if spec.adapters else [])) for task, text in texts]
+    """(prompt, text) of each (task, text); for a model with adapters and for ColBERT (prompt, text, task)."""
+    asks = spec.adapters or spec.colbert
+    return [(prompt_of(spec, task), text, *([task] if asks else [])) for task, text in texts]
 
 
 def rank(checkpoint: Checkpoint, rankings: list[Ranking], progress: Callable[[int], None]) -> Reference:

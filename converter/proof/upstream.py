@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.packages import version
+from converter.proof.head_only import HeadOnly, MultiVectorEmbedder, SparseEmbedder
 from converter.proof.loading import POOLINGS, apply_overrides, give_published_tokenizer, load, load_transformers
 from converter.proof.rules import rules
 from converter.source.checkpoint import Checkpoint, read_json
@@ -214,8 +215,10 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     return found
 
 
-def upstream_of(checkpoint: Checkpoint) -> Embedder | Ranker | CardRanker:
+def upstream_of(checkpoint: Checkpoint) -> Embedder | HeadOnly | Ranker | CardRanker:
     """The upstream library's own reading of the checkpoint."""
+    if "dense" not in checkpoint.spec.heads and checkpoint.spec.heads != ["score"]:
+        return MultiVectorEmbedder(checkpoint) if checkpoint.spec.splade is None else SparseEmbedder(checkpoint)
     if checkpoint.spec.heads != ["score"]:
         return Embedder(checkpoint)
     return CardRanker(checkpoint) if PAIR in checkpoint.spec.prompts else Ranker(checkpoint)

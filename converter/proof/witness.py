@@ -60,12 +60,13 @@ def _check_view(checkpoint: Checkpoint, testimony: Testimony) -> None:
     ours = {
         "max_tokens": spec.max_tokens,
         "pooling": spec.pooling,
+        "splade": spec.splade,
         "modules": [step.type for step in spec.modules],
         "default_prompt": spec.default_prompt,
         "similarity": spec.similarity,
         "activation": spec.activation,
         "prompt_names": {name: text for name, text in spec.prompt_names.items() if text},
-        **rules(TextEncoder(checkpoint.directory, spec.max_tokens, spec.lower_case).tokenizer.to_str()),
+        **rules(TextEncoder(checkpoint.directory, spec.max_tokens, spec.lower_case, markers=spec.markers).tokenizer.to_str()),
     }
     for key, theirs in testimony.view.items():
         if key not in checkpoint.overrides and ours[key] != theirs:

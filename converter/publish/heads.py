@@ -15,6 +15,8 @@ def write(artifact: Path, manifest: Manifest, into: Path) -> None:
 
     They are what FlagEmbedding loads beside a checkpoint; the artifact's own files hold the same values for `shim`.
     """
+    if "dense" not in manifest.model.heads:  # SPLADE's or ColBERT's, which is no such layer
+        return
     for module in (LINEAR[head] for head in manifest.model.heads if head in LINEAR):
         import torch
 

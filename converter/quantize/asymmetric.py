@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from converter.quantize.layerwise import Hessian, LayerwiseOps, Replace
+from converter.quantize.layerwise import Hessian, LayerwiseOps, Replace, tensors_of
 from shim.text import Tokens
 
 DAMPING = 0.05  # of the Hessian's mean diagonal: a layer makes up for what the texts say clearly, and guesses nothing
@@ -48,6 +48,10 @@ class AsymmetricOps(LayerwiseOps):
     def embedding(self, name: str, ids: list[Tensor]) -> list[Tensor]:
         weight = torch.from_numpy(self.read(f"{name}.weight"))
         return self._both("embedding", name, weight, weight, None, ids)
+
+    def vocabulary(self, name: str, x: list[Tensor], sums: bool = False, twice: bool = False) -> list[Tensor]:
+        weight = torch.from_numpy(self.read(f"{name}.weight"))
+        return self._both("vocabulary", name, weight, weight, self.hessian(x), x, sums, twice)
 
     def add(self, x: list[Tensor], y: list[Tensor]) -> list[Tensor]:
         return self._number(self.__getattr__("add")(x, y))
@@ -94,7 +98,7 @@ class AsymmetricOps(LayerwiseOps):
         self, kind: str, name: str, weight: Tensor, wanted: Tensor, square: Hessian | None, x: list[Tensor], *settings: object
     ) -> list[Tensor]:
         chosen = self.replace(name, wanted, square)
-        if settings and settings[0]:
+        if f"{name}.bias" in tensors_of(kind, name, *settings):
             self.weights[f"{name}.bias"] = torch.from_numpy(self.read(f"{name}.bias"))
         found = []
         for place, ops in enumerate(self.batches):

@@ -69,6 +69,11 @@ class LayerwiseOps:
         self.weights.clear()
         return found
 
+    def vocabulary(self, name: str, x: list[Tensor], sums: bool = False, twice: bool = False) -> list[Tensor]:
+        weight = torch.from_numpy(self.read(f"{name}.weight"))
+        self.weights[f"{name}.weight"] = self.replace(name, weight, self.hessian(x))
+        return self._with_weights("vocabulary", name, x, sums, twice)
+
     def head(self, name: str, x: list[Tensor], bias: bool = True) -> list[Tensor]:
         return self._with_weights("head", name, x, bias)
 
@@ -97,7 +102,7 @@ def _entry(part: object, place: int) -> object:
 
 def tensors_of(kind: str, name: str, *settings: object) -> list[str]:
     """The names of the tensors that the operation `kind` of the module `name` needs; settings: what follows its input."""
-    bias = kind in ("linear", "head", "layer_norm") and settings[-1]
+    bias = kind == "vocabulary" or (kind in ("linear", "head", "layer_norm") and settings[-1])
     return [f"{name}.weight", f"{name}.bias"] if bias else [f"{name}.weight"]
 
 

@@ -10,15 +10,15 @@ from torch import Tensor
 
 from shim.text import Tokens
 
-VECTORS = ("sentence_embedding", "sparse_weights", "colbert_vecs")  # the outputs that `apart` knows
+VECTORS = ("sentence_embedding", "sparse_weights", "sparse_embedding", "colbert_vecs")  # the outputs that `apart` knows
 FAINT = 0.1  # of the usual norm of sparse weights, under which they add next to nothing to a score: their cosine means little
 
 
 def apart(head: str, given: Tensor, wanted: Tensor, mask: Tensor, least: float = 0.0) -> Tensor:
     """(n,) 1 - cosine of each text's output of a head, tokens' cosines averaged.
 
-    given, wanted: (n, d) vectors, (n, length) token weights or (n, length, d) token vectors; mask: (n, length), true on tokens.
-    least: norm of a text's token weights up to which they count as none.
+    given, wanted: (n, d) vectors, as SPLADE's of the vocabulary are, too; (n, length) token weights or (n, length, d) token
+    vectors; mask: (n, length), true on tokens. least: norm of a text's token weights up to which they count as none.
     """
     if head == "sparse_weights":
         given, wanted = given * mask, wanted * mask

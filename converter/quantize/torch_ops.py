@@ -8,6 +8,8 @@ from torch import Tensor
 
 from shim.text import Tokens
 
+BLOCK = 512  # tokens whose products with the vocabulary are in memory at once
+
 
 class TorchOps:
     """shim.architectures.Ops for one batch, padded on the right. weights: the checkpoint's tensors by name, float32."""
@@ -53,6 +55,14 @@ class TorchOps:
         number = chosen.clamp(min=0)
         inner = down[number[:, None], x] if table else x @ down[number]
         return y + inner @ up[number] * (scale * (chosen >= 0))[:, None, None]
+
+    def vocabulary(self, name: str, x: Tensor, sums: bool = False, twice: bool = False) -> Tensor:
+        found = x.new_zeros(len(x), len(self.weights[f"{name}.weight"]))
+        block = max(1, BLOCK // len(x))
+        for start in range(0, x.shape[1], block):
+            logits = TorchOps.linear(self, name, x[:, start : start + block]).relu() * self.mask[:, start : start + block, None]
+            found = found + _logged(logits, twice).sum(dim=1) if sums else torch.maximum(found, logits.amax(dim=1))
+        return found if sums else _logged(found, twice)
 
     def head(self, name: str, x: Tensor, bias: bool = True) -> Tensor:
         return TorchOps.linear(self, name, x, bias)
@@ -127,16 +137,19 @@ class TorchOps:
     ) -> Tensor:
         # Causal with padding on the right: no token has padding before it, and what padding itself sees is never used.
         grouped = query.shape[1] != key.shape[1]
-        mask = None if causal else self.mask[:, None, None, :]
+        mask, reached = None if causal else self.mask[:, None, None, :], None
         if window is not None:
             places = torch.arange(self.mask.shape[1])
             away = (places - places[:, None]).abs()
-            # Padding sees itself: what a query without any key gives depends on the kernel, and may be NaN.
-            mask = (away <= window) & (self.mask[:, None, None, :] | (away == 0))
+            mask = (away <= window) & self.mask[:, None, None, :]
             mask = mask.tril() if causal else mask
+            # A query without any key sees itself, as what it gives depends on the kernel, and is 0 then.
+            reached = mask.any(dim=-1, keepdim=True)
+            mask = mask | ((away == 0) & ~reached)
         if bias is not None and mask is not None:
             mask = bias.permute(2, 0, 1).masked_fill(~mask, -torch.inf)
         found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=mask is None, enable_gqa=grouped)
+        found = found if reached is None else found * reached
         return found.transpose(1, 2).flatten(2)
 
     def pool(self, hidden: Tensor, pooling: str) -> Tensor:
@@ -154,3 +167,7 @@ class TorchOps:
 
     def normalize(self, x: Tensor) -> Tensor:
         return F.normalize(x.float(), dim=-1, eps=1e-12)
+
+
+def _logged(x: Tensor, twice: bool) -> Tensor:
+    return x.log1p().log1p() if twice else x.log1p()

@@ -63,6 +63,9 @@ class VariantOps:
         self.weights.clear()
         return found
 
+    def vocabulary(self, name: str, x: Lanes, sums: bool = False, twice: bool = False) -> Lanes:
+        return self._with_weights("vocabulary", name, x, sums, twice)
+
     def head(self, name: str, x: Lanes, bias: bool = True) -> Lanes:
         return self._with_weights("head", name, x, bias)
 
@@ -83,7 +86,7 @@ class VariantOps:
             self.weights[tensor] = torch.from_numpy(self.read(tensor))
         found = {lane: run(value) for lane, value in x.items()}
         del self.weights[f"{name}.weight"]  # a word table is a gigabyte, and so is its variant
-        changed = self.change(name) if kind in ("linear", "embedding") else None
+        changed = self.change(name) if kind in ("linear", "embedding", "vocabulary") else None
         if changed is not None:
             self.weights[f"{name}.weight"] = changed
             found[name] = run(x[CLEAN])

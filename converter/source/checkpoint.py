@@ -44,6 +44,7 @@ READ = (
     "*.model",
     "chat_template.*",
     "*processor_config.json",
+    "artifact.metadata",
 )
 
 if TYPE_CHECKING:

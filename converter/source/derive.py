@@ -8,10 +8,12 @@ import contextlib
 from pathlib import Path
 
 from converter.source.checkpoint import read_json
+from converter.source.colbert import METADATA, colbert_facts, stanford_width
 from converter.source.facts import Fact, Facts
 from converter.source.front_matter import front_matter
 from converter.source.layout import Layout
 from converter.source.sentence_config import sentence_facts
+from converter.source.splade import splade_facts
 from shim.architectures import architecture
 from shim.checks import check_text
 from shim.errors import SourceError, UsageError
@@ -38,6 +40,7 @@ FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 KINDS = {"SentenceTransformer": "embed", "CrossEncoder": "rerank"}
+SPARSE, PER_TOKEN = ("SparseEncoder",), ("MultiVectorEncoder", "ColBERT")  # kinds of SPLADE; of ColBERT, the last one PyLate's
 ACTIVATIONS = {"Sigmoid": "sigmoid", "Identity": "identity"}
 UNBOUNDED = 10**9  # tokens; transformers writes 10**30 where a tokenizer has no limit
 LONGEST = 1_000_000  # tokens; a limit beyond is none
@@ -47,8 +50,8 @@ def derive(directory: Path, layout: Layout) -> Facts:
     """The facts of the checkpoint in `directory`; what no file says is not among them.
 
     Keys: task, architecture, dimensions, max_tokens, heads; those of front_matter.py; of an embedder pooling, modules,
-    prompt_names, default_prompt, similarity, lower_case, include_prompt where it is false, layer where it is not the last; of a
-    reranker activation, prompt (that goes before a query).
+    prompt_names, default_prompt, similarity, lower_case, include_prompt where it is false, layer where it is not the last,
+    splade, colbert; of a reranker activation, prompt (that goes before a query).
     Raises SourceError for files that cannot be read, UsageError for what is not supported.
     """
     raw = read_json(directory / layout.transformer / CONFIG)
@@ -62,14 +65,23 @@ def derive(directory: Path, layout: Layout) -> Facts:
         facts["task"] = task
     if task is not None and task.value == "rerank":
         facts |= _reranker(layout, raw, settings, settings_file)
-    elif layout.listed:
+    elif layout.splade is not None:
+        facts |= _prompted(settings, settings_file) | splade_facts(directory, layout, raw, settings, settings_file)
+    elif layout.listed and not layout.per_token:
         facts |= _embedder(directory, layout, settings, settings_file)
     own = sentence_facts(directory, layout) if layout.listed else {}
     facts |= {"max_tokens": _limit(directory, layout, raw, own.pop("max_tokens", None))} | own
+    if layout.per_token:
+        facts["modules"] = Fact(_per_token(directory, layout), "modules.json" if layout.listed else config_file)
+        prompts = _prompted(settings, settings_file)
+        facts |= prompts | colbert_facts(directory, layout, settings, settings_file, prompts, facts["max_tokens"])
     if facts["max_tokens"].value > LONGEST:
         file = facts["max_tokens"].file
         raise UsageError(f"{file}: no limit of tokens, or one over {LONGEST}; set max_seq_length or model_max_length")
-    facts |= _width(layout, raw, facts)
+    facts |= _width(layout, raw, facts) if layout.splade is None else {}
+    if layout.splade is not None or layout.per_token:
+        facts["heads"] = Fact(["sparse" if layout.splade is not None else "colbert"], "modules.json")
+        return facts | front_matter(directory)
     heads = [head for head, name in LINEAR.items() if (directory / layout.transformer / f"{name}.pt").is_file()]
     files = ", ".join(f"{LINEAR[head]}.pt" for head in heads)
     reranks = task is not None and task.value == "rerank"
@@ -86,10 +98,16 @@ def _model_config(directory: Path, layout: Layout) -> tuple[JsonObject, str]:
 def _task(layout: Layout, raw: JsonObject, settings: JsonObject, file: str) -> Fact | None:
     architectures = [str(name) for name in array(raw, "architectures")]
     classifier = any(name.endswith("ForSequenceClassification") for name in architectures)
+    if layout.stanford:
+        return Fact("embed", layout.file(CONFIG))
     if layout.listed:
-        kind = settings.get("model_type", "SentenceTransformer")
+        kind = settings.get("model_type", "SentenceTransformer" if layout.splade is None else SPARSE[0])
+        if kind in (SPARSE if layout.splade is not None else PER_TOKEN if layout.per_token else ()):
+            return Fact("embed", file)
         if kind not in KINDS:
-            raise UsageError(f"{file}: a {kind} model, which is not supported ({', '.join(KINDS)})")
+            raise UsageError(f"{file}: a {kind} model, which is not supported in this layout ({', '.join(KINDS)})")
+        if layout.splade is not None or (layout.per_token and layout.steps):
+            raise UsageError(f"{file}: a {kind} model, whose modules.json has no Pooling module: no vector for a text")
         said_in = file if settings.get("model_type") else "modules.json"
         if layout.logit_score is not None or (layout.pooling is None and (classifier or kind == "CrossEncoder")):
             return Fact("rerank", said_in)
@@ -127,6 +145,14 @@ def _embedder(directory: Path, layout: Layout, settings: JsonObject, file: str) 
     assert layout.pooling is not None
     facts = {"pooling": _pooling(directory, f"{layout.pooling}/{CONFIG}" if layout.pooling else CONFIG)}
     facts["modules"] = Fact([_step(directory, step) for step in layout.steps], "modules.json")
+    if read_json(directory / facts["pooling"].file).get("include_prompt") is False:
+        facts["include_prompt"] = Fact(False, facts["pooling"].file)
+    similarity = settings.get("similarity_fn_name")
+    facts["similarity"] = Fact(similarity if similarity in SIMILARITIES else "cosine", file)
+    return facts | _prompted(settings, file)
+
+
+def _prompted(settings: JsonObject, file: str) -> dict[str, Fact]:
     if settings.get("truncate_dim") is not None:
         raise UsageError(
             f"{file}: truncate_dim {settings['truncate_dim']} is not supported; ask for fewer `dimensions` instead"
@@ -134,13 +160,7 @@ def _embedder(directory: Path, layout: Layout, settings: JsonObject, file: str) 
     prompts, default = _prompts(settings, file), settings.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise UsageError(f"{file}: default_prompt_name {default!r} is none of its prompts ({', '.join(prompts)})")
-    if read_json(directory / facts["pooling"].file).get("include_prompt") is False:
-        facts["include_prompt"] = Fact(False, facts["pooling"].file)
-    facts["prompt_names"] = Fact(prompts, file)
-    facts["default_prompt"] = Fact(default or "", file)
-    similarity = settings.get("similarity_fn_name")
-    facts["similarity"] = Fact(similarity if similarity in SIMILARITIES else "cosine", file)
-    return facts
+    return {"prompt_names": Fact(prompts, file), "default_prompt": Fact(default or "", file)}
 
 
 def _prompts(settings: JsonObject, file: str) -> dict[str, str]:
@@ -167,14 +187,29 @@ def _pooling(directory: Path, file: str) -> Fact:
     return Fact(pooling, file)
 
 
-def _step(directory: Path, step: tuple[str, str]) -> Module:
-    """A module behind the pooling: (its type, its folder)."""
+def _per_token(directory: Path, layout: Layout) -> list[Module]:
+    """What follows the hidden states of ColBERT. Raises UsageError unless its vectors have length 1."""
+    if layout.stanford:
+        return [Module("dense", stanford_width(directory)), NORMALIZE]
+    steps = [_step(directory, step, "token_embeddings") for step in layout.steps]
+    if layout.mask is None and NORMALIZE not in steps:  # PyLate normalises by itself
+        return [*steps, NORMALIZE]
+    if steps[-1:] != [NORMALIZE]:
+        raise UsageError("modules.json ends without a Normalize module: vectors per token of any length are not supported")
+    return steps
+
+
+def _step(directory: Path, step: tuple[str, str], of: str = "sentence_embedding") -> Module:
+    """A module behind the pooling: (its type, its folder); of: what it is to take and give."""
     kind, folder = step
     file = f"{folder}/{CONFIG}"
     settings = read_json(directory / file) if (directory / file).is_file() else {}
+    before = "sentence_embedding" if kind == "Normalize" else of  # where nothing is said
     for key in ("module_input_name", "module_output_name"):
-        if settings.get(key, "sentence_embedding") not in ("sentence_embedding", None):
-            raise UsageError(f"{file}: {key} {settings[key]!r} is not supported; a {kind} module of pooled vectors is")
+        before = str(settings.get(key) or before)
+        if before != of:
+            what = "pooled vectors" if of == "sentence_embedding" else "vectors per token"
+            raise UsageError(f"{file}: {key} {before!r} is not supported; a {kind} module of {what} is")
     if kind == "Normalize":
         return NORMALIZE
     if settings.get("use_residual"):
@@ -220,7 +255,7 @@ def _positions(raw: JsonObject) -> int | None:
 def _width(layout: Layout, raw: JsonObject, facts: Facts) -> dict[str, Fact]:
     steps = [step for step in (facts["modules"].value if "modules" in facts else []) if step.type == "dense"]
     if steps:
-        last = [folder for kind, folder in layout.steps if kind == "Dense"][-1]
-        return {"dimensions": Fact(steps[-1].width, f"{last}/{CONFIG}")}
+        files = [f"{folder}/{CONFIG}" for kind, folder in layout.steps if kind == "Dense"]
+        return {"dimensions": Fact(steps[-1].width, files[-1] if files else METADATA)}
     width = raw.get("hidden_size", raw.get("n_embd", raw.get("dim")))
     return {"dimensions": Fact(width, layout.file(CONFIG))} if isinstance(width, int) else {}

@@ -16,13 +16,14 @@ from converter.source.facts import Facts
 from converter.source.layout import Layout, check_code, read_layout
 from converter.source.locate import hub, installed, locate, package
 from converter.source.settle import settle
+from converter.source.splade import masked_head
 from converter.source.task_adapters import described, find_adapters, stacks
 from converter.source.tensors import Tensor, index_pickle, index_safetensors, read
 from shim.architectures import Architecture, Configuration, architecture
 from shim.artifact import Origin
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
 from shim.jsons import JsonObject
-from shim.pooling import LINEAR, head_tensors
+from shim.pooling import LINEAR, head_tensors, layer_tensors
 from shim.spec import ModelSpec
 from shim.text import TextEncoder
 
@@ -71,12 +72,15 @@ def open_source(recipe: Recipe, source: str | None = None) -> Checkpoint:
     _check_tokenizer(spec, directory, parsed.vocab_size)
     heads = head_tensors(module, parsed, spec.heads, spec.modules)
     found = index(directory)
-    tensors = _rename(_apart(found, getattr(module, "FUSED", ())), module.KEYS, module.DROPPED)
+    masked = _masked_head(spec, module, parsed, found)
+    dropped = (*module.DROPPED, r"^linear\.") if place.layout.stanford else module.DROPPED
+    tensors = _rename(_apart(found, getattr(module, "FUSED", ())), module.KEYS, dropped)
     behind = module.parameters(module.Config.read(whole)).keys() - module.parameters(parsed).keys()
     tensors = {name: tensor for name, tensor in tensors.items() if name not in behind}
     tensors |= stacks(directory, adapters, (name for name in module.parameters(parsed) if ".lora_" in name))
     tensors |= _head_tensors(place, directory, config, spec, module, found)
-    _check_tensors(recipe.name, tensors, module.parameters(parsed) | heads, module.OPTIONAL, heads)
+    tensors |= masked
+    _check_tensors(recipe.name, tensors, layer_tensors(module, parsed, spec) | heads, module.OPTIONAL, heads)
     order = [*(name for name in tensors if name not in heads), *heads]
     return Checkpoint(
         directory=directory,
@@ -113,15 +117,28 @@ def _place(given: Path, origin: Origin) -> Place:
         raise SourceError(f"{given}: a configuration file is malformed ({type(error).__name__}: {error})") from None
 
 
+def _masked_head(spec: ModelSpec, module: Architecture, config: Configuration, found: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of SPLADE's head, taken out of `found`. Raises UsageError for an architecture without one here."""
+    if spec.splade is None:
+        return {}
+    if not hasattr(module, "masked_head"):
+        raise UsageError(f"SPLADE over a masked language model of architecture {spec.architecture} is not supported")
+    head = module.masked_head(config)
+    table = _rename(found, module.KEYS, ()).get(f"{head.table}.weight")
+    return masked_head(found, head, table)
+
+
 def _head_tensors(
     place: Place, directory: Path, config: JsonObject, spec: ModelSpec, module: Architecture, found: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """The tensors of the heads: in files of their own, in those of Dense modules, or rows of the language model's head."""
     tensors: dict[str, Tensor] = {}
-    for head in sorted(set(LINEAR) & set(spec.heads)):
+    for head in sorted(set(LINEAR) & set(spec.heads)) if "dense" in spec.heads else ():
         linear = index_pickle(directory / f"{LINEAR[head]}.pt")
         tensors |= {f"{LINEAR[head]}.{key}": tensor for key, tensor in linear.items()}
-    if spec.projected:
+    if place.layout.stanford and "linear.weight" in found:
+        tensors["dense.0.weight"] = found["linear.weight"]
+    elif spec.projected:
         for place_, folder in enumerate(folder for kind, folder in place.layout.steps if kind == "Dense"):
             path = place.root / folder
             whole = index_safetensors(path / SAFETENSORS) if (path / SAFETENSORS).is_file() else index_pickle(path / PICKLE)
@@ -134,10 +151,10 @@ def _head_tensors(
 
 def _check_size(recipe: Recipe, spec: ModelSpec, config: Configuration) -> None:
     width, places = config.hidden_size, config.max_tokens
-    if not spec.projected and width != spec.dimensions:
+    if not spec.projected and spec.splade is None and width != spec.dimensions:
         raise UsageError(f"{recipe.name}: dimensions {spec.dimensions}, but config.json has hidden_size {width}")
-    if places is not None and places < spec.max_tokens:
-        raise UsageError(f"{recipe.name}: max_tokens {spec.max_tokens}, but config.json has {places} positions")
+    if places is not None and places < spec.longest:
+        raise UsageError(f"{recipe.name}: max_tokens {spec.longest}, but config.json has {places} positions")
 
 
 def _check_tokenizer(spec: ModelSpec, directory: Path, rows: int) -> None:
@@ -148,7 +165,7 @@ def _check_tokenizer(spec: ModelSpec, directory: Path, rows: int) -> None:
     try:
         encoder = TextEncoder(directory, spec.max_tokens)
         known = encoder.tokenizer.get_vocab_size()
-        if "sparse" in spec.heads:
+        if "sparse" in spec.heads and spec.splade is None:
             encoder.unused()
     except IntegrityError as error:
         raise SourceError(str(error).replace("\n", " ")) from None

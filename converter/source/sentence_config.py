@@ -16,6 +16,7 @@ TASKS = {
     "feature-extraction": ("token_embeddings", "last_hidden_state"),
     "sequence-classification": ("scores", "logits"),
     "text-generation": ("causal_logits", "logits"),
+    "fill-mask": ("token_embeddings", "logits"),
 }
 # What the loaders of model, tokenizer and config may be given that changes no output in fp32.
 HARMLESS = {
@@ -31,6 +32,7 @@ ARGUMENTS = {
     "config_args": "config",
     "config_kwargs": "config",
 }
+COLBERT = ("query_length", "document_length", "query_expansion")
 KEYS = ("max_seq_length", "do_lower_case", "transformer_task", "modality_config", "module_output_name", "unpad_inputs")
 
 
@@ -45,6 +47,7 @@ def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
     outputs in other ways.
     """
     file = sentence_file(directory, layout)
+    known = KEYS if not layout.per_token else (*KEYS, *COLBERT)
     if file is None:
         return {"lower_case": Fact(False, layout.file(FILES[0]))}
     settings = read_json(directory / file)
@@ -57,9 +60,9 @@ def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
             given.pop("trust_remote_code", None)
             if changes := given.keys() - set(HARMLESS[ARGUMENTS[key]]):
                 raise UsageError(f"{file}: {key} sets {', '.join(sorted(changes))}, which is not supported")
-        elif key not in KEYS and value not in (None, {}, []):  # query_length, processing_kwargs, and whatever is to come
+        elif key not in known and value not in (None, {}, []):  # query_length, processing_kwargs, and whatever is to come
             raise UsageError(f"{file}: {key} {value!r} is not supported")
-    layer = _layer(file, settings)
+    layer = _layer(file, settings, layout.splade is not None)
     facts = {"lower_case": Fact(bool(settings.get("do_lower_case", False)), file)}
     facts |= {} if layer is None else {"layer": Fact(layer, file)}
     if limit is not None:
@@ -69,11 +72,15 @@ def sentence_facts(directory: Path, layout: Layout) -> dict[str, Fact]:
     return facts
 
 
-def _layer(file: str, settings: JsonObject) -> int | None:
-    """The hidden states that its library takes; None for the last. Raises UsageError for another output than of a text."""
-    task = settings.get("transformer_task", "feature-extraction")
-    if task not in TASKS:
-        raise UsageError(f"{file}: transformer_task {task!r} is not supported ({', '.join(TASKS)})")
+def _layer(file: str, settings: JsonObject, masked: bool) -> int | None:
+    """The hidden states that its library takes; None for the last. Raises UsageError for another output than of a text.
+
+    masked: whether a masked language model's logits are wanted, not hidden states.
+    """
+    wanted_of = [name for name in TASKS if (name == "fill-mask") == masked]
+    task = settings.get("transformer_task", wanted_of[0])
+    if task not in wanted_of:
+        raise UsageError(f"{file}: transformer_task {task!r} is not supported ({', '.join(wanted_of)})")
     output, wanted = TASKS[task]
     if settings.get("module_output_name", output) != output:
         raise UsageError(f"{file}: module_output_name {settings['module_output_name']!r} is not supported (only {output!r})")

@@ -8,6 +8,7 @@ from converter.licenses import UNKNOWN
 from converter.recipe import Recipe
 from converter.source.facts import Facts
 from shim.errors import UsageError
+from shim.pooling import check_heads
 from shim.prompts import DEFAULT, PAIR, ROLES, SLOT, TEMPLATE, prompt_for
 from shim.spec import ModelSpec, Module
 
@@ -23,6 +24,8 @@ SETTLED = (
     "activation",
     "lower_case",
     "layer",
+    "splade",
+    "colbert",
 )
 
 
@@ -50,6 +53,8 @@ def settle(recipe: Recipe, facts: Facts) -> ModelSpec:
             "(--normalize, --no-normalize)"
         )
     spec = dataclasses.replace(recipe.model, **values)
+    if wrong := check_heads(spec, recipe.task):
+        raise UsageError(f"{recipe.name}: {wrong}")
     if spec.default_prompt and spec.default_prompt not in spec.prompt_names:
         raise UsageError(f"{recipe.name}: default_prompt {spec.default_prompt!r} is none of its prompts")
     left_out = facts.get("include_prompt")

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol, Self, TypeVar, cast
 
 from shim.errors import UsageError
@@ -61,6 +62,12 @@ class Ops(Protocol[Array]):
         y is what the module `name` gives for x. lora_A: (tasks, in, rank); lora_B: (tasks, rank, out). table: x holds ids of
         any shape that goes with (n, length), and in place of the product with lora_A[t] stand its rows of these ids.
         Source: Hu et al. 2021, LoRA.
+        """
+
+    def vocabulary(self, name: str, x: Array, sums: bool = False, twice: bool = False) -> Array:
+        """(n, out) float32: over the tokens that are not padding, the greatest log1p(relu(x @ weight.T + bias)), or their sum.
+
+        twice: log1p of log1p. The products are made for a block of tokens at a time: those of all are too many to hold.
         """
 
     def head(self, name: str, x: Array, bias: bool = True) -> Array:
@@ -152,6 +159,24 @@ class Ops(Protocol[Array]):
         """x / its L2 norm over the last axis, in float32."""
 
 
+@dataclass(frozen=True)
+class MaskedHead:
+    """The head of a masked language model: a dense layer, GELU, a norm, and the decoder, a row of which is a word.
+
+    dense, norm, decoder: their names in the checkpoint; bias: where the decoder's is, unless it is with the decoder. table: of
+    words, to which the decoder may be tied, by its final name.
+    """
+
+    dense: str
+    norm: str
+    decoder: str
+    bias: str
+    eps: float
+    table: str = "embeddings.word_embeddings"
+    dense_bias: bool = True
+    norm_bias: bool = True
+
+
 class Configuration(Protocol):
     """What an architecture needs of a `config.json`. max_tokens: how many have a position, None for any number."""
 
@@ -199,6 +224,9 @@ class Architecture(Protocol):
 
     def score(self, ops: Ops[Array], config: Configuration) -> Array:
         """(n, 1) logits; absent where the architecture cannot score."""
+
+    def masked_head(self, config: Configuration) -> MaskedHead:
+        """The head of its masked language model; absent where the architecture has none here."""
 
     def classifies(self, raw: JsonObject) -> bool:
         """Whether a checkpoint with this `config.json` has a head of its own instead of ROWS; absent without ROWS."""

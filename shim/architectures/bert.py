@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self, TypeVar, get_type_hints
 
-from shim.architectures import Array, Ops
+from shim.architectures import Array, MaskedHead, Ops
 from shim.errors import SourceError
 from shim.jsons import JsonObject
 from shim.positions import MAX_LAYERS
@@ -136,6 +136,13 @@ def score(ops: Ops[Array], config: Config) -> Array:
 def classify(ops: Ops[Array], hidden: Array) -> Array:
     """What the head makes of hidden states (n, length, hidden_size); GTE has the same."""
     return ops.head("classifier", ops.tanh(ops.head("pooler.dense", ops.pool(hidden, "cls"))))
+
+
+def masked_head(config: Config) -> MaskedHead:
+    """The head of its masked language model."""
+    head = "cls.predictions"
+    names = f"{head}.transform.dense", f"{head}.transform.LayerNorm", f"{head}.decoder"
+    return MaskedHead(*names, f"{head}.bias", config.layer_norm_eps)
 
 
 def encode(ops: Ops[Array], config: Config) -> Array:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from shim.architectures import Array, Ops, bert
+from shim.architectures import Array, MaskedHead, Ops, bert
 from shim.errors import SourceError
 from shim.jsons import JsonObject
 
@@ -62,6 +62,12 @@ def encode(ops: Ops[Array], config: Config) -> Array:
     places = ops.embedding("embeddings.position_embeddings", ops.positions())
     x = ops.layer_norm("embeddings.LayerNorm", ops.add(words, places), config.layer_norm_eps)
     return bert.layers(ops, config, x)
+
+
+def masked_head(config: Config) -> MaskedHead:
+    """The head of its masked language model."""
+    names = "vocab_transform", "vocab_layer_norm", "vocab_projector"
+    return MaskedHead(*names, "", config.layer_norm_eps)
 
 
 def scoring(config: Config) -> dict[str, tuple[int, ...]]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from shim.architectures import Array, Ops, bert
+from shim.architectures import Array, MaskedHead, Ops, bert
 from shim.errors import SourceError
 from shim.jsons import Json, JsonObject, table
 from shim.positions import FULL, SLIDING, layer_types
@@ -135,9 +135,21 @@ def _attention(ops: Ops[Array], config: Config, index: int, x: Array) -> Array:
     return ops.linear(f"{name}.Wo", attended, config.attention_bias)
 
 
+def masked_head(config: Config) -> MaskedHead:
+    """The head of its masked language model. Raises SourceError for one of another kind."""
+    _check_activation(config)
+    names = "head.dense", "head.norm", "decoder"
+    table = "embeddings.tok_embeddings"
+    return MaskedHead(*names, "", config.norm_eps, table, config.classifier_bias, config.norm_bias)
+
+
+def _check_activation(config: Config) -> None:
+    bert.check_only({"classifier_activation": config.classifier_activation}, {"classifier_activation": "gelu"})
+
+
 def scoring(config: Config) -> dict[str, tuple[int, ...]]:
     """The tensors of a cross-encoder: of its head, and the one row behind it. Raises SourceError for one of another kind."""
-    bert.check_only({"classifier_activation": config.classifier_activation}, {"classifier_activation": "gelu"})
+    _check_activation(config)
     if config.classifier_pooling not in POOLINGS:
         known = " or ".join(POOLINGS)
         raise SourceError(f"config.json: classifier_pooling {config.classifier_pooling!r} is not supported (only {known})")

@@ -17,7 +17,7 @@ from shim.architectures import architecture
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, SealportError, SourceError, UsageError
 from shim.jsons import JsonObject, read_object, table
-from shim.pooling import head_tensors, outputs
+from shim.pooling import head_tensors, layer_tensors, outputs
 from shim.runtimes import PRESENT
 from shim.runtimes.mlx_ops import MlxOps, Packed
 from shim.spec import ModelSpec
@@ -100,7 +100,8 @@ class MlxRuntime:
             self.weights |= mx.load(str(path))
         self.quantization = _quantization(raw, self.weights)
         heads = head_tensors(self.module, self.config, spec.heads, spec.modules)
-        known = {n: s for n, s in self.module.parameters(self.config).items() if not _matches(n, self.module.OPTIONAL)} | heads
+        layers = layer_tensors(self.module, self.config, spec)
+        known = {n: s for n, s in layers.items() if not _matches(n, self.module.OPTIONAL)} | heads
         self.weights = {n: w for n, w in self.weights.items() if n in heads or not _matches(n, self.module.OPTIONAL)}
         for name, shape in known.items():
             self._check_shape(directory, name, shape)
@@ -139,7 +140,7 @@ class MlxRuntime:
         before = None if past is None else self.mx.array(past)
         ops = MlxOps(self.mx, self.weights, self.packed, self.joined, tokens, before, self.pause)
         spec = self.spec
-        found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules)
+        found = outputs(ops, self.module, self.config, spec.pooling, spec.heads, spec.modules, spec.splade)
         if PRESENT in names:
             found[PRESENT] = ops.present_key_values()
         arrays = [found[name].astype(self.mx.float32) for name in names]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # MLX is imported where it is there
     from mlx.core import array as Array
 
 Packed = tuple[tuple["Array", ...], dict[str, int]]  # weight, scales, biases; their bits and group size
-BLOCK = 512  # queries that attend at once
+BLOCK = 512  # queries that attend at once, or tokens that are multiplied with the vocabulary
 
 
 class MlxOps:
@@ -91,6 +91,20 @@ class MlxOps:
         number = self.mx.maximum(chosen, 0)
         inner = down[number[:, None], x] if table else x @ down[number]
         return y + inner @ up[number] * self.mx.where(chosen >= 0, scale, 0.0).astype(y.dtype)[:, None, None]
+
+    def vocabulary(self, name: str, x: Array, sums: bool = False, twice: bool = False) -> Array:
+        mx = self.mx
+        found, block = mx.zeros((len(x), 1)), max(1, BLOCK // len(x))
+
+        def logged(logits: Array) -> Array:
+            return mx.log1p(mx.log1p(logits)) if twice else mx.log1p(logits)
+
+        for start in range(0, x.shape[1], block):
+            part = slice(start, start + block)
+            logits = mx.maximum(self.linear(name, x[:, part]), 0) * self.mask[:, part, None]
+            greatest = None if sums else self.full(logits.max(axis=1))
+            found = found + logged(self.full(logits)).sum(axis=1) if sums else mx.maximum(found, greatest)
+        return found if sums else logged(found)
 
     def head(self, name: str, x: Array, bias: bool = True) -> Array:
         return self.linear(name, self.full(x), bias)  # the runtime holds the weights of heads in float32
@@ -178,15 +192,15 @@ class MlxOps:
         for start in range(0, length, block):
             end = min(start + block, length)
             seen = slice(0, self.before + end if causal else length)
-            mask = self._mask(start, end) if causal else self.mask[:, None, None, :]
+            mask, reached = self._mask(start, end) if causal else self.mask[:, None, None, :], None
             if window is not None:
                 seen = slice(max(start - window, 0), end if causal else end + window)
-                mask = self._near(start, end, window, causal)
+                mask, reached = self._near(start, end, window, causal)
             if bias is not None:
                 added = bias[start:end, seen].transpose(2, 0, 1).astype(query.dtype)
                 mask = self.mx.where(mask, added, -self.mx.inf).astype(query.dtype)
             part = attend(query[:, :, start:end], key[:, :, seen], value[:, :, seen], scale=width**-0.5, mask=mask)
-            parts.append(part)
+            parts.append(part if reached is None else part * reached)
             self.steps.after(2 * part.size * key.shape[2], *parts)
         attended = parts[0] if len(parts) == 1 else self.mx.concatenate(parts, axis=2)
         return attended.transpose(0, 2, 1, 3).reshape(n, length, heads * width)
@@ -216,15 +230,17 @@ class MlxOps:
         query, key = mx.arange(start, end)[:, None], mx.arange(end)[None]
         return (query >= key) & (self.mask[:, None, None, :end] | (query == key))
 
-    def _near(self, start: int, end: int, window: int, causal: bool) -> Array:
+    def _near(self, start: int, end: int, window: int, causal: bool) -> tuple[Array, Array]:
         """(n, 1, queries, keys) the mask of queries start..end over keys up to `window` places away, with `causal` none of
-        them behind the query; padding sees itself.
+        them behind the query; and (n, 1, queries, 1) whether a query has any: one that has none sees itself, and gives 0.
         """
         first = max(start - window, 0)
         seen = self.mask[:, None, None, first : end if causal else end + window]
         query, key = self.mx.arange(start, end)[:, None], self.mx.arange(first, first + seen.shape[3])[None]
         away = query - key
-        return (self.mx.abs(away) <= window) & (away >= (0 if causal else -window)) & (seen | (away == 0))
+        near = (self.mx.abs(away) <= window) & (away >= (0 if causal else -window)) & seen
+        reached = near.any(axis=-1, keepdims=True)
+        return near | ((away == 0) & ~reached), reached
 
     def pool(self, hidden: Array, pooling: str) -> Array:
         mx = self.mx

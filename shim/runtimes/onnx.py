@@ -10,7 +10,7 @@ import numpy as np
 
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
-from shim.pooling import OUTPUTS, PROJECTED
+from shim.pooling import PROJECTED, output_of
 from shim.runtimes import PRESENT
 from shim.runtimes.cores import threads
 from shim.text import Tokens
@@ -68,8 +68,9 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto") -> "
         warnings.warn(advice, stacklevel=2)
     if not set(runtime.inputs) <= {field.name for field in fields(Tokens)}:
         raise IntegrityError(f"{path}: the graph's inputs are {', '.join(runtime.inputs):.200}, not those of an encoder")
-    wanted = {OUTPUTS.get(head) for head in (*manifest.model.heads, *(["hidden"] if manifest.task == "embed" else []))}
-    if manifest.model.projected and manifest.model.normalized:
+    heads = (*manifest.model.heads, *(["hidden"] if manifest.task == "embed" else []))
+    wanted = {output_of(manifest.model, head) for head in heads}
+    if manifest.model.projected and manifest.model.normalized and "dense" in heads:
         wanted.add(PROJECTED)
     if not wanted <= set(outputs):
         raise IntegrityError(f"{path}: the graph's outputs are {', '.join(outputs):.200}, not the heads of the manifest")

@@ -9,7 +9,7 @@ import numpy as np
 
 from shim.artifact import Manifest
 from shim.errors import IntegrityError, UsageError
-from shim.pooling import OUTPUTS
+from shim.pooling import output_of
 from shim.runtimes.cores import threads
 from shim.text import Tokens
 
@@ -41,7 +41,7 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", prec
     graphs = [name for name in manifest.files if name.endswith(".onnx")]
     if len(graphs) != 1:
         raise IntegrityError(f"{directory}: {len(graphs)} .onnx files in the manifest of {manifest.name}, not one graph")
-    path, names = directory / graphs[0], (OUTPUTS[manifest.model.heads[0]],)
+    path, names = directory / graphs[0], (output_of(manifest.model, manifest.model.heads[0]),)
     core = openvino.Core()
     # 0: else the inputs of quantized products are rounded to 8 bits, which alone takes half of what parity allows.
     settings: dict[str, object] = {"PERFORMANCE_HINT": "LATENCY", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
@@ -59,7 +59,7 @@ def open_runtime(directory: Path, manifest: Manifest, device: str = "auto", prec
         if not inputs <= {field.name for field in fields(Tokens)}:
             raise IntegrityError(f"{path}: the graph's inputs are {', '.join(inputs):.200}, not those of an encoder")
         outputs = {name for value in graph.outputs for name in value.names}
-        if not all(OUTPUTS.get(head) in outputs for head in manifest.model.heads):
+        if not all(output_of(manifest.model, head) in outputs for head in manifest.model.heads):
             raise IntegrityError(f"{path}: the graph's outputs are {', '.join(outputs):.200}, not the heads of the manifest")
         return OpenVinoRuntime(core, graph, settings, names)
     except RuntimeError as error:

@@ -1,13 +1,10 @@
 """What a request asks of a model beside its texts, and how these become tokens for it."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from shim.contents import Steps
+from shim import encoding as tokens
+from shim.encoding import Encode
 from shim.model import Model
-from shim.text import Encoded, adapted
-
-Encode = Callable[[Sequence[str]], Steps[list[Encoded]]]
 
 
 @dataclass(frozen=True)
@@ -30,9 +27,5 @@ class Options:
 
 def encoding(model: Model, options: Options, prompt: str) -> Encode:
     """What makes texts tokens, behind the prompt and through the adapter that are asked for."""
-    adapter = model.adapter(options.task, options.prompt_name)
-
-    def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
-        return adapted((yield from model.encoder.encoding(part, prompt, options.side)), adapter)
-
-    return encode
+    spec = model.manifest.model
+    return tokens.encoding(model.encoder, spec, prompt, options.task, options.prompt_name, options.side)

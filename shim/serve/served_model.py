@@ -10,7 +10,7 @@ from shim.checks import check_text, check_texts
 from shim.contents import Steps
 from shim.model import Model
 from shim.pieces import Piece
-from shim.pooling import PER_TOKEN, check_dimensions
+from shim.pooling import PER_TOKEN
 from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
@@ -65,12 +65,11 @@ class ServedModel:
     async def embed(self, texts: object, options: Options) -> Embeddings:
         """`Model.embed` when its turn comes. Raises UsageError or Refusal."""
         model = self.model
-        model.check_embed(options.heads, options.late_chunking)
-        check_dimensions(options.dimensions, model.dimensions)
+        model.check_embed(options.heads, options.late_chunking, dimensions=options.dimensions)
         prompt = model.prompt(options.task, options.instruction, options.prompt_name)
         if options.late_chunking:
             return await self._late(check_texts(self._counted(texts)), options, prompt)
-        heads = tuple(dict.fromkeys((model.vector(options.normalize), *options.heads)))
+        heads = tuple(dict.fromkeys((*model.vector(options.normalize), *options.heads)))
         encode = encoding(model, options, prompt)
         outputs = await self._compute(check_texts(self._counted(texts)), encode, heads, options.truncate, len(prompt))
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
@@ -93,11 +92,12 @@ class ServedModel:
         return model.embeddings(rows, options.heads, options.dimensions, options.normalize)
 
     async def hidden(self, texts: object, options: Options) -> list[Output]:
-        """The hidden states of every token, as `hidden` of each text's output."""
-        self.model.check_embed()
+        """The hidden states of every token, as `hidden` of each text's output; of ColBERT the vectors, as `colbert`."""
+        head = "hidden" if self.model.manifest.model.colbert is None else "colbert"
+        self.model.check_embed(("colbert",) if head == "colbert" else ("dense",))
         prompt = self.model.prompt(options.task, options.instruction, options.prompt_name)
         encode = encoding(self.model, options, prompt)
-        return await self._compute(check_texts(self._counted(texts)), encode, ("hidden",), options.truncate, len(prompt))
+        return await self._compute(check_texts(self._counted(texts)), encode, (head,), options.truncate, len(prompt))
 
     async def rerank(
         self, query: object, documents: object, instruction: str | None, truncate: bool, side: str = "right"

@@ -39,7 +39,7 @@ SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "nu
 PROMPTS = {"query": "Find what answers: ", "document": "", "clustering": "Group by matter: "}
 
 
-def _bert_tokenizer(folder: Path, limit: int = LIMIT, cased: bool = False) -> None:
+def bert_tokenizer(folder: Path, limit: int = LIMIT, cased: bool = False) -> None:
     """As transformers 5 saves BERT's, with few words."""
     with tempfile.TemporaryDirectory() as few:
         write_bert_tokenizer(Path(few))
@@ -50,7 +50,7 @@ def _bert_tokenizer(folder: Path, limit: int = LIMIT, cased: bool = False) -> No
 def bert(folder: Path, limit: int = LIMIT, cased: bool = False) -> Path:
     """A BertModel and its tokenizer, saved by transformers 5. cased: the tokenizer keeps capitals and accents."""
     seeded(BertModel(BertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
-    _bert_tokenizer(folder, limit, cased)
+    bert_tokenizer(folder, limit, cased)
     return folder
 
 
@@ -77,7 +77,7 @@ def qwen3(folder: Path, kind: Any = Qwen3ForCausalLM, append: bool = True, limit
 def nomic(folder: Path) -> Path:
     """A NomicBertModel saved by transformers 5, under its own names of the settings."""
     seeded(NomicBertModel(NomicBertConfig(vocab_size=WORDS, max_position_embeddings=64, **SHAPE))).save_pretrained(folder)
-    _bert_tokenizer(folder)
+    bert_tokenizer(folder)
     return folder
 
 
@@ -227,7 +227,7 @@ def bert_classifier(folder: Path, labels: int = 1) -> Path:
     """As transformers 5 saves a BERT with a head for sequences."""
     config = BertConfig(vocab_size=WORDS, max_position_embeddings=64, num_labels=labels, **SHAPE)
     seeded(BertForSequenceClassification(config)).save_pretrained(folder)
-    _bert_tokenizer(folder)
+    bert_tokenizer(folder)
     return folder
 
 

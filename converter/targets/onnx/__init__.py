@@ -16,7 +16,7 @@ from converter.targets.onnx.ops import OPSET, OnnxOps
 from converter.targets.onnx.recorder import CONTRIB
 from shim.architectures import architecture
 from shim.errors import SealportError
-from shim.pooling import PROJECTED, outputs
+from shim.pooling import PROJECTED, VOCABULARY, outputs
 
 TABLE_BITS = tables.BITS
 GRID = Grid(np.float32, integer_zero=True, half=tables.BITS)
@@ -67,7 +67,7 @@ def _save(ops: OnnxOps, recipe: Recipe, directory: Path) -> None:
     ops.max_tokens = spec.max_tokens
     # Of a causal reranker, its template and the query come first.
     ops.prefixed = "score" in spec.heads and bool(module.ROWS) and module.continues(config)
-    found = outputs(ops, module, config, spec.pooling, spec.heads, spec.modules)
+    found = outputs(ops, module, config, spec.pooling, spec.heads, spec.modules, spec.splade)
     presents = prefix.output(ops)
     ops.prune([*found.values(), *presents])
     model = graph(ops, found, recipe, config.hidden_size)
@@ -93,8 +93,10 @@ def graph(ops: OnnxOps, found: dict[str, ir.Value], recipe: Recipe, width: int) 
     for name in (*(name for name in FIRST if name in found), *(name for name in found if name not in FIRST)):
         result = ops.cast(found[name], np.float32)
         axes: tuple[str | int, ...] = ("batch_size", "sequence_length", width)
-        if name in ("sentence_embedding", PROJECTED):
+        if name in ("sentence_embedding", PROJECTED, VOCABULARY):
             axes = ("batch_size", recipe.model.dimensions)
+        elif name == "colbert_vecs":
+            axes = ("batch_size", "sequence_length", recipe.model.dimensions)
         result.name, result.shape = name, ir.Shape(SHAPES.get(name, axes))
         result.type = ir.TensorType(ir.DataType.FLOAT)
         results.append(result)

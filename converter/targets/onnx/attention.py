@@ -41,9 +41,9 @@ class Attention:
         everything = not self.causal and self.window is None and self.bias is None and self.heads == self.groups  # but padding
         if ops.dtype is np.float16 and everything:  # a graph for GPUs, where this operator is the faster at any length
             return self._unmasked(*self._widened(query, key), value)
-        bias = self._bias_of_all()
+        bias, reached = self._bias_of_all(), self._reached_of_all()
         if not self._in_blocks:
-            return self._masked(query, key, value, bias)
+            return self._masked(query, key, value, bias, reached)
         short = self._short()
         if everything:
             self._further()  # made outside the branch
@@ -55,12 +55,33 @@ class Attention:
             wide, keys = self._widened(query, key)
             return self._blocks(wide, BLOCK, lambda part, *_: self._unmasked(part, keys, value))
 
-        whole, blocks = ops.body(lambda: self._masked(query, key, value, bias)), ops.body(in_blocks)
+        whole, blocks = ops.body(lambda: self._masked(query, key, value, bias, reached)), ops.body(in_blocks)
         return ops.node("If", short, then_branch=whole, else_branch=blocks)
 
-    def _masked(self, query: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value) -> ir.Value:
-        """bias: (n, 1, queries, keys), what is added to the scores."""
-        return self.ops.node("Attention", query, key, value, bias, q_num_heads=self.heads, kv_num_heads=self.groups)
+    def _masked(
+        self, query: ir.Value, key: ir.Value, value: ir.Value, bias: ir.Value, reached: ir.Value | None = None
+    ) -> ir.Value:
+        """bias: (n, 1, queries, keys), what is added to the scores. reached: `_reached` of it, where that is made already."""
+        found = self.ops.node("Attention", query, key, value, bias, q_num_heads=self.heads, kv_num_heads=self.groups)
+        if self.window is None or self.causal:
+            return found
+        return self.ops.node("Mul", found, reached or self._reached(bias))
+
+    def _reached(self, bias: ir.Value) -> ir.Value:
+        """(n, queries, 1): 1 for a query with any key, and 0 for one with none in its window, which gives 0 upstream, too."""
+        ops = self.ops
+        greatest = ops.node("ReduceMax", bias, ops.constant([3]), keepdims=1)
+        found = ops.cast(ops.node("Equal", greatest, ops.constant(0, ops.dtype)), ops.dtype)
+        return ops.node("Squeeze", found, ops.constant([1]))
+
+    def _reached_of_all(self) -> ir.Value | None:
+        """`_reached` of all queries, made once for all layers that have the same; None where all of them have a key."""
+        ops, name = self.ops, ("reached", self.window)
+        if self.window is None or self.causal:
+            return None
+        if name not in ops.made:
+            ops.made[name] = self._reached(self._bias_of_all())
+        return ops.made[name]
 
     def _unmasked(self, query: ir.Value, key: ir.Value, value: ir.Value) -> ir.Value:
         """The operator that never has all scores in memory, as long as it is given no mask: `_widened` puts that elsewhere."""

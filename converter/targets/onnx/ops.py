@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from converter.targets.onnx import adapters, packed, prefix, tables
+from converter.targets.onnx import adapters, packed, prefix, tables, vocabulary
 from converter.targets.onnx.attention import Attention, relative
 from converter.targets.onnx.recorder import CONTRIB, Recorder
 
@@ -47,18 +47,24 @@ class OnnxOps(Recorder):
         return gather(self, name, scheme, ids)
 
     def linear(self, name: str, x: ir.Value, bias: bool = True) -> ir.Value:
-        scheme = self.codes.plan.get(name)
-        rows = self.checkpoint.tensors[f"{name}.weight"].shape[0]
-        if scheme is None:
-            product = self.node("MatMul", x, self.tensor(f"{name}.weight", transpose=True), name=name)
-        elif scheme.bits == 8 and not self.by_block:
-            product = self.node("MatMul", x, packed.widened(self, name, scheme), name=name)
-        else:
-            product = packed.multiply(self, name, scheme, x, packed.ROUNDED if self.by_block else 0)
+        product = self.multiplying(name)(x)
         if bias:
             product = self._biased(product, self.tensor(f"{name}.bias"))
-        self.sizes[product.name] = (rows,)
+        self.sizes[product.name] = self.checkpoint.tensors[f"{name}.weight"].shape[:1]
         return product
+
+    def multiplying(self, name: str) -> Callable[[ir.Value], ir.Value]:
+        """What gives the product with a module's weights, which are made here: outside the loop that multiplies by them."""
+        scheme = self.codes.plan.get(name)
+        if scheme is not None and (scheme.bits != 8 or self.by_block):
+            return lambda x: packed.multiply(self, name, scheme, x, packed.ROUNDED if self.by_block else 0)
+        weight = packed.widened(self, name, scheme) if scheme else self.tensor(f"{name}.weight", transpose=True)
+        return lambda x: self.node("MatMul", x, weight, name=name)
+
+    def vocabulary(self, name: str, x: ir.Value, sums: bool = False, twice: bool = False) -> ir.Value:
+        found = vocabulary.reduced(self, self.multiplying(name), self.tensor(f"{name}.bias"), x, sums, twice)
+        self.wide.add(found.name)
+        return found
 
     def _biased(self, product: ir.Value, bias: ir.Value) -> ir.Value:
         found = self.node("Add", product, bias)

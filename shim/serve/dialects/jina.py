@@ -45,7 +45,9 @@ class JinaFields(BaseModel):
         if self.instruction is not None and self.prompt_name is not None:
             raise UsageError("prompt_name and instruction both say what goes before a text; give one")
         named = self.prompt_name is not None and (TEMPLATE not in spec.prompts or knows_prompt(spec, self.prompt_name))
-        heads = ["dense", *(self.heads or ())] + (["colbert"] if self.return_multivector else [])
+        heads = [*(self.heads or ())] + (["colbert"] if self.return_multivector else [])
+        if not heads or "dense" in spec.heads:
+            heads = ["dense", *heads]
         return Options(
             task=self.task,
             prompt_name=self.prompt_name if named else None,

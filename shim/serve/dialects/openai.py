@@ -146,7 +146,12 @@ def response(model: str, out: Embeddings, kind: str) -> dict[str, object]:
     """An EmbeddingsResponse as plain values and numpy rows."""
     data = []
     for index, row in enumerate(out.dense):
-        item = {"object": "embedding", "index": index, "embedding": pack(row, kind), "truncated": out.truncated[index]}
+        item = {
+            "object": "embedding",
+            "index": index,
+            "embedding": pack(row, kind) if row.size else [],
+            "truncated": out.truncated[index],
+        }
         if out.sparse is not None:
             item["sparse"] = {"indices": list(out.sparse[index]), "values": list(out.sparse[index].values())}
         if out.colbert is not None:

@@ -50,12 +50,12 @@ async def embed(models: Models, body: bodies.EmbedRequest, request: Request) -> 
 
 
 async def embed_all(models: Models, body: bodies.TextsRequest, request: Request) -> Response:
-    """The hidden states of every token, before pooling."""
+    """The hidden states of every token, before pooling; of ColBERT the vectors."""
     served = models.find(body.model, "embed")
     outputs = await served.hidden(texts_of(body.inputs), options(body, body.prompt_name))
     tokens, truncated = [output.tokens for output in outputs], [output.truncated for output in outputs]
     note(request, served, tokens, truncated)
-    content = [list(output.values["hidden"]) for output in outputs]
+    content = [list(value) for output in outputs for value in output.values.values()]
     return await large(content, sum(tokens) * served.model.dimensions, truncated_header(truncated))
 
 
@@ -65,7 +65,7 @@ async def embed_sparse(models: Models, body: bodies.TextsRequest, request: Reque
     out = await served.embed(texts_of(body.inputs), replace(options(body, body.prompt_name), heads=("sparse",)))
     note(request, served, out.tokens, out.truncated)
     content = [[{"index": id, "value": value} for id, value in row.items()] for row in out.sparse or ()]
-    return await large(content, 2 * sum(out.tokens), truncated_header(out.truncated))
+    return await large(content, 2 * sum(map(len, content)), truncated_header(out.truncated))
 
 
 async def similarity(models: Models, body: bodies.SimilarityRequest, request: Request) -> Response:
@@ -108,7 +108,8 @@ def router(models: Models, documented: Documented) -> APIRouter:
     async def info() -> Response:
         """The first model, and the limits of this server."""
         model, settings = next(iter(models.by_name.values())).model, models.settings
-        kind: JsonObject = {"embedding": {"pooling": model.manifest.model.pooling}}
+        spec = model.manifest.model
+        kind: JsonObject = {"embedding": {"pooling": spec.pooling if spec.splade is None else "splade"}}
         if model.task == "rerank":
             kind = {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}}
         return answer({
