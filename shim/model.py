@@ -141,15 +141,19 @@ class Model:
 
     def compute_all(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
         """The outputs of all, in order, batch by batch. Raises NotFiniteError for NaN or infinity in one."""
-        found: dict[int, Output] = {}
-        for rows in batches(encoded):
-            found.update(zip(rows, self.compute([encoded[row] for row in rows], heads), strict=True))
-        outputs = [found[row] for row in range(len(encoded))]
+        outputs = self.outputs(encoded, heads)
         broken = [row for row, output in enumerate(outputs) if output.broken]
         if broken:
             where = f"the {outputs[broken[0]].broken} output of text {broken[0]} ({len(broken)} in all)"
             raise NotFiniteError(f"{self.name}: NaN or infinity in {where}")
         return outputs
+
+    def outputs(self, encoded: Sequence[Encoded], heads: Sequence[str]) -> list[Output]:
+        """The outputs of all, in order, batch by batch. One that is not finite is marked, not raised."""
+        found: dict[int, Output] = {}
+        for rows in batches(encoded):
+            found.update(zip(rows, self.compute([encoded[row] for row in rows], heads), strict=True))
+        return [found[row] for row in range(len(encoded))]
 
     def embeddings(
         self, outputs: Sequence[Output], heads: Sequence[str], dimensions: int | None = None, normalize: bool | None = None

@@ -1,0 +1,139 @@
+"""A run on a Ray cluster: Ray reads the files, moves the shards and replaces what dies.
+
+Which shards there are, how one is written and what a later run skips is as on one machine. Ray Data's own checkpoints are not
+used: they keep the ids of all rows in memory, and need ids that no two rows have.
+"""
+
+import logging
+import os
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from shim.bulk import reader
+from shim.bulk.embedder import Embedder
+from shim.bulk.progress import Progress
+from shim.bulk.reader import Input
+from shim.bulk.request import Request
+from shim.bulk.run import alone, missing, run_identity
+from shim.bulk.shards import Folder, Shard
+from shim.bulk.workers import only
+from shim.errors import IntegrityError, SealportError, UsageError
+from shim.jsons import JsonObject
+
+ACTOR, READER = 0.9, 0.1  # CPUs of each: actors on all would leave none to read with
+Row = dict[str, np.ndarray]
+
+
+def run_on_ray(request: Request, address: str, processes: int | None) -> Progress:
+    """Embed what is not there yet, by an actor a device; returns the counts.
+
+    address: of a cluster; `auto` for the one that this machine is of, `local` for one that lasts as long as the run. The files,
+    the folder and the artifact must be there under the same name on all its machines.
+    processes: how many actors; None for one on each GPU, or where there is none on each CPU.
+    Raises as `run` does, and UsageError where there is no such cluster.
+    """
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError as error:
+        raise UsageError(f"--ray needs {error.name}: pip install 'sealport[ray]'") from None
+
+    inputs = reader.find(request.inputs)
+    request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
+    folder = Folder(request.out)
+    progress = Progress({input.name: input.size for input in inputs})
+    try:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        ray.init(address, logging_level="ERROR", log_to_driver=False)
+        logging.getLogger("ray.data").setLevel("ERROR")
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UsageError(f"--ray {address}: {' '.join(str(error).split()):.200}") from None
+    try:
+        with alone(folder):
+            _embed(request, inputs, folder, progress, processes)
+    except ray.exceptions.RayError as error:
+        raise _cause(error) from None
+    finally:
+        progress.close()
+        ray.shutdown()
+    return progress
+
+
+def _embed(request: Request, inputs: list[Input], folder: Folder, progress: Progress, processes: int | None) -> None:
+    import ray
+    import ray.data
+
+    there_are = ray.cluster_resources()
+    gpus = int(there_are.get("GPU", 0)) if request.loading.get("device") != "cpu" else 0
+    devices = {"num_gpus": 1.0} if gpus else {"num_cpus": ACTOR}
+    identity, revision = ray.get(ray.remote(**devices)(_loaded).remote(request))
+    request, run = request.at(revision), run_identity(request, identity)
+    there = folder.manifests(run)
+
+    def shards(row: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
+        """What is to be done for a file: a shard to embed, or what there is to tell of one that is there already."""
+        told: list[tuple[str, float, int]] = []
+        for shard in missing([pickle.loads(row["work"])], request, Folder(request.out), there, lambda *skip: told.append(skip)):
+            yield {"work": pickle.dumps((told, shard))}
+            told.clear()
+        yield {"work": pickle.dumps((told, None))}
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = 1  # a block is a shard: larger ones would leave actors without work
+    count = processes or gpus or max(1, int(there_are.get("CPU", 1)))
+    data = ray.data.from_items([{"work": pickle.dumps(input)} for input in inputs], override_num_blocks=len(inputs))
+    data = data.flat_map(shards, num_cpus=READER)
+    pool = ray.data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=2)
+    data = data.map_batches(_Actor, batch_size=1, compute=pool, fn_constructor_args=(request, run), **devices)
+    progress.begin()
+    for row in data.iter_rows():
+        told, done = pickle.loads(row["done"])
+        for skip in told:
+            progress.skip(*skip)
+        if done is not None:
+            progress.add(*done)
+        progress.show()
+
+
+class _Actor:
+    """Embeds and writes shards, on the cores that Ray says are its own."""
+
+    def __init__(self, request: Request, run: JsonObject):
+        self.request, self.run, self.folder = request, run, Folder(request.out)
+        self.embedder = _open(request)
+        if run != run_identity(request, self.embedder.identity):
+            raise IntegrityError(f"{request.artifact}: is another one on {os.uname().nodename} than where the run was begun")
+
+    def __call__(self, batch: Row) -> dict[str, list[bytes]]:
+        return {"done": [self._done(*pickle.loads(work)) for work in batch["work"]]}
+
+    def _done(self, told: list[tuple[str, float, int]], shard: Shard | None) -> bytes:
+        if shard is None:
+            return pickle.dumps((told, None))
+        written = self.folder.write(shard, self.embedder, self.request, self.run)
+        return pickle.dumps((told, (shard.input, shard.rows.read, written)))
+
+
+def _open(request: Request) -> Embedder:
+    os.environ["RAYON_NUM_THREADS"] = "1"
+    with only(sorted(os.sched_getaffinity(0))[:1] if hasattr(os, "sched_getaffinity") else [0]):
+        return Embedder.of(request)
+
+
+def _loaded(request: Request) -> tuple[JsonObject, str | None]:
+    embedder = _open(request)
+    return embedder.identity, embedder.model.revision
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What of ours is behind an error of Ray's."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, SealportError | OSError):
+            return seen
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return error
