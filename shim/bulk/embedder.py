@@ -1,6 +1,8 @@
 """Texts to Arrow columns through an artifact; what people's own pipelines on Ray, Spark and Daft call, too."""
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+import random
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +16,7 @@ from shim.loading import load
 from shim.model import Model
 from shim.pooling import check_dimensions, int8
 from shim.results import Embeddings, Output
+from shim.runtimes.cores import only, own
 from shim.text import adapted
 
 if TYPE_CHECKING:
@@ -31,6 +34,7 @@ class Embedder:
     text: the column of a batch that holds the texts. task, instruction, prompt_name, dimensions, heads: as `Model.embed` has
     them. embedding_type: of dense vectors, `float32`, `float16`, `int8` (see `pooling.int8`) or `ubinary`, a bit a dimension,
     packed, set where it is over 0.
+    cores: what a CPU's threads are on. None: where OMP_NUM_THREADS is set, as Ray and Spark do, so many, else all.
     Raises what `shim.load` raises, and UsageError for settings that the model cannot have.
     """
 
@@ -45,11 +49,15 @@ class Embedder:
         dimensions: int | None = None,
         heads: Sequence[str] = ("dense",),
         embedding_type: str = "float32",
+        cores: Collection[int] | None = None,
         **loading: "str | bool | float | None",
     ):
         if embedding_type not in TYPES:
             raise UsageError(f"embedding_type {embedding_type!r:.50} unknown ({', '.join(TYPES)})")
-        self.model: Model = load(artifact, **loading)  # type: ignore[arg-type]  # whose keywords these are
+        cores = _asked_for() if cores is None else cores
+        os.environ["RAYON_NUM_THREADS"] = str(len(cores))  # of the tokenizer, read when its first text comes
+        with only(cores):
+            self.model: Model = load(artifact, **loading)  # type: ignore[arg-type]  # whose keywords these are
         self.text, self.heads, self.kind = text, tuple(dict.fromkeys(("dense", *heads))), embedding_type
         self.model.check_embed(tuple(heads))
         self.dimensions = check_dimensions(dimensions, self.model.dimensions)
@@ -60,9 +68,9 @@ class Embedder:
         self.model.encoder.encode(["a"], self.prompt)  # a prompt that leaves no room is found before the first text
 
     @classmethod
-    def of(cls, request: "Request") -> "Embedder":
+    def of(cls, request: "Request", cores: Collection[int] | None = None) -> "Embedder":
         """The embedder that a run asks for."""
-        return cls(request.artifact, **request.settings, **request.loading)  # type: ignore[arg-type]  # options by name
+        return cls(request.artifact, cores=cores, **request.settings, **request.loading)  # type: ignore[arg-type]  # options by name
 
     @property
     def identity(self) -> JsonObject:
@@ -157,6 +165,12 @@ class Embedder:
             yield pa.ListArray.from_arrays(pa.array(ends), _fixed(np.concatenate(found.colbert)))
         yield pa.array(found.tokens, pa.int32())
         yield pa.array(found.truncated, pa.bool_())
+
+
+def _asked_for() -> list[int]:
+    """Cores for as many threads as OMP_NUM_THREADS says: any, as other processes here take theirs."""
+    cores, count = own(), os.environ.get("OMP_NUM_THREADS", "")
+    return sorted(random.sample(cores, int(count))) if count.isdigit() and 0 < int(count) < len(cores) else cores
 
 
 def _fixed(vectors: np.ndarray) -> pa.FixedSizeListArray:

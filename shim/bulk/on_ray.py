@@ -19,7 +19,6 @@ from shim.bulk.reader import Input
 from shim.bulk.request import Request
 from shim.bulk.run import alone, missing, run_identity
 from shim.bulk.shards import Folder, Shard
-from shim.bulk.workers import only
 from shim.errors import IntegrityError, SealportError, UsageError
 from shim.jsons import JsonObject
 
@@ -47,7 +46,8 @@ def run_on_ray(request: Request, address: str, processes: int | None) -> Progres
     progress = Progress({input.name: input.size for input in inputs})
     try:
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-        ray.init(address, logging_level="ERROR", log_to_driver=False)
+        own = {"include_dashboard": False} if address == "local" else {}  # it takes seconds
+        ray.init(address, logging_level="ERROR", log_to_driver=False, **own)
         logging.getLogger("ray.data").setLevel("ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"--ray {address}: {' '.join(str(error).split()):.200}") from None
@@ -100,11 +100,11 @@ def _embed(request: Request, inputs: list[Input], folder: Folder, progress: Prog
 
 
 class _Actor:
-    """Embeds and writes shards, on the cores that Ray says are its own."""
+    """Embeds and writes shards."""
 
     def __init__(self, request: Request, run: JsonObject):
         self.request, self.run, self.folder = request, run, Folder(request.out)
-        self.embedder = _open(request)
+        self.embedder = Embedder.of(request)
         if run != run_identity(request, self.embedder.identity):
             raise IntegrityError(f"{request.artifact}: is another one on {os.uname().nodename} than where the run was begun")
 
@@ -118,14 +118,8 @@ class _Actor:
         return pickle.dumps((told, (shard.input, shard.rows.read, written)))
 
 
-def _open(request: Request) -> Embedder:
-    os.environ["RAYON_NUM_THREADS"] = "1"
-    with only(sorted(os.sched_getaffinity(0))[:1] if hasattr(os, "sched_getaffinity") else [0]):
-        return Embedder.of(request)
-
-
 def _loaded(request: Request) -> tuple[JsonObject, str | None]:
-    embedder = _open(request)
+    embedder = Embedder.of(request)
     return embedder.identity, embedder.model.revision
 
 

@@ -1,7 +1,6 @@
 """A run on this machine: find the files, load, refuse what does not fit, skip what is there, embed the rest."""
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,7 @@ from shim.bulk.shards import Folder, Shard, shards
 from shim.bulk.workers import Loaded, Workers
 from shim.errors import UsageError
 from shim.jsons import JsonObject
-from shim.runtimes.cores import memory
+from shim.runtimes.cores import memory, own
 
 SPARE = 1.5  # times what a process takes once loaded, and this beside: what its batches and a shard's rows take
 BESIDE = 300_000_000  # bytes
@@ -31,7 +30,7 @@ def run(request: Request, processes: int | None) -> Progress:
     inputs = reader.find(request.inputs)
     request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
     folder = Folder(request.out)
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = own()
     progress = Progress({input.name: input.size for input in inputs})
     with alone(folder), Workers() as workers:
         first = workers.start(request, cores[:1] if processes is None else shares(cores, processes)[0])

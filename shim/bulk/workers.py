@@ -152,10 +152,8 @@ def serve(connection: Connection, request: Request, cores: list[int]) -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    os.environ["RAYON_NUM_THREADS"] = str(len(cores))  # of the tokenizer, read when its first text comes
     try:
-        with only(cores):
-            embedder = Embedder.of(request)
+        embedder = Embedder.of(request, cores)
         folder = Folder(request.out)
         used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
         model = embedder.model
@@ -172,20 +170,6 @@ def serve(connection: Connection, request: Request, cores: list[int]) -> None:
 def _end_with(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)
-
-
-@contextlib.contextmanager
-def only(cores: list[int]) -> Iterator[None]:
-    """Have a runtime that is opened in the block start as many threads as there are cores given: it counts those it may use."""
-    if not hasattr(os, "sched_setaffinity"):  # not on macOS, whose threads the system places
-        yield
-        return
-    before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, cores)
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, before)
 
 
 def _picklable(error: Exception) -> Exception:

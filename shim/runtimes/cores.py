@@ -1,7 +1,8 @@
 """How many threads a runtime may start, and how much memory there is, where the process has only a part of the machine."""
 
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 
 
@@ -16,6 +17,25 @@ def threads(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cg
     for quota in _quotas(root, own):
         mine = min(mine, max(1, round(quota)))
     return mine if mine < all_of_them else 0
+
+
+@contextlib.contextmanager
+def only(cores: Collection[int]) -> Iterator[None]:
+    """Have what is loaded in the block start a thread for each of these cores, on them; macOS places threads itself."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def own() -> list[int]:
+    """The cores that the process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def _quotas(root: Path, own: Path) -> Iterator[float]:
