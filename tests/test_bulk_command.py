@@ -1,6 +1,7 @@
 """`shim embed --in … --out …` as a script sees it: counts, one line on stderr, exit codes."""
 
 import json
+import resource
 from pathlib import Path
 
 import pyarrow.dataset
@@ -72,3 +73,16 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tiny_artifact: Path, tmp_path: 
     )
     assert message in done.stderr
     assert done.stderr.count("\n") == (2 if message.startswith(("none of", "no rows")) else 1)
+
+
+def test_a_shard_that_cannot_be_written_leaves_nothing(tiny_artifact: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, TEXTS)))
+    given = ("--in", "a.jsonl", "--out", "out", "--processes", 1)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # its processes get the same
+    try:
+        done = run("shim", "embed", tiny_artifact, *given, cwd=tmp_path, check=3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "000000.parquet cannot be written ([Errno 27] File too large)" in one_line(done, "shim")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "_rejects"]

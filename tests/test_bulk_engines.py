@@ -73,6 +73,7 @@ def test_a_run_on_ray_goes_on_whatever_is_killed(python: str, tiny_artifact: Pat
         os.kill(random.choice(actors), signal.SIGKILL)
     shown, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors[-3000:]
+    assert shown.count("\n") == 1, shown  # what Ray says is not among it
     counts = json.loads(shown)
     assert counts["skipped"] >= 10
     assert counts["skipped"] + counts["texts"] + counts["rejected"] == COUNT + 2

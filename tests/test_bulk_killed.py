@@ -39,6 +39,7 @@ def begin(artifact: Path, corpus: Path, out: Path) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
 
 
@@ -116,7 +117,7 @@ def test_an_interrupted_run_leaves_no_process_and_a_second_one_is_refused(
     refused = run("shim", "embed", tiny_artifact, *again, check=2)
     assert "another run is writing to it" in one_line(refused, "shim")
     children = workers(process)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does
     assert process.communicate(timeout=60)[1].strip() == "shim: interrupted"
     assert process.returncode == 130
     until(lambda: not any(Path(f"/proc/{pid}/cmdline").exists() for pid in children))

@@ -4,9 +4,12 @@ Which shards there are, how one is written and what a later run skips is as on o
 used: they keep the ids of all rows in memory, and need ids that no two rows have.
 """
 
+import contextlib
+import functools
 import logging
 import os
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -18,12 +21,14 @@ from shim.bulk.progress import Progress
 from shim.bulk.reader import Input
 from shim.bulk.request import Request
 from shim.bulk.run import alone, missing, run_identity
-from shim.bulk.shards import Folder, Shard
+from shim.bulk.shards import Folder, Shard, Written
 from shim.errors import IntegrityError, SealportError, UsageError
 from shim.jsons import JsonObject
 
 ACTOR, READER = 0.9, 0.1  # CPUs of each: actors on all would leave none to read with
-Row = dict[str, np.ndarray]
+Skipped = list[tuple[str, float, int]]  # arguments of Progress.skip
+Work = tuple[Skipped, Shard | None] | Exception
+Done = tuple[Skipped, tuple[str, float, Written] | None] | Exception
 
 
 def run_on_ray(request: Request, address: str, processes: int | None) -> Progress:
@@ -45,17 +50,18 @@ def run_on_ray(request: Request, address: str, processes: int | None) -> Progres
     folder = Folder(request.out)
     progress = Progress({input.name: input.size for input in inputs})
     try:
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         own = {"include_dashboard": False} if address == "local" else {}  # it takes seconds
         ray.init(address, logging_level="ERROR", log_to_driver=False, **own)
         logging.getLogger("ray.data").setLevel("ERROR")
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UsageError(f"--ray {address}: {' '.join(str(error).split()):.200}") from None
     try:
-        with alone(folder):
+        with alone(folder), contextlib.redirect_stdout(sys.stderr):  # where Ray prints what died; stdout is for results
             _embed(request, inputs, folder, progress, processes)
     except ray.exceptions.RayError as error:
-        raise _cause(error) from None
+        if isinstance(cause := getattr(error, "cause", None), SealportError):
+            raise cause from None
+        raise SealportError(f"Ray: {error}") from None
     finally:
         progress.close()
         ray.shutdown()
@@ -75,11 +81,15 @@ def _embed(request: Request, inputs: list[Input], folder: Folder, progress: Prog
 
     def shards(row: Mapping[str, bytes]) -> Iterator[dict[str, bytes]]:
         """What is to be done for a file: a shard to embed, or what there is to tell of one that is there already."""
-        told: list[tuple[str, float, int]] = []
-        for shard in missing([pickle.loads(row["work"])], request, Folder(request.out), there, lambda *skip: told.append(skip)):
-            yield {"work": pickle.dumps((told, shard))}
-            told.clear()
-        yield {"work": pickle.dumps((told, None))}
+        skipped: Skipped = []
+        try:
+            input = pickle.loads(row["work"])
+            for shard in missing([input], request, Folder(request.out), there, lambda *skip: skipped.append(skip)):
+                yield {"work": pickle.dumps((skipped, shard))}
+                skipped.clear()
+            yield {"work": pickle.dumps((skipped, None))}
+        except (SealportError, OSError) as error:
+            yield {"work": pickle.dumps(error)}
 
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
@@ -91,43 +101,47 @@ def _embed(request: Request, inputs: list[Input], folder: Folder, progress: Prog
     data = data.map_batches(_Actor, batch_size=1, compute=pool, fn_constructor_args=(request, run), **devices)
     progress.begin()
     for row in data.iter_rows():
-        told, done = pickle.loads(row["done"])
-        for skip in told:
+        done: Done = pickle.loads(row["done"])
+        if isinstance(done, Exception):
+            raise done
+        for skip in done[0]:
             progress.skip(*skip)
-        if done is not None:
-            progress.add(*done)
+        if done[1] is not None:
+            progress.add(*done[1])
         progress.show()
 
 
 class _Actor:
-    """Embeds and writes shards."""
+    """Embeds and writes shards. What goes wrong is told as what is done: of an exception Ray keeps the text only."""
 
     def __init__(self, request: Request, run: JsonObject):
         self.request, self.run, self.folder = request, run, Folder(request.out)
-        self.embedder = Embedder.of(request)
-        if run != run_identity(request, self.embedder.identity):
-            raise IntegrityError(f"{request.artifact}: is another one on {os.uname().nodename} than where the run was begun")
 
-    def __call__(self, batch: Row) -> dict[str, list[bytes]]:
-        return {"done": [self._done(*pickle.loads(work)) for work in batch["work"]]}
+    @functools.cached_property
+    def embedder(self) -> Embedder:
+        """Loaded with the first shard. Raises IntegrityError for another artifact than that of the run."""
+        embedder = Embedder.of(self.request)
+        if self.run != run_identity(self.request, embedder.identity):
+            where = os.uname().nodename
+            raise IntegrityError(f"{self.request.artifact}: is another one on {where} than where the run was begun")
+        return embedder
 
-    def _done(self, told: list[tuple[str, float, int]], shard: Shard | None) -> bytes:
+    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[bytes]]:
+        return {"done": [pickle.dumps(self._done(pickle.loads(work))) for work in batch["work"]]}
+
+    def _done(self, work: Work) -> Done:
+        if isinstance(work, Exception):
+            return work
+        skipped, shard = work
         if shard is None:
-            return pickle.dumps((told, None))
-        written = self.folder.write(shard, self.embedder, self.request, self.run)
-        return pickle.dumps((told, (shard.input, shard.rows.read, written)))
+            return skipped, None
+        try:
+            written = self.folder.write(shard, self.embedder, self.request, self.run)
+        except (SealportError, OSError) as error:
+            return error
+        return skipped, (shard.input, shard.rows.read, written)
 
 
 def _loaded(request: Request) -> tuple[JsonObject, str | None]:
     embedder = Embedder.of(request)
     return embedder.identity, embedder.model.revision
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What of ours is behind an error of Ray's."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, SealportError | OSError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    return error

@@ -132,7 +132,7 @@ class Folder:
     def write(self, shard: Shard, embedder: Embedder, request: Request, run: JsonObject) -> Written:
         """Embed a shard and write it: window by window, beside, then renamed; its rejects before it.
 
-        Raises UsageError for the first text that cannot be embedded where the request is strict.
+        Raises UsageError for the first text that cannot be embedded where the request is strict, SourceError for a full disk.
         """
         given, found = shard.rows, embedder.schema.remove(embedder.schema.get_field_index("rejected"))
         schema = pa.schema([pa.field("id", given.ids.type), *given.carried.schema, *found])
@@ -165,8 +165,12 @@ class Folder:
                 writer.add_key_value_metadata({KEY: json.dumps(manifest, ensure_ascii=False).encode()})
             self._write_rejects(shard.name, rejects)
             self._rename(temporary, target)
-        except BaseException:
+        except BaseException as error:
             self._remove(temporary)
+            if isinstance(error, OSError):
+                raise SourceError(
+                    f"{self.path}: {shard.name} cannot be written ({' '.join(str(error).split()):.200})"
+                ) from None
             raise
         return written
 

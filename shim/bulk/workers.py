@@ -52,7 +52,9 @@ class Worker:
     def _start(self) -> None:
         self.connection, theirs = SPAWN.Pipe()
         self.process: BaseProcess = SPAWN.Process(target=serve, args=(theirs, self.request, self.cores), daemon=True)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # it inherits that: Ctrl-C goes to all, we decide
         self.process.start()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, shard: Shard, run: JsonObject) -> None:
@@ -147,8 +149,6 @@ class Workers:
 
 def serve(connection: Connection, request: Request, cores: list[int]) -> None:
     """The process: load, say so, then embed what comes until the parent is gone."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     parent = multiprocessing.parent_process()
     assert parent is not None
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
