@@ -49,22 +49,23 @@ def run_on_ray(request: Request, address: str, processes: int | None) -> Progres
     request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
     folder = Folder(request.out)
     progress = Progress({input.name: input.size for input in inputs})
-    try:
-        own = {"include_dashboard": False} if address == "local" else {}  # it takes seconds
-        ray.init(address, logging_level="ERROR", log_to_driver=False, **own)
-        logging.getLogger("ray.data").setLevel("ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UsageError(f"--ray {address}: {' '.join(str(error).split()):.200}") from None
-    try:
-        with alone(folder), contextlib.redirect_stdout(sys.stderr):  # where Ray prints what died; stdout is for results
-            _embed(request, inputs, folder, progress, processes)
-    except ray.exceptions.RayError as error:
-        if isinstance(cause := getattr(error, "cause", None), SealportError):
-            raise cause from None
-        raise SealportError(f"Ray: {error}") from None
-    finally:
-        progress.close()
-        ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr):  # Ray prints what died, and some of it late; stdout is for results
+        try:
+            own = {"include_dashboard": False} if address == "local" else {}  # it takes seconds
+            ray.init(address, logging_level="ERROR", log_to_driver=False, **own)
+            logging.getLogger("ray.data").setLevel("ERROR")
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UsageError(f"--ray {address}: {' '.join(str(error).split()):.200}") from None
+        try:
+            with alone(folder):
+                _embed(request, inputs, folder, progress, processes)
+        except ray.exceptions.RayError as error:
+            if isinstance(cause := getattr(error, "cause", None), SealportError):
+                raise cause from None
+            raise SealportError(f"Ray: {error}") from None
+        finally:
+            progress.close()
+            ray.shutdown()
     return progress
 
 
