@@ -13,6 +13,7 @@ import click
 import shim
 from shim import hub
 from shim.batches import BATCH_TOKENS
+from shim.bulk.options import corpus as of_corpus
 from shim.console import HELP, run, show_json
 from shim.errors import UsageError
 from shim.jsons import JsonObject
@@ -23,7 +24,7 @@ from shim.nearest import meant
 from shim.results import Embeddings
 
 Result = TypeVar("Result")
-Opener = Callable[..., Model]
+Opener = partial[Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
 ARTIFACT = "ARTIFACT|ORG/NAME[@REV]"
@@ -167,13 +168,22 @@ def serve(
 @click.option("--prompt-name", help="The prompt by its name in the checkpoint, as in sentence-transformers.")
 @click.option("--dimensions", type=int, help="Cut the vectors to this many dimensions and normalise again.")
 @click.option("--heads", help="Comma-separated: dense, sparse, colbert; without it dense, or all of a model that has no dense.")
+@of_corpus
 @loading
-def embed(artifact: str, opener: Opener, heads: str | None, **asked: Any) -> None:
+def embed(artifact: str, opener: Opener, heads: str | None, corpus: dict[str, Any] | None, **asked: Any) -> int:
     """Embed JSON Lines on stdin, each a string or {"text": "…"}; write {"embedding", "tokens", "truncated"} lines in order.
 
     Further heads are written as "sparse", {"indices", "values"} of token ids and weights, and "colbert", a vector a token.
+
+    With --in and --out a corpus: files of Parquet, JSON Lines, CSV or text (one a line) to Parquet, in several processes. The
+    same command again goes on where one was killed, and embeds what is new. What cannot be embedded is listed in OUT/_rejects.
     """
-    model, asked["heads"] = opener(artifact), heads and heads.split(",")
+    asked["heads"] = heads and heads.split(",")
+    if corpus:
+        from shim.bulk.command import embed_corpus  # pyarrow is an extra
+
+        return embed_corpus(artifact, opener.keywords, asked, **corpus)
+    model = opener(artifact)
     texts: list[str] = []
     seen = 0
     for number, value in lines(TEXT):
@@ -185,6 +195,7 @@ def embed(artifact: str, opener: Opener, heads: str | None, **asked: Any) -> Non
         _show(model.embed(texts, **asked))
     elif not seen:
         raise UsageError("stdin holds no lines; give one JSON string or object a line")
+    return 0
 
 
 def _show(out: Embeddings) -> None:

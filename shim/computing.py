@@ -120,6 +120,20 @@ class Computing:
     ) -> list[Output]:
         """The outputs of all, in order, batch by batch. Raises NotFiniteError for NaN or infinity in one.
 
+        batch_size, progress: see `outputs`.
+        """
+        outputs = self.outputs(encoded, heads, batch_size, progress)
+        broken = [row for row, output in enumerate(outputs) if output.broken]
+        if broken:
+            where = f"the {outputs[broken[0]].broken} output of text {broken[0]} ({len(broken)} in all)"
+            raise NotFiniteError(f"{self.name}: NaN or infinity in {where}")
+        return outputs
+
+    def outputs(
+        self, encoded: Sequence[Encoded], heads: Sequence[str], batch_size: int | None = None, progress: bool = False
+    ) -> list[Output]:
+        """The outputs of all, in order, batch by batch. One that is not finite is marked, not raised.
+
         batch_size: at most so many at once. progress: show on stderr how far it is, on a terminal as a bar.
         """
         if batch_size is not None:
@@ -130,12 +144,7 @@ class Computing:
             for rows in shown:
                 with nullcontext() if self.runtime.parallel else self.lock:
                     found.update(zip(rows, self.compute([encoded[row] for row in rows], heads), strict=True))
-        outputs = [found[row] for row in range(len(encoded))]
-        broken = [row for row, output in enumerate(outputs) if output.broken]
-        if broken:
-            where = f"the {outputs[broken[0]].broken} output of text {broken[0]} ({len(broken)} in all)"
-            raise NotFiniteError(f"{self.name}: NaN or infinity in {where}")
-        return outputs
+        return [found[row] for row in range(len(encoded))]
 
     def embeddings(
         self, outputs: Sequence[Output], heads: Sequence[str], dimensions: int | None = None, normalize: bool | None = None

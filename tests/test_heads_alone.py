@@ -154,7 +154,6 @@ def test_what_has_no_dense_vector_says_so(artifact: Callable[..., tuple[Model, P
     for settings, message in (
         ({"heads": ["dense"]}, r"heads \['dense'\]: .* has sparse"),
         ({"dimensions": 8}, "no dense vectors that could be cut"),
-        ({"late_chunking": True}, "does no late chunking: it has no vector for a text"),
     ):
         with pytest.raises(UsageError, match=message):
             splade.embed(["text"], **settings)

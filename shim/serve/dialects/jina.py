@@ -10,6 +10,7 @@ import numpy as np
 from pydantic import BaseModel, Field, StrictBool, StrictStr
 
 from shim.errors import UsageError
+from shim.pooling import int8
 from shim.prompts import TEMPLATE, knows_prompt
 from shim.serve.options import Options
 from shim.spec import ModelSpec
@@ -67,9 +68,7 @@ def pack(vector: np.ndarray, kind: str) -> np.ndarray | str:
     if kind == "base64":
         return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
     if kind in ("int8", "uint8"):
-        # Each vector by its own greatest value: a scale for all would leave three bits to most, and cosines do not change.
-        greatest = float(np.abs(vector).max()) or 1.0
-        small = np.round(vector * (127 / greatest))
-        return small.astype(np.int8) if kind == "int8" else (small + 128).astype(np.uint8)
+        small = int8(vector)
+        return small if kind == "int8" else (small.astype(np.int16) + 128).astype(np.uint8)
     bits = np.packbits(vector > 0)
     return bits if kind == "ubinary" else (bits.astype(np.int16) - 128).astype(np.int8)
