@@ -98,9 +98,10 @@ async function start() {
   const count = one ? "1 model, proven against its original" : `${models.length} models, proven against their originals`;
   const taken = await memory();
   document.getElementById("summary").textContent = count + (taken ? `; ${bytes(taken)} of memory in all.` : ".");
-  const [rerankers, embedders] = ["rerank", "embed"].map((task) => models.filter((model) => model.task === task));
+  const rerankers = models.filter((model) => model.task === "rerank");
+  const embedders = models.filter((model) => model.task === "embed" && model.heads.includes("dense"));
   if (embedders.length) compare(embedders);
-  rank([...rerankers, ...embedders]);
+  if (rerankers.length + embedders.length) rank([...rerankers, ...embedders]);
 }
 
 // Forms
