@@ -7,21 +7,30 @@ const json = (value) => JSON.stringify(value, null, 2);
 const quoted = (text) => `'${text.replaceAll("'", `'\\''`)}'`;
 
 const LANGUAGES = {
-  curl: (requests, keyed) => requests.map(({ path, body }) =>
-    [`curl -s ${quoted(at(path))}`, "-H 'content-type: application/json'", ...(keyed ? [`-H "authorization: Bearer $${KEY}"`] : []),
-      `-d ${quoted(json(body))}`].join(" \\\n  ")
-  ).join("\n"),
-  Python: (requests, keyed) => [
-    ...(keyed ? ["import os"] : []), "import requests", "",
-    ...(keyed ? [`headers = {"authorization": f"Bearer {os.environ['${KEY}']}"}`] : []),
-    ...requests.map(({ path, body }) =>
-      `answer = requests.post(${JSON.stringify(at(path))}, json=${json(body)}${keyed ? ", headers=headers" : ""})\nprint(answer.json())`),
-  ].join("\n"),
-  JavaScript: (requests, keyed) => [
-    `const headers = {"content-type": "application/json"${keyed ? `, "authorization": \`Bearer \${process.env.${KEY}}\`` : ""}};`,
-    ...requests.map(({ path, body }) =>
-      `console.log(await (await fetch(${JSON.stringify(at(path))}, {method: "POST", headers, body: JSON.stringify(${json(body)})})).json());`),
-  ].join("\n"),
+  curl(requests, keyed) {
+    const key = keyed ? [`-H "authorization: Bearer $${KEY}"`] : [];
+    const one = ({ path, body }) =>
+      [`curl -s ${quoted(at(path))}`, "-H 'content-type: application/json'", ...key, `-d ${quoted(json(body))}`];
+    return requests.map((request) => one(request).join(" \\\n  ")).join("\n");
+  },
+  Python(requests, keyed) {
+    const key = [`headers = {"authorization": f"Bearer {os.environ['${KEY}']}"}`];
+    const head = keyed ? ["import os", "import requests", "", ...key] : ["import requests", ""];
+    const headers = keyed ? ", headers=headers" : "";
+    const one = ({ path, body }) => [
+      `answer = requests.post(${json(at(path))}, json=${json(body)}${headers})`,
+      "print(answer.json())",
+    ];
+    return [...head, ...requests.flatMap(one)].join("\n");
+  },
+  JavaScript(requests, keyed) {
+    const key = keyed ? `, "authorization": "Bearer " + process.env.${KEY}` : "";
+    const one = ({ path, body }) => [
+      `answer = await fetch(${json(at(path))}, {method: "POST", headers, body: JSON.stringify(${json(body)})});`,
+      "console.log(await answer.json());",
+    ];
+    return [`const headers = {"content-type": "application/json"${key}};`, "let answer;", ...requests.flatMap(one)].join("\n");
+  },
 };
 
 /** Show the requests in an element, in the language that is chosen there. */
@@ -35,7 +44,8 @@ export function show(place, requests, keyed) {
 function build(place) {
   place.append(document.getElementById("code").content.cloneNode(true));
   for (const name of Object.keys(LANGUAGES)) {
-    const input = make("input", { type: "radio", name: `language-${place.parentElement.id}`, value: name, checked: name === "curl" });
+    const group = `language-${place.parentElement.id}`;
+    const input = make("input", { type: "radio", name: group, value: name, checked: name === "curl" });
     place.querySelector("fieldset").append(make("label", {}, input, ` ${name}`));
   }
   const code = place.querySelector("code");

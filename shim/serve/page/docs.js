@@ -20,11 +20,20 @@ function kind(schema) {
 
 function fields(schema) {
   const required = schema.required ?? [];
-  const all = Object.entries(schema.properties ?? {}).sort(([one], [other]) => required.includes(other) - required.includes(one));
-  return all.map(([name, field]) => [
-    make("code", {}, name), kind(field), required.includes(name) ? "required" : field.default == null ? "" : JSON.stringify(field.default),
-    field.description ?? "",
-  ]);
+  const first = ([one], [other]) => required.includes(other) - required.includes(one);
+  return Object.entries(schema.properties ?? {}).sort(first).map(([name, field]) => {
+    const given = field.default == null ? "" : JSON.stringify(field.default);
+    return [make("code", {}, name), kind(field), required.includes(name) ? "required" : given, field.description ?? ""];
+  });
+}
+
+/** A table that is scrolled by itself where it is wider than the page. */
+function scrolled(label, titles, rows) {
+  return make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": label }, table(titles, rows));
+}
+
+function code(label, text) {
+  return make("pre", { tabIndex: 0, "aria-label": label }, make("code", {}, text));
 }
 
 function body(content) {
@@ -32,21 +41,23 @@ function body(content) {
   return (schema.oneOf ?? schema.anyOf ?? [schema]).flatMap((one) => {
     const found = resolved(one);
     const rows = fields(found);
-    const scroll = make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Fields" }, table(["Field", "Type", "Default", "Meaning"], rows));
-    const example = found.example ? [make("pre", { tabIndex: 0, "aria-label": "Example" }, make("code", {}, JSON.stringify(found.example, null, 2)))] : [];
-    return [make("h3", {}, `Body: ${kind(one)}`), ...(rows.length ? [scroll] : []), ...example];
+    const parts = [make("h3", {}, `Body: ${kind(one)}`)];
+    if (rows.length) parts.push(scrolled("Fields", ["Field", "Type", "Default", "Meaning"], rows));
+    if (found.example) parts.push(code("Example", JSON.stringify(found.example, null, 2)));
+    return parts;
   });
 }
 
 function route(path, method, operation) {
-  const title = [make("span", { className: "method" }, method.toUpperCase()), make("code", {}, path), ` ${(operation.description ?? "").split("\n")[0]}`];
+  const says = (operation.description ?? "").split("\n")[0];
+  const title = [make("span", { className: "method" }, method.toUpperCase()), make("code", {}, path), ` ${says}`];
   const answers = Object.entries(operation.responses).map(([status, response]) => {
     const schema = response.content?.["application/json"]?.schema;
     return [make("code", {}, status), schema ? kind(schema) : "", response.description];
   });
   return make("details", { className: "panel route" }, make("summary", {}, ...title),
     ...(operation.requestBody ? body(operation.requestBody.content) : []),
-    make("h3", {}, "Answers"), make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Answers" }, table(["Status", "Body", "Meaning"], answers)));
+    make("h3", {}, "Answers"), scrolled("Answers", ["Status", "Body", "Meaning"], answers));
 }
 
 const groups = new Map();
@@ -63,5 +74,5 @@ for (const [tag, routes] of groups) {
 }
 const shapes = Object.entries(api.components.schemas).map(([name, schema]) => [make("code", {}, name.split("__").at(-1)),
   fields(schema).map(([field, type]) => `${field.textContent}: ${type}`).join("; ")]);
-document.getElementById("main").append(make("section", {}, make("h2", {}, "Shapes"),
-  make("div", { className: "scroll", tabIndex: 0, role: "region", "aria-label": "Shapes" }, table(["Name", "Fields"], shapes))));
+document.getElementById("main").append(
+  make("section", {}, make("h2", {}, "Shapes"), scrolled("Shapes", ["Name", "Fields"], shapes)));

@@ -10,10 +10,10 @@ let key = "";
 /** The answer of a route, as JSON. A refusal is an Error with the server's words, and its status. */
 async function ask(path, body) {
   const headers = key ? { authorization: `Bearer ${key}` } : {};
-  const given = body ? { method: "POST", headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body) } : { headers };
+  if (body) headers["content-type"] = "application/json";
   let response;
   try {
-    response = await fetch(path, given);
+    response = await fetch(path, body ? { method: "POST", headers, body: JSON.stringify(body) } : { headers });
   } catch {
     throw new Error("The server does not answer.");
   }
@@ -42,9 +42,10 @@ function card(model) {
   const proof = make("p", { className: "proof" }, verdict);
   const figures = Object.values(model.parity);
   if (figures.length) {
+    const measured = `${model.texts.toLocaleString("en")} ${model.task === "rerank" ? "pairs" : "texts"}`;
     proof.append(
       make("span", { className: "worst" }, Math.min(...figures).toFixed(5)),
-      make("span", { className: "hint" }, `worst cosine of ${model.texts.toLocaleString("en")} ${model.task === "rerank" ? "pairs" : "texts"}`));
+      make("span", { className: "hint" }, `worst cosine of ${measured}`));
   }
   const facts = {
     Memory: model.memory && bytes(model.memory) + (model.loaded === false ? " when it is loaded" : ""),
@@ -93,12 +94,14 @@ async function start() {
   const list = document.getElementById("models");
   list.replaceChildren(...models.map(card));
   list.parentElement.hidden = false;
-  const count = models.length === 1 ? "1 model, proven against its original" : `${models.length} models, proven against their originals`;
+  const one = models.length === 1;
+  const count = one ? "1 model, proven against its original" : `${models.length} models, proven against their originals`;
   const taken = await memory();
   document.getElementById("summary").textContent = count + (taken ? `; ${bytes(taken)} of memory in all.` : ".");
-  const [rerankers, embedders] = ["rerank", "embed"].map((task) => models.filter((model) => model.task === task));
+  const rerankers = models.filter((model) => model.task === "rerank");
+  const embedders = models.filter((model) => model.task === "embed" && model.heads.includes("dense"));
   if (embedders.length) compare(embedders);
-  rank([...rerankers, ...embedders]);
+  if (rerankers.length + embedders.length) rank([...rerankers, ...embedders]);
 }
 
 // Forms
@@ -219,8 +222,9 @@ function rank(models) {
   };
   panel(section, requests, ([first, second]) => {
     const documents = lines(text.value);
-    const results = first.results ?? second.data.map(({ embedding, index }) =>
-      ({ index, relevance_score: cosine(first.data[0].embedding, embedding) })).sort((a, b) => b.relevance_score - a.relevance_score);
+    const results = first.results ?? second.data
+      .map(({ embedding, index }) => ({ index, relevance_score: cosine(first.data[0].embedding, embedding) }))
+      .sort((one, other) => other.relevance_score - one.relevance_score);
     section.querySelector(".ranking").replaceChildren(...results.map(({ index, relevance_score: score }) => {
       const bar = make("span");
       bar.style.setProperty("--part", Math.max(0, Math.min(1, score)));
@@ -229,7 +233,8 @@ function rank(models) {
         make("span", { className: "score" }, shown(score, 4)),
         make("span", { className: "bar", "aria-hidden": "true" }, bar));
     }));
-    return `${documents.length} ${documents.length === 1 ? "document" : "documents"}, best first${first.results ? "" : ", by cosine"};`;
+    const count = documents.length === 1 ? "1 document" : `${documents.length} documents`;
+    return `${count}, best first${first.results ? "" : ", by cosine"};`;
   });
 }
 
