@@ -1,13 +1,12 @@
 """What a request asks of a model beside its texts, and how these become tokens for it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shim.contents import Steps
 from shim.model import Model
 from shim.text import Encoded, adapted
-
-Encode = Callable[[Sequence[str]], Steps[list[Encoded]]]
+from shim.token_ids import TokenIds, reading
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,27 @@ class Options:
     side: str = "right"
     late_chunking: bool = False
 
+    def by_default(self, task: str | None) -> "Options":
+        """The same, for this task where nothing is asked for that says what goes before a text."""
+        silent = self.task is None and self.prompt_name is None and self.instruction is None
+        return replace(self, task=task) if silent else self
 
-def encoding(model: Model, options: Options, prompt: str) -> Encode:
+
+def encoding(model: Model, options: Options, prompt: str) -> Callable[[Sequence[str]], Steps[list[Encoded]]]:
     """What makes texts tokens, behind the prompt and through the adapter that are asked for."""
     adapter = model.adapter(options.task, options.prompt_name)
 
     def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
         return adapted((yield from model.encoder.encoding(part, prompt, options.side)), adapter)
+
+    return encode
+
+
+def encoding_ids(model: Model, options: Options) -> Callable[[Sequence[TokenIds]], Steps[list[Encoded]]]:
+    """The same for texts that are token ids already."""
+    adapter = model.adapter(options.task, options.prompt_name)
+
+    def encode(part: Sequence[TokenIds]) -> Steps[list[Encoded]]:
+        return adapted((yield from reading(model.encoder, part, options.side)), adapter)
 
     return encode
