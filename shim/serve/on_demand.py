@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from shim.errors import SealportError
 from shim.serve.faults import Kind, Refusal
 from shim.serve.listed import Listed
-from shim.serve.memory import release, resident
+from shim.serve.memory import expected, release, resident
 from shim.serve.served_model import ServedModel, ending, overloaded
 from shim.serve.settings import Settings
 from shim.serve.turns import CLIENT, Shares
@@ -146,14 +146,16 @@ class OnDemand:
     async def _load(self, one: Listed, state: _State) -> None:
         try:
             async with self._turn:
-                await self._make_room(one, one.memory)
-                log.info("loading", extra={"model": one.name, "memory": one.memory})
-                before = resident()
-                one.served = await asyncio.to_thread(self._opened, one)
-                one.memory = state.measured = max(state.measured, one.manifest.size, resident() - before)
+                if one.served is None and state.waiters:  # else all have left
+                    await self._make_room(one, one.memory)
+                    log.info("loading", extra={"model": one.name, "memory": one.memory})
+                    before = resident()
+                    one.served = await asyncio.to_thread(self._opened, one)
+                    # What others compute meanwhile makes the process larger, too: no more than was expected counts.
+                    state.measured = max(state.measured, one.manifest.size, resident() - before)
+                    one.memory = min(state.measured, expected(one.manifest))
+                    state.failed = None
                 state.users |= state.waiters
-                state.failed = None
-                await self._make_room(one, 0)  # where it took more than was expected
             if not state.users:
                 self._unused(one, state)
         except Refusal as refusal:
@@ -169,14 +171,14 @@ class OnDemand:
             state.loading = None
 
     async def _make_room(self, one: Listed, need: int) -> None:
-        """Unload others until there is room for it. Raises Refusal where what cannot be unloaded leaves none."""
+        """Unload others until there are so many bytes for it. Raises Refusal where what stays leaves no room."""
         limit = self.settings.max_memory
         while limit is not None and max(self.taken, resident() - self._bare) + need > limit:
-            others = [other for other in self._listed.values() if other.served and not other.stays and other is not one]
+            others = [other for other in self._listed.values() if other.served and not other.stays]
             if others:
                 first = min(others, key=lambda other: (bool(self._state(other).users), self._state(other).used))
                 await self._unload(first, self._state(first))
-            elif need and self.taken + need > limit:
+            elif self.taken + need > limit:
                 message = f"{one.name} cannot be loaded: it needs {need / 1e9:.2f} GB of --max-memory {limit / 1e9:.2f} GB"
                 raise Refusal(Kind.NOT_LOADED, message + (f", and {self.taken / 1e9:.2f} GB stay taken" if self.taken else ""))
             else:
@@ -211,7 +213,8 @@ class OnDemand:
 
     async def _expire(self, one: Listed, state: _State) -> None:
         async with self._turn:
-            if one.served is not None and not state.users:
+            idle = time.monotonic() - state.used >= (self.settings.keep_alive or 0)
+            if one.served is not None and not state.users and idle:
                 await self._unload(one, state)
 
     def _begin(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":

@@ -10,7 +10,8 @@ import sys
 TEXTS = ["The ferry leaves at nine.", "Паром отходит в девять."]
 QUERY, DOCUMENTS = "When does the ferry leave?", ["Soup.", "The ferry leaves at seven.", "Паром отходит в семь."]
 # litellm fetches its price list, and others say hello, at import: nothing here may need the network.
-os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
+# huggingface_hub's client of other servers is off where the hub is: so the hub is where nobody listens.
+os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def openai(url, embedder, reranker):
@@ -49,7 +50,7 @@ def haystack_tei(url, embedder, reranker):
     from haystack import Document
     from haystack_integrations.components.embedders.huggingface_api import HuggingFaceAPIDocumentEmbedder
 
-    made = HuggingFaceAPIDocumentEmbedder(api_type="text_embeddings_inference", api_params={"url": url})
+    made = HuggingFaceAPIDocumentEmbedder(api_type="text_embeddings_inference", api_params={"url": url}, normalize=True)
     return vectors(each.embedding for each in made.run([Document(content=text) for text in TEXTS])["documents"])
 
 

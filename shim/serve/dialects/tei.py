@@ -126,7 +126,7 @@ async def decode(models: Asking, body: bodies.DecodeRequest, request: Request) -
 
 
 POSTS = (
-    ("/", root, bodies.Vectors),
+    ("/", root, bodies.Answered),
     ("/embed", embed, bodies.Vectors),
     ("/embed_all", embed_all, bodies.TokenVectors),
     ("/embed_sparse", embed_sparse, bodies.SparseVectors),

@@ -176,6 +176,10 @@ class Similarities(RootModel[list[float]]):
     """The cosine of each sentence with the source sentence."""
 
 
+class Answered(RootModel[list[list[float]] | list[float]]):
+    """Of `POST /`: a vector for each text, or the cosine of each sentence."""
+
+
 class Tokenized(RootModel[list[list[SimpleToken]]]):
     """The tokens of each text."""
 
