@@ -79,7 +79,7 @@ def test_clients_of_all_models_are_answered_within_the_memory(folder: Path) -> N
     limit = room(folder)
     server = servers.shim("--models", folder, "--max-memory", f"{limit}B", "--keep-alive", "1s")
     try:
-        listed = {model["id"]: model for model in httpx.get(f"{server.url}/v1/models").json()["data"]}
+        listed = {model["id"]: model for model in httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"]}
         assert listed.keys() == set(NAMES)
         assert not any(model["loaded"] for model in listed.values()), "nothing is loaded yet"
         assert any("left out" in line and "changed" in line for line in server.lines)
@@ -95,7 +95,7 @@ def test_clients_of_all_models_are_answered_within_the_memory(folder: Path) -> N
 
         def look() -> None:
             while not ended:
-                info = httpx.get(f"{server.url}/info").json()
+                info = httpx.get(f"{server.url}/info", timeout=60).json()
                 seen.append(sum(model["memory"] for model in info["models"] if model["loaded"]))
 
         with ThreadPoolExecutor(7) as pool:
@@ -112,8 +112,8 @@ def test_clients_of_all_models_are_answered_within_the_memory(folder: Path) -> N
         page = httpx.get(f"{server.url}/metrics").text
         for name in NAMES:
             assert f'sealport_model_memory_bytes{{model="{name}"}}' in page
-        end = time.monotonic() + 30
-        while any(model["loaded"] for model in httpx.get(f"{server.url}/v1/models").json()["data"]):
+        end = time.monotonic() + 60
+        while any(model["loaded"] for model in httpx.get(f"{server.url}/v1/models", timeout=60).json()["data"]):
             assert time.monotonic() < end, "what is idle is unloaded"
         assert ask(0)[1] == 200
     finally:

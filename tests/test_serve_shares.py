@@ -185,7 +185,7 @@ def test_what_is_refused_is_not_said_back(start: Callable[..., Server]) -> None:
 
 @pytest.fixture(scope="module")
 def reranker() -> Any:
-    served = ServedModel(partial(shim.load, made("qwen3-reranker-0.6b", "onnx", 32)[0]), Settings(max_body=20_000), Metrics())
+    served = ServedModel(partial(shim.load, made("qwen3-reranker-0.6b", "onnx", 32)[0]), Settings(max_body=40_000), Metrics())
     yield served
     served.close()
 
