@@ -107,7 +107,7 @@ def main_group() -> None:
     metavar="SIZE",
     help="Bytes that models may take in all, such as 6GB: models of --models make room for each other.",
 )
-@click.option("--max-body", default=8_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
+@click.option("--max-body", default=6_500_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
 @click.option("--max-inputs", default=2048, show_default=True, type=click.IntRange(1), help="Texts of a request.")
 @click.option(
     "--max-queue",

@@ -213,8 +213,7 @@ class OnDemand:
 
     async def _expire(self, one: Listed, state: _State) -> None:
         async with self._turn:
-            idle = time.monotonic() - state.used >= (self.settings.keep_alive or 0)
-            if one.served is not None and not state.users and idle:
+            if one.served is not None and not state.users:
                 await self._unload(one, state)
 
     def _begin(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":

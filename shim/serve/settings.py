@@ -25,7 +25,7 @@ class Settings:
     demand stays unused.
     """
 
-    max_body: int = 8_000_000
+    max_body: int = 6_500_000
     max_inputs: int = 2048
     max_queue: int = 64
     batch_tokens: int = BATCH_TOKENS
