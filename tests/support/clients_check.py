@@ -3,6 +3,7 @@
 Of embedders {"vectors"}, of rerankers {"order", "scores"}: the documents' numbers, best first; of what failed {"error"}.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -10,8 +11,7 @@ import sys
 TEXTS = ["The ferry leaves at nine.", "Паром отходит в девять."]
 QUERY, DOCUMENTS = "When does the ferry leave?", ["Soup.", "The ferry leaves at seven.", "Паром отходит в семь."]
 # litellm fetches its price list, and others say hello, at import: nothing here may need the network.
-# huggingface_hub's client of other servers is off where the hub is: so the hub is where nobody listens.
-os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"}
+os.environ |= {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "HF_HUB_OFFLINE": "1"}
 
 
 def openai(url, embedder, reranker):
@@ -40,10 +40,21 @@ def cohere_embed(url, embedder, reranker):
     return vectors(answer.embeddings.float_)
 
 
+@contextlib.contextmanager
+def online():
+    """huggingface_hub's clients of other servers are off where the hub is."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = False
+    yield
+    constants.HF_HUB_OFFLINE = True
+
+
 def huggingface_hub(url, embedder, reranker):
     from huggingface_hub import InferenceClient
 
-    return vectors(InferenceClient(url).feature_extraction(TEXTS, normalize=True).tolist())
+    with online():
+        return vectors(InferenceClient(url).feature_extraction(TEXTS, normalize=True).tolist())
 
 
 def haystack_tei(url, embedder, reranker):
@@ -51,7 +62,8 @@ def haystack_tei(url, embedder, reranker):
     from haystack_integrations.components.embedders.huggingface_api import HuggingFaceAPIDocumentEmbedder
 
     made = HuggingFaceAPIDocumentEmbedder(api_type="text_embeddings_inference", api_params={"url": url}, normalize=True)
-    return vectors(each.embedding for each in made.run([Document(content=text) for text in TEXTS])["documents"])
+    with online():
+        return vectors(each.embedding for each in made.run([Document(content=text) for text in TEXTS])["documents"])
 
 
 def ollama(url, embedder, reranker):
