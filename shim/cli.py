@@ -18,7 +18,7 @@ from shim.console import HELP, run, show_json
 from shim.errors import UsageError
 from shim.jsons import JsonObject
 from shim.lines import RANKING, TEXT, lines, text_of
-from shim.loading import load
+from shim.loading import describe, load
 from shim.model import Model
 from shim.nearest import meant
 from shim.results import Embeddings
@@ -27,7 +27,9 @@ Result = TypeVar("Result")
 Opener = partial[Model]
 BATCH = 64  # lines embedded at a time
 FILE = click.Path(path_type=Path, dir_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False)
 ARTIFACT = "ARTIFACT|ORG/NAME[@REV]"
+NAMED = f"[NAME=]{ARTIFACT}"
 LOADING = ("runtime", "device", "allow_unverified", "min_parity", "precision", "require_signature")
 
 
@@ -80,12 +82,34 @@ def main_group() -> None:
 
 
 @main_group.command()
-@click.argument("artifacts", metavar=f"{ARTIFACT}...", nargs=-1, required=True)
+@click.argument("artifacts", metavar=f"{NAMED}...", nargs=-1)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
 )
-@click.option("--max-body", default=2_000_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
+@click.option("--served-model-name", metavar="NAME", help="A name for the only embedder, and for the only reranker.")
+@click.option("--alias", multiple=True, metavar="NAME=MODEL", help="Another name of a model; may be repeated.")
+@click.option(
+    "--default-task",
+    multiple=True,
+    metavar="NAME=TASK",
+    help="The task of requests that name none, by model or alias, such as retrieval.query; may be repeated.",
+)
+@click.option(
+    "--models", metavar="DIR", type=FOLDER, help="Serve the artifacts in a folder, too, each loaded when it is asked for."
+)
+@click.option(
+    "--keep-alive",
+    default="10m",
+    show_default=True,
+    help="How long a model of --models stays unused: 30s, 10m, 1h; 0 for not at all.",
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help="Bytes that models may take in all, such as 6GB: models of --models make room for each other.",
+)
+@click.option("--max-body", default=6_500_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
 @click.option("--max-inputs", default=2048, show_default=True, type=click.IntRange(1), help="Texts of a request.")
 @click.option(
     "--max-queue",
@@ -150,6 +174,7 @@ def serve(
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
     """
+    from shim.serve.given import BYTES, SECONDS, Given, amount, folder, named, pair
     from shim.serve.run import serve_forever
     from shim.serve.settings import Settings, check_exposure, read_keys
 
@@ -157,8 +182,28 @@ def serve(
     admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
     check_exposure(host, keys, insecure)
     origins, hosts = given.pop("cors_origin"), given.pop("allowed_host")
-    settings = Settings(keys=keys, admin_keys=admin_keys, origins=origins, hosts=hosts, pages=not no_ui, **given)
-    return serve_forever([partial(opener, name, plain_text=plain_text) for name in artifacts], host, port, settings)
+    memory, models = given.pop("max_memory"), given.pop("models")
+    given["max_memory"] = None if memory is None else int(amount(memory, "--max-memory", BYTES))
+    given["keep_alive"] = amount(given.pop("keep_alive"), "--keep-alive", SECONDS)
+    given["aliases"] = tuple(pair(text, "--alias") for text in given.pop("alias"))
+    given["tasks"] = tuple(pair(text, "--default-task") for text in given.pop("default_task"))
+    settings = Settings(
+        keys=keys,
+        admin_keys=admin_keys,
+        origins=origins,
+        hosts=hosts,
+        pages=not no_ui,
+        served_name=given.pop("served_model_name"),
+        **given,
+    )
+    found = [Given(partial(opener, artifact, plain_text=plain_text), name) for name, artifact in map(named, artifacts)]
+    if models is not None:
+        describing = partial(describe, **opener.keywords)
+        for path, manifest in folder(models, describing):
+            found.append(Given(partial(opener, str(path), plain_text=plain_text), manifest=manifest))
+    if not found:
+        raise UsageError("nothing to serve: give artifacts, or a folder of them by --models")
+    return serve_forever(found, host, port, settings)
 
 
 @main_group.command()

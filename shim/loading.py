@@ -37,20 +37,11 @@ def load(
     Raises IntegrityError for an artifact that is not whole, not sealed or not signed, UsageError for a runtime, device or
     precision it cannot have, SourceError where the hub cannot give it.
     """
-    known = [name for names in artifact.RUNTIMES.values() for name in names]
-    if runtime not in ("auto", *known):
-        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(known)})")
     found = hub.find(str(path), precision, require_signature) if hub.is_repository(path) else None
     directory = Path(os.path.realpath(path))  # a link that is swapped meanwhile leads nobody elsewhere
-    if found is not None:
-        manifest = found.manifest
-    else:
-        signed = None if require_signature is None else signature.check(directory, require_signature)
-        manifest = artifact.read(directory, precision, signed)
-    runtime = manifest.target if runtime == "auto" else runtime
-    manifest = manifest.through(runtime)
-    if not allow_unverified:
-        integrity.check_verdict(manifest, min_parity)
+    manifest, runtime = _checked(
+        directory, found.manifest if found else None, runtime, allow_unverified, min_parity, precision, require_signature
+    )
     hashed = found is not None or require_signature is not None or not allow_unverified
     for attempt in range(ATTEMPTS):
         try:
@@ -66,6 +57,45 @@ def load(
     if found is not None:
         model.repository, model.revision = found.repository, found.revision
     return model
+
+
+def describe(
+    path: Path,
+    runtime: str = "auto",
+    device: str = "auto",
+    allow_unverified: bool = False,
+    min_parity: float | None = None,
+    precision: str | None = None,
+    require_signature: str | os.PathLike[str] | None = None,
+) -> Manifest:
+    """The manifest by which `load` would open a directory, so far as it can be told without reading the other files.
+
+    Raises what `load` raises for the manifest.
+    """
+    return _checked(path, None, runtime, allow_unverified, min_parity, precision, require_signature)[0]
+
+
+def _checked(
+    directory: Path,
+    manifest: Manifest | None,
+    runtime: str,
+    allow_unverified: bool,
+    min_parity: float | None,
+    precision: str | None,
+    require_signature: str | os.PathLike[str] | None,
+) -> tuple[Manifest, str]:
+    """The manifest, read unless it is given, as it counts for the runtime; and that runtime."""
+    known = [name for names in artifact.RUNTIMES.values() for name in names]
+    if runtime not in ("auto", *known):
+        raise UsageError(f"runtime {runtime!r} unknown (auto, {', '.join(known)})")
+    if manifest is None:
+        signed = None if require_signature is None else signature.check(directory, require_signature)
+        manifest = artifact.read(directory, precision, signed)
+    runtime = manifest.target if runtime == "auto" else runtime
+    manifest = manifest.through(runtime)
+    if not allow_unverified:
+        integrity.check_verdict(manifest, min_parity)
+    return manifest, runtime
 
 
 def _open(directory: Path, manifest: Manifest, runtime: str, device: str, hashed: bool, plain_text: bool) -> Model:

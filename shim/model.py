@@ -128,30 +128,8 @@ class Model(Sentences):
 
     def info(self) -> JsonObject:
         """What a client may want to know of the model, as JSON values."""
-        embeds = self.task == "embed"
-        return {
-            "name": self.name,
-            "repository": self.repository,
-            "revision": self.revision,
-            "task": self.task,
-            "dimensions": self.dimensions,
-            "max_tokens": self.max_tokens,
-            "heads": self.manifest.model.heads,
-            "similarity": self.manifest.model.similarity if embeds else None,
-            "normalized": self.manifest.model.normalized if embeds else None,
-            "activation": None if embeds else self.manifest.model.activation,
-            "prompts": self.manifest.model.prompt_names,
-            "default_prompt": self.manifest.model.default_prompt or None,
-            "adapters": self.manifest.model.adapters or [],
-            "target": self.manifest.target,
-            "bits": self.manifest.bits,
-            "verdict": self.manifest.verdict,
-            "texts": self.manifest.parity.texts or 0,
-            "parity": self.manifest.parity.worst,
-            "license": self.manifest.license,
-            "runtime": self.runtime.name,
-            "device": self.runtime.device,
-        }
+        loaded: JsonObject = {"repository": self.repository, "revision": self.revision}
+        return facts(self.manifest) | loaded | {"runtime": self.runtime.name, "device": self.runtime.device}
 
 
 class LateChunking(Model):
@@ -190,3 +168,27 @@ def model_of(manifest: Manifest, encoder: TextEncoder, runtime: Runtime) -> Mode
     """The model, with `late_chunking` where it can do that."""
     able = manifest.task == "embed" and late.fault(manifest.model) is None
     return (LateChunking if able else Model)(manifest, encoder, runtime)
+
+
+def facts(manifest: Manifest) -> JsonObject:
+    """What of `Model.info` the manifest alone says."""
+    spec, embeds = manifest.model, manifest.task == "embed"
+    return {
+        "name": manifest.name,
+        "task": manifest.task,
+        "dimensions": spec.dimensions,
+        "max_tokens": spec.max_tokens,
+        "heads": spec.heads,
+        "similarity": spec.similarity if embeds else None,
+        "normalized": spec.normalized if embeds else None,
+        "activation": None if embeds else spec.activation,
+        "prompts": spec.prompt_names,
+        "default_prompt": spec.default_prompt or None,
+        "adapters": spec.adapters or [],
+        "target": manifest.target,
+        "bits": manifest.bits,
+        "verdict": manifest.verdict,
+        "texts": manifest.parity.texts or 0,
+        "parity": manifest.parity.worst,
+        "license": manifest.license,
+    }

@@ -30,12 +30,12 @@ PAIR = "pair"  # the key of a reranker's prompts that holds query and document; 
 PAIR_SLOTS = (SLOT, "{query}", "{document}")
 DEFAULT = "default"  # the instruction of a pair for which none is given
 PROMPTS = (*TASKS, TEMPLATE, PAIR, DEFAULT)
-# The names of the prompts that sentence-transformers' encode_query and encode_document take; without them, they take none.
-ROLES = {"retrieval.query": "query", "retrieval.passage": "document"}
+# The names of the prompts of which sentence-transformers' encode_query and encode_document take the first; else they take none.
+ROLES = {"retrieval.query": ("query",), "retrieval.passage": ("document", "passage", "corpus")}
 # Tasks that are the same to a model that has an adapter for one of them.
 SAME = {"clustering": "separation"}
 # What clients call them; a prompt of the checkpoint by such a name goes before.
-NAMES = {"query": "retrieval.query"} | dict.fromkeys(("document", "passage", "corpus"), "retrieval.passage")
+NAMES = {name: task for task, names in ROLES.items() for name in names}
 
 
 def fault(prompts: Mapping[str, str], task: str) -> tuple[str, str] | None:
@@ -95,12 +95,18 @@ def knows_prompt(spec: ModelSpec, name: str) -> bool:
     return name in spec.prompt_names or name in NAMES or name in TASKS
 
 
+def named_for(names: Mapping[str, str], task: str | None) -> str | None:
+    """The prompt that a checkpoint has for a task among those it names; None where it names none for it."""
+    return next((names[name] for name in ROLES.get(task or "", (task or "",)) if name in names), None)
+
+
 def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None = None, name: str | None = None) -> str:
     """What goes before a text: the prompt called `name`, else that of the task or instruction, else the model's default.
 
-    A prompt of the recipe goes before one that the checkpoint names. As in sentence-transformers, the default does not stand
-    in for a missing query or document prompt. Raises UsageError for an unknown name or task, for a name beside an
-    instruction, and for an instruction given to a model that takes none.
+    A name is the checkpoint's own prompt of that name, as in sentence-transformers, else the task that it stands for. A task's
+    prompt is the recipe's, else the one that the checkpoint names for it, else our wording in the recipe's template. As in
+    sentence-transformers, the default does not stand in for a missing query or document prompt. Raises UsageError for an
+    unknown name or task, for a name beside an instruction, and for an instruction given to a model that takes none.
     """
     task = NAMES.get(task or "", task)
     if name is not None:
@@ -115,11 +121,13 @@ def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None 
     if spec.colbert is not None and task in (None, *TASKS) and instruction is None:
         return spec.prompt_names.get("query" if is_query(task) else "document", "")
     own = prompt_for(spec.prompts, task, instruction)
-    if own or instruction is not None or (task is not None and (task in spec.prompts or TEMPLATE in spec.prompts)):
+    if instruction is not None or task in spec.prompts:
         return own
-    named = spec.prompt_names.get(ROLES.get(task or "", task or ""))
+    named = named_for(spec.prompt_names, task)
     if not named and spec.adapters and task is not None:  # its prompts have the names of its tasks
         named = spec.prompt_names.get(SAME.get(task, task))
     if named is not None:
         return named
-    return "" if task in ROLES else spec.prompt_names.get(spec.default_prompt, "")
+    if task in ROLES or (task is not None and TEMPLATE in spec.prompts):
+        return own
+    return spec.prompt_names.get(spec.default_prompt, "")

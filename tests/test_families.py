@@ -65,8 +65,7 @@ CARDS = {
         "address the query\nQuery: "
     },
     "qwen3-embedding-0.6b": {
-        "retrieval.query": "Instruct: Given a search query, retrieve relevant documents or passages that directly answer or "
-        "address the query\nQuery:"
+        "retrieval.query": "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
     },
 }
 

@@ -233,7 +233,7 @@ def test_whatever_loads_answers(data: st.DataObject, tiny_8bit: Path, tmp_path_f
     try:
         client = TestClient(create_app(models, models.metrics))
         for path, body in BODIES:
-            answer = client.post(path, json=body | {"model": next(iter(models.by_name))})
+            answer = client.post(path, json=body | {"model": next(iter(models.listed))})
             assert answer.status_code < 500, answer.text
         for path in ("/v1/models", "/info", "/health/ready", "/metrics"):
             assert client.get(path).status_code == 200

@@ -15,9 +15,11 @@ from support.clients_check import DOCUMENTS, QUERY, TEXTS
 import shim
 
 EMBEDDER, RERANKER = "bge-m3", "bge-reranker-v2-m3"
-EMBEDDERS = ("openai", "litellm_openai", "langchain", "llama_index_tei")
+EMBEDDERS = ("openai", "openai_token_ids", "litellm_openai", "langchain", "llama_index_tei", "cohere_embed", "huggingface_hub",
+             "haystack_tei", "ollama", "open_webui_openai", "open_webui_ollama", "ragflow_tei", "ragflow_ollama")  # fmt: skip
 RERANKERS = ("cohere_v1", "cohere_v2", "litellm_hosted_vllm", "litellm_infinity", "litellm_cohere", "litellm_huggingface",
-             "llama_index_jina", "rerankers_jina", "rerankers_cohere", "rerankers_tei")  # fmt: skip
+             "llama_index_jina", "rerankers_jina", "rerankers_cohere", "rerankers_tei", "open_webui_rerank",
+             "ragflow_xinference", "ragflow_huggingface")  # fmt: skip
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance,unsupported_method"
 pytestmark = pytest.mark.slow
 

@@ -89,11 +89,11 @@ def test_a_replaced_model_is_gone_without_a_collection(tiny_artifact: Path) -> N
     """The server freezes what is there at its start: a cycle with the model in it would stay for ever."""
     models = Models(Settings(), Metrics())
     models.add(partial(shim.load, tiny_artifact))
-    (name,) = models.by_name
-    old = weakref.ref(models.by_name[name].model)
+    (name,) = models.loaded
+    old = weakref.ref(models.loaded[name].model)
 
     async def replace() -> None:
-        await models.by_name[name].embed(["short", "long " * 200], Options())
+        await models.loaded[name].embed(["short", "long " * 200], Options())
         assert old() is not None
         await models.reload(name)
 

@@ -1,6 +1,7 @@
 """What one client sends costs the others little: each cause against a live server, from an address of its own."""
 
 import asyncio
+import dataclasses
 import json
 import socket
 from collections.abc import Callable
@@ -184,7 +185,7 @@ def test_what_is_refused_is_not_said_back(start: Callable[..., Server]) -> None:
 
 @pytest.fixture(scope="module")
 def reranker() -> Any:
-    served = ServedModel(partial(shim.load, made("qwen3-reranker-0.6b", "onnx", 32)[0]), Settings(max_body=20_000), Metrics())
+    served = ServedModel(partial(shim.load, made("qwen3-reranker-0.6b", "onnx", 32)[0]), Settings(max_body=40_000), Metrics())
     yield served
     served.close()
 
@@ -214,12 +215,11 @@ def test_a_name_goes_before_another_ones_alias(tiny_artifact: Path) -> None:
     models = Models(Settings(), Metrics())
     models.add(partial(shim.load, tiny_artifact))
     try:
-        (served,) = models.by_name.values()
-        other: Any = object()
-        models.by_name["tiny"] = other
-        assert models.find("tiny", "") is other
-        del models.by_name["tiny"]
-        assert models.find("tiny", "") is served
+        (one,) = models.listed.values()
+        other = models.listed["tiny"] = dataclasses.replace(one, name="tiny")
+        assert models.names.find("tiny", "") == (other, None)
+        del models.listed["tiny"]
+        assert models.names.find("tiny", "") == (one, None)
     finally:
         models.close()
 

@@ -9,7 +9,8 @@ from support.checkpoints import minilm
 from converter.corpus import VERIFICATION, read
 from shim.checks import check_texts
 from shim.errors import IntegrityError, UsageError
-from shim.prompts import prompt_for
+from shim.prompts import prompt_for, prompt_of
+from shim.spec import ModelSpec
 from shim.text import TextEncoder
 
 ODD = ["trailing  ", "\tleading", "é vs é", "ＦＵＬＬ width", "a" * 300, "[CLS] in the text [SEP]", "\u200b", "🏳️‍🌈"]
@@ -108,3 +109,38 @@ def test_a_prompt_that_leaves_no_room_is_an_error() -> None:
     with pytest.raises(UsageError, match="max_tokens 16 leaves no room beside 42 tokens of the prompt"):
         encoder.encode(["cats", "quantum physics"], "very long instruction " * 13 + "ok")
     assert encoder.encode(["cats"], "short: ")[0].ids != encoder.encode(["dogs"], "short: ")[0].ids
+
+
+WEB = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
+
+
+@pytest.mark.parametrize(
+    ("asked", "names", "prompt"),
+    [
+        ({"name": "query"}, {"query": WEB, "document": ""}, WEB),
+        ({"task": "retrieval.query"}, {"query": WEB, "document": ""}, WEB),
+        ({"name": "retrieval.query"}, {"query": WEB, "document": ""}, WEB),
+        ({"name": "passage"}, {"query": WEB, "document": "D: "}, "D: "),
+        ({"name": "passage"}, {"passage": "P: ", "document": "D: "}, "P: "),
+        ({"task": "retrieval.passage"}, {"passage": "P: ", "document": "D: "}, "D: "),
+        ({"task": "retrieval.passage"}, {"query": WEB, "corpus": "C: "}, "C: "),
+        ({"task": "bitext"}, {"bitext": "B: "}, "B: "),
+        (
+            {"task": "bitext"},
+            {"query": WEB},
+            "Instruct: Represent this text for finding its translation in another language\nQuery:",
+        ),
+        ({"task": "retrieval.query", "instruction": "Find boats"}, {"query": WEB}, "Instruct: Find boats\nQuery:"),
+        ({}, {"query": WEB}, ""),
+    ],
+)
+def test_the_checkpoints_own_prompt_goes_before_our_wording(asked: dict[str, str], names: dict[str, str], prompt: str) -> None:
+    template = {"instruction": "Instruct: {instruction}\nQuery:"}
+    spec = ModelSpec("qwen3", "last", 512, 64, ["dense"], prompts=template, prompt_names=names)
+    assert prompt_of(spec, **asked) == prompt
+
+
+def test_a_recipes_prompt_of_a_task_goes_before_the_checkpoints_but_not_before_its_name() -> None:
+    spec = ModelSpec("bert", "cls", 512, 64, ["dense"], prompts={"retrieval.query": "R: "}, prompt_names={"query": "Q: "})
+    assert prompt_of(spec, task="retrieval.query") == "R: "
+    assert prompt_of(spec, name="query") == "Q: "

@@ -9,7 +9,7 @@ from converter.recipe import Recipe
 from converter.source.facts import Facts
 from shim.errors import UsageError
 from shim.pooling import check_heads
-from shim.prompts import DEFAULT, PAIR, ROLES, SLOT, TEMPLATE, prompt_for
+from shim.prompts import DEFAULT, PAIR, ROLES, SLOT, TEMPLATE, named_for, prompt_for
 from shim.spec import ModelSpec, Module
 
 # Of the model; the recipe's own words for each are in recipes/README.md.
@@ -86,8 +86,8 @@ def _check_prompts(recipe: Recipe, spec: ModelSpec, facts: Facts) -> None:
     if not recipe.model.prompts or "prompt_names" not in facts:
         return
     file = facts["prompt_names"].file
-    for task, role in {**ROLES, **{name: name for name in spec.prompt_names}}.items():
-        named = spec.prompt_names.get(role)
+    for task in dict.fromkeys((*ROLES, *spec.prompt_names)):
+        named = named_for(spec.prompt_names, task)
         if named is None or (task not in ROLES and task not in recipe.model.prompts):
             continue
         if template is not None and task not in recipe.model.prompts and named:

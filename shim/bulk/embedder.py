@@ -172,7 +172,7 @@ class Embedder:
             dense = int8(dense)
         elif self.kind == "ubinary":
             dense = np.packbits(dense > 0, axis=1)
-        return _fixed(dense.astype(TYPES[self.kind].to_pandas_dtype(), copy=False))
+        return _fixed(dense.astype("uint8" if self.kind == "ubinary" else self.kind, copy=False))
 
 
 def _asked_for() -> list[int]:

@@ -1,6 +1,7 @@
 """JSON answers: written, given up when nobody waits for them any more, and noted in the log."""
 
 import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar, get_type_hints
 
@@ -8,10 +9,12 @@ import orjson
 from fastapi import Request, Response
 
 from shim.serve.logs import FACTS, GONE
-from shim.serve.models import Models
+from shim.serve.models import Asking, Models
 from shim.serve.served_model import ServedModel
 
-TRUNCATED = "x-truncated"  # the header that says which texts were cut, where the answer is a bare array
+TRUNCATED = "x-truncated"  # the header that says which texts were cut, where the answer has no place for it
+PROMPT = "x-prompt"  # and the one that says what went before each text, as a JSON string
+SHOWN = 200  # texts named in TRUNCATED, characters of PROMPT: they stay headers that proxies take
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
 Asked = TypeVar("Asked")
 Endpoint = Callable[..., Awaitable[Response]]
@@ -52,15 +55,24 @@ async def respond(request: Request, work: Awaitable[Response]) -> Response:
         watcher.cancel()
 
 
-def endpoint(models: Models, work: Callable[[Models, Asked, Request], Awaitable[Response]]) -> Endpoint:
-    """The work as an endpoint of a route: it gets the models, and is given up where the client leaves."""
+def endpoint(models: Models, work: Callable[[Asking, Asked, Request], Awaitable[Response]]) -> Endpoint:
+    """The work as an endpoint of a route: it gets the models that it asks for, and is given up where the client leaves."""
 
     async def answered(body: Asked, request: Request) -> Response:
-        return await respond(request, work(models, body, request))
+        with models.asking(int(request.headers.get("content-length", "0"))) as asking:
+            return await respond(request, work(asking, body, request))
 
     answered.__name__, answered.__doc__ = work.__name__, work.__doc__
     answered.__annotations__["body"] = get_type_hints(work, include_extras=True)["body"]  # what the framework reads
     return answered
+
+
+def said(truncated: Sequence[bool], prompt: str = "", source: bool = False) -> dict[str, str]:
+    """TRUNCATED: the numbers of the texts that were cut, and `source` for what they are compared with; and PROMPT. Nothing to
+    say, no header."""
+    cut = ["source"] * source + [str(index) for index, value in enumerate(truncated) if value]
+    found = {TRUNCATED: ",".join(cut[:SHOWN]) + (",..." if len(cut) > SHOWN else "")} if cut else {}
+    return found | ({PROMPT: json.dumps(prompt[:SHOWN] + "…" * (len(prompt) > SHOWN))} if prompt else {})
 
 
 def note(request: Request, served: ServedModel, tokens: Sequence[int], truncated: Sequence[bool]) -> None:

@@ -12,7 +12,7 @@ from starlette.middleware.cors import CORSMiddleware
 import shim
 from shim.errors import SealportError, UsageError
 from shim.jsons import JsonObject
-from shim.serve.answers import TRUNCATED, Responses, answer
+from shim.serve.answers import PROMPT, TRUNCATED, Responses, answer
 from shim.serve.bodies import Body, Held
 from shim.serve.clients import Clients
 from shim.serve.dialects import DIALECTS, openai, tei_bodies
@@ -37,14 +37,16 @@ ERRORS = {
     500: "The model failed, or an output is NaN or infinite.",
     503: "The server or the model is stopping.",
 }
-EXPOSED = [TRUNCATED, "retry-after"]
-NOT_COMPUTED = frozenset({"/tokenize", "/admin/reload"})  # they wait for no model
+EXPOSED = [TRUNCATED, PROMPT, "retry-after"]
+NOT_COMPUTED = frozenset({"/tokenize", "/decode", "/admin/reload"})  # they wait for no model
 HEADERS: dict[int, JsonObject] = {
     200: {"description": "Numbers of the texts that were cut, where there are any.", "schema": {"type": "string"}},
     401: {"description": "Bearer.", "schema": {"type": "string"}},
     429: {"description": "Seconds to wait.", "schema": {"type": "integer"}},
 }
-DESCRIPTION = "Sealed embedding and reranking models, in the dialects of OpenAI, Jina, Cohere and text-embeddings-inference."
+DESCRIPTION = (
+    "Sealed embedding and reranking models, in the dialects of OpenAI, Jina, Cohere, text-embeddings-inference, vLLM, Ollama."
+)
 log = logging.getLogger("shim")
 
 
@@ -101,7 +103,8 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
     direct = [route for router in routers for route in router.routes]
     app.add_middleware(Direct, routes=direct, max_inputs=models.settings.max_inputs)
     app.add_middleware(Body, settings=models.settings, held=Held(models.settings, metrics))
-    app.add_middleware(Full, full=models.full, computing=frozenset(paths) - OPEN - NOT_COMPUTED)
+    posts = frozenset(path for path, methods in paths.items() if "post" in methods)
+    app.add_middleware(Full, full=models.full, computing=posts - NOT_COMPUTED)
     app.add_middleware(Clients, settings=models.settings)
     app.add_middleware(Keys, settings=models.settings)
     if models.settings.pages:
@@ -122,21 +125,22 @@ def _add_health(app: FastAPI, models: Models, metrics: Metrics) -> None:
     @app.get("/health/live", responses=documented(Health, Health, 503), tags=["health"])
     async def live() -> Response:
         """503 when a model's thread has ended: only a new process helps."""
-        dead = [name for name, found in models.by_name.items() if not found.thread.alive]
-        return answer({"status": "dead" if dead else "ok", "models": dead or list(models.by_name)}, 503 if dead else 200)
+        dead = [name for name, found in models.loaded.items() if not found.thread.alive]
+        return answer({"status": "dead" if dead else "ok", "models": dead or list(models.listed)}, 503 if dead else 200)
 
     @app.get("/health/ready", responses=documented(Health, Health, 503), tags=["health"])
     async def ready() -> Response:
         """503 with the models whose batches fail, or whose outputs were not finite."""
         bad = models.unready
-        return answer({"status": "unready" if bad else "ok", "models": bad or list(models.by_name)}, 503 if bad else 200)
+        return answer({"status": "unready" if bad else "ok", "models": bad or list(models.listed)}, 503 if bad else 200)
 
+    @app.get("/ping", responses=documented(Health, tei_bodies.Error, 503), tags=["health", "text-embeddings-inference"])
     @app.get("/health", responses=documented(Health, tei_bodies.Error, 503), tags=["health", "text-embeddings-inference"])
     async def health() -> Response:
         """The same as `/health/ready`."""
         if models.unready:
             raise Refusal(Kind.UNREADY, f"not ready: {', '.join(models.unready)}")
-        return answer({"status": "ok", "models": list(models.by_name)})
+        return answer({"status": "ok", "models": list(models.listed)})
 
     @app.get("/metrics", responses={200: {"content": {CONTENT_TYPE: {}}}}, response_class=Response, tags=["health"])
     async def figures() -> Response:
@@ -153,14 +157,16 @@ def _add_reload(app: FastAPI, models: Models, key: list[params.Depends]) -> None
     @app.post("/admin/reload", responses=answers, dependencies=key, tags=["admin"])
     async def reload(body: ReloadRequest) -> Response:
         """Serve what lies at the artifact's path now, once it is verified and warm."""
-        models.find(body.model, "")
+        models.names.find(body.model, "")
         try:
             new = await models.reload(body.model)
         except (SealportError, BrokenOutputError) as error:
             log.error("reload refused", extra={"model": body.model, "error": str(error)})
             raise Refusal(Kind.RELOAD, f"the old one stays: {error}", "model") from None
-        log.info("reloaded", extra={"model": new.model.name})
-        return answer({"model": new.model.name, "created": new.model.manifest.created})
+        except Refusal as refusal:
+            raise Refusal(Kind.RELOAD, refusal.message, "model") from None
+        log.info("reloaded", extra={"model": new.name})
+        return answer({"model": new.name, "created": new.manifest.created})
 
 
 def _add_handlers(app: FastAPI) -> None:

@@ -26,6 +26,7 @@ class Kind(Enum):
     STOPPING = "stopping", 503
     CROWDED = "connections", 503
     UNREADY = "unready", 503
+    NOT_LOADED = "not_loaded", 503  # a model on demand, whose artifact is wrong or too large
     HTTP = "http", 500  # the framework's own, such as a route that is not there: it brings its status
 
     def __init__(self, label: str, status: int):

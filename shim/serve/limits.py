@@ -15,7 +15,7 @@ ADMIN = "/admin/"
 DIGITS = 19  # of a length in bytes
 ESCAPED = 12  # bytes of JSON for a character, at most: two surrogates, each as \\uXXXX
 # What a load balancer, a scraper and a reader of the documentation need; no text goes in, none comes out.
-OPEN = frozenset({"/health", "/health/live", "/health/ready", "/metrics", "/docs", "/openapi.json"})
+OPEN = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/docs", "/openapi.json"})
 
 
 def announced(scope: Scope) -> int:
@@ -37,7 +37,7 @@ class Keys:
 
     def _refusal(self, scope: Scope) -> Refusal | None:
         path = scope["path"]
-        if path in OPEN:
+        if path in OPEN and scope["method"] != "POST":
             return None
         admin = path.startswith(ADMIN)
         keys = self.settings.admin_keys if admin else self.settings.keys

@@ -162,7 +162,9 @@ class Record:
             self.metrics.request_seconds.labels(route).observe(seconds)
             if status >= 400:
                 self.metrics.errors.labels(facts.get("kind", str(status))).inc()
-            level = logging.DEBUG if route in ("/metrics", "/health", "/health/live", "/health/ready") else logging.INFO
+            level = (
+                logging.DEBUG if route in ("/metrics", "/health", "/health/live", "/health/ready", "/ping") else logging.INFO
+            )
             if log.isEnabledFor(level):
                 extra = {"route": route, "status": status, "seconds": round(seconds, 6), **facts}
                 # Not `log.log`, which looks for the line of code that calls it.

@@ -30,6 +30,8 @@ class Metrics:
         self.not_finite = self._counter("not_finite_total", "Texts whose output held NaN or infinity", "model")
         self.failures = self._counter("failed_batches_total", "Batches that raised", "model")
         self.load_seconds = self._gauge("model_load_seconds", "Checking, loading and warming the model", "model")
+        self.memory = self._gauge("models_memory_bytes", "Bytes of the models in memory, without their batches")
+        self.model_memory = self._gauge("model_memory_bytes", "Bytes that the model takes; 0 while it is not loaded", "model")
         self.connections = self._gauge("connections", "Open connections")
         self.held = self._gauge("held_bytes", "Bytes of bodies and answers that are held")
         self.ready = self._gauge("model_ready", "1 when the model answers as it should", "model")

@@ -7,13 +7,13 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 from shim.errors import UsageError
 from shim.held import remove_folders
-from shim.model import Model
+from shim.serve.given import Given
 from shim.serve.settings import Settings
 
 BACKLOG = 256  # connections that the system keeps for us; all of them may come at once
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 
-def serve_forever(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
-    """Open every model in a thread of its own and serve them on host:port; 1 when the end left requests unanswered, else 0.
+def serve_forever(given: Sequence[Given], host: str, port: int, settings: Settings) -> int:
+    """Open every model that stays in a thread of its own and serve all on host:port; 1 when the end left requests unanswered.
 
-    Raises UsageError for a port that cannot be had, a name given twice and a missing extra. A signal that comes while
+    Else 0. Raises UsageError for a port that cannot be had, a name given twice and a missing extra. A signal that comes while
     models are loaded ends the process.
     """
     try:
-        return _served(openers, host, port, settings)
+        return _served(given, host, port, settings)
     except KeyboardInterrupt:
         remove_folders()
         _leave(0)
 
 
-def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settings: Settings) -> int:
+def _served(given: Sequence[Given], host: str, port: int, settings: Settings) -> int:
     try:
         import fastapi  # noqa: F401
         import httptools  # noqa: F401
@@ -66,19 +66,20 @@ def _served(openers: Sequence[Callable[[], Model]], host: str, port: int, settin
 
     with _bind(host, port) as listener:
         try:
-            for opener in openers:
-                models.add(opener)
+            for one in given:
+                models.add(one.opener, one.name) if one.manifest is None else models.offer(one.opener, one.manifest)
+            models.name()
             set_up()
             shown = f"[{host}]" if ":" in host else host
             connections.limit = _places(settings.max_connections)
             listener.listen(BACKLOG)  # who reads the next line may connect at once
-            names, address = ", ".join(models.by_name), f"http://{shown}:{listener.getsockname()[1]}"
-            facts = {"models": list(models.by_name), "address": address}
+            names, address = ", ".join(models.listed), f"http://{shown}:{listener.getsockname()[1]}"
+            facts = {"models": list(models.listed), "address": address}
             config = _config(create_app(models, metrics), settings)
             gc.freeze()  # all that stays: under load, collections would go through it again and again
             started = partial(log.info, "%s running on %s", names, address, extra=facts)
             if sys.stderr.isatty():
-                manifests = [found.model.manifest for found in models.by_name.values()]
+                manifests = [found.manifest for found in models.listed.values()]
                 started = partial(print, welcome(manifests, address, settings), file=sys.stderr, flush=True)
             server = Server(config, connections, started, models.refuse, code)
             server.run(sockets=[listener])

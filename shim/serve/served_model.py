@@ -8,13 +8,14 @@ from typing import TypeVar
 from shim import late
 from shim.checks import check_text, check_texts
 from shim.contents import Steps
+from shim.errors import UsageError
 from shim.model import Model
 from shim.pieces import Piece
 from shim.pooling import PER_TOKEN
 from shim.results import Embeddings, Output, Ranked
 from shim.serve.faults import Kind, Refusal
 from shim.serve.metrics import Metrics
-from shim.serve.options import Encode, Options, encoding
+from shim.serve.options import Options, encoding, encoding_ids
 from shim.serve.queue import Request
 from shim.serve.scheduler import ModelThread
 from shim.serve.settings import Settings
@@ -22,15 +23,19 @@ from shim.serve.tokenizing import Tokenizing, written
 from shim.serve.turns import CLIENT, Shares
 from shim.serve.unanswered import BatchError, BrokenOutputError, ClosedError, FullError, StartingError
 from shim.text import Encoded, Prefix, adapted
+from shim.token_ids import TokenIds, decoding
 
 PART_TEXTS, PART_CHARACTERS = 64, 65536  # of a request, encoded before they are put into the queue
 MAX_CHARACTERS = 262_144  # whose tokens are shown in one answer: at most some 20 MB of JSON
+MAX_IDS = 65_536  # token ids whose texts are in one answer
 MAX_NUMBERS = 4_000_000  # numbers of vectors per token in one answer, or those of one text: 16 MB, and some 50 MB of JSON
 WORK = 32_768  # characters, or numbers of vectors per token, that count as much as a request
 SHOWN = 8192  # characters that do, where their tokens are shown
-REPEATED = 4  # bytes of texts, with what goes with each, by those that a body may have
+PER_ID = 4  # characters that a token id counts as
+REPEATED = 2  # bytes of texts, with what goes with each, by those that a body may have
 REVIVALS = 3  # a thread that hangs keeps its model's memory: there is an end to it
 T = TypeVar("T")
+Text = TypeVar("Text", str, TokenIds)
 
 
 class ServedModel:
@@ -62,16 +67,19 @@ class ServedModel:
         new.succeed(old)
         return True
 
+    def prompt(self, options: Options) -> str:
+        """What goes before each text."""
+        return self.model.prompt(options.task, options.instruction, options.prompt_name)
+
     async def embed(self, texts: object, options: Options) -> Embeddings:
         """`Model.embed` when its turn comes. Raises UsageError or Refusal."""
         model = self.model
         model.check_embed(options.heads, options.late_chunking, dimensions=options.dimensions)
-        prompt = model.prompt(options.task, options.instruction, options.prompt_name)
+        prompt = self.prompt(options)
         if options.late_chunking:
-            return await self._late(check_texts(self._counted(texts)), options, prompt)
+            return await self._late(check_texts(self.counted(texts)), options, prompt)
         heads = tuple(dict.fromkeys((*model.vector(options.normalize), *options.heads)))
-        encode = encoding(model, options, prompt)
-        outputs = await self._compute(check_texts(self._counted(texts)), encode, heads, options.truncate, len(prompt))
+        outputs = await self._outputs(texts, options, prompt, heads)
         return model.embeddings(outputs, options.heads, options.dimensions, options.normalize)
 
     async def _late(self, chunks: list[str], options: Options, prompt: str) -> Embeddings:
@@ -95,9 +103,8 @@ class ServedModel:
         """The hidden states of every token, as `hidden` of each text's output; of ColBERT the vectors, as `colbert`."""
         head = "hidden" if self.model.manifest.model.colbert is None else "colbert"
         self.model.check_embed(("colbert",) if head == "colbert" else ("dense",))
-        prompt = self.model.prompt(options.task, options.instruction, options.prompt_name)
-        encode = encoding(self.model, options, prompt)
-        return await self._compute(check_texts(self._counted(texts)), encode, (head,), options.truncate, len(prompt))
+        prompt = self.prompt(options)
+        return await self._outputs(texts, options, prompt, (head,))
 
     async def rerank(
         self, query: object, documents: object, instruction: str | None, truncate: bool, side: str = "right"
@@ -106,7 +113,7 @@ class ServedModel:
         model = self.model
         model.check_rerank()
         query = check_text(query, "query")
-        checked = check_texts(self._counted(documents), "document", empty=True)
+        checked = check_texts(self.counted(documents), "document", empty=True)
         prompts, prefix = model.manifest.model.prompts, Prefix(len(checked))
 
         def encode(part: Sequence[str]) -> Steps[list[Encoded]]:
@@ -119,7 +126,7 @@ class ServedModel:
         self, texts: object, special: bool, prompt: str, write: Callable[[list[Piece]], T]
     ) -> tuple[list[int], list[list[T]]]:
         """How many tokens each text has behind the prompt, and what is written of them, part by part."""
-        checked = [prompt + text for text in check_texts(self._counted(texts))]
+        checked = [prompt + text for text in check_texts(self.counted(texts))]
         characters = sum(map(len, checked))
         if characters > MAX_CHARACTERS:
             message = f"over {MAX_CHARACTERS} characters to tokenize; send fewer a request"
@@ -136,6 +143,18 @@ class ServedModel:
                     raise ending(StartingError() if self.thread.lost else ClosedError())
             return counts, shown
 
+    async def decode(self, ids: object, skip: bool) -> list[str]:
+        """The texts of token ids, without special tokens (`skip`) or with them. Raises UsageError or Refusal."""
+        if not isinstance(ids, list) or not ids or not all(isinstance(one, TokenIds) for one in ids):
+            raise UsageError("ids must be a list of token ids, or a list of such lists", "ids")
+        self.counted(ids)
+        texts = [one for one in ids if isinstance(one, TokenIds)]
+        count = sum(map(len, texts))
+        if count > MAX_IDS:
+            raise Refusal(Kind.LIMIT, f"over {MAX_IDS} token ids to decode; send fewer a request", "ids")
+        with self._share(1 + PER_ID * count // SHOWN):
+            return await self._tokenizing.all(decoding(self.model.encoder, texts, skip), PER_ID * count)
+
     @contextmanager
     def _share(self, work: int) -> Iterator[None]:
         """So much of what a client may have tokenized at once, outside the model's queue. Raises Refusal beyond."""
@@ -148,11 +167,29 @@ class ServedModel:
         finally:
             self._shown.give(client, work)
 
+    async def _outputs(self, texts: object, options: Options, prompt: str, heads: tuple[str, ...]) -> list[Output]:
+        """The outputs of texts, or of texts that are token ids already."""
+        counted = self.counted(texts)
+        if not isinstance(counted, list) or not counted or not isinstance(counted[0], TokenIds):
+            encode = encoding(self.model, options, prompt)
+            return await self._compute(check_texts(counted), encode, heads, options.truncate, len(prompt))
+        if prompt:
+            raise UsageError(f"token ids are all of a text: {prompt!r:.100} cannot go before them; send strings", "texts")
+        ids = [one for one in counted if isinstance(one, TokenIds)]
+        if len(ids) < len(counted):
+            raise UsageError("some texts are token ids and some are not", "texts")
+        return await self._compute(ids, encoding_ids(self.model, options), heads, options.truncate)
+
     async def _compute(
-        self, texts: list[str], encode: Encode, heads: tuple[str, ...], truncate: bool, each: int = 0
+        self,
+        texts: Sequence[Text],
+        encode: Callable[[Sequence[Text]], Steps[list[Encoded]]],
+        heads: tuple[str, ...],
+        truncate: bool,
+        each: int = 0,
     ) -> list[Output]:
         """The outputs of the texts, in order. `each`: characters that go with every text."""
-        characters, thread = sum(map(len, texts)) + each * len(texts), self.thread
+        characters, thread = sum(map(len, texts)) * _weight(texts) + each * len(texts), self.thread
         if characters > REPEATED * self.settings.max_body:
             message = f"{len(texts)} texts, each with {each} characters of query, prompt or instruction; send fewer a request"
             raise Refusal(Kind.LIMIT, message, "texts")
@@ -197,14 +234,14 @@ class ServedModel:
         finally:
             thread.drop(request)
 
-    def _counted(self, texts: object) -> object:
+    def counted(self, texts: object) -> object:
         """The texts themselves, which nobody has looked into yet."""
         if isinstance(texts, list) and len(texts) > self.settings.max_inputs:
             message = f"too many texts in one request, at most {self.settings.max_inputs} (--max-inputs); send several requests"
             raise Refusal(Kind.LIMIT, message, "texts")
         return texts
 
-    def _cost(self, texts: list[str], characters: int, heads: tuple[str, ...]) -> int:
+    def _cost(self, texts: Sequence[Text], characters: int, heads: tuple[str, ...]) -> int:
         """Characters; or the numbers of an answer with vectors per token, at most."""
         return max(characters, self._wide(heads) * min(characters, len(texts) * self.model.max_tokens) * self.model.dimensions)
 
@@ -236,9 +273,14 @@ def overloaded(error: FullError) -> Refusal:
     return Refusal(Kind.OVERLOADED, str(error), headers={"retry-after": str(error.retry_after)})
 
 
-def _parts(texts: Sequence[str], each: int = 0) -> list[Sequence[str]]:
+def _weight(texts: Sequence[str] | Sequence[TokenIds]) -> int:
+    """Characters that an entry of each text counts as."""
+    return 1 if isinstance(texts[0], str) else PER_ID
+
+
+def _parts(texts: Sequence[Text], each: int = 0) -> list[Sequence[Text]]:
     """The texts in parts of few texts and few characters; `each` are added to every text."""
-    parts: list[Sequence[str]] = []
+    parts: list[Sequence[Text]] = []
     start = size = 0
     for index, text in enumerate(texts):
         size += len(text) + each

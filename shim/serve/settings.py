@@ -20,9 +20,12 @@ class Settings:
     to send a request, and to read an answer. drain_timeout: seconds to answer what was accepted and end, when told to stop.
     keys and admin_keys: each opens its routes; without a key the former are open and the latter shut. origins: whose pages may
     ask. hosts: names that requests may be sent to; any if there are none. pages: whether there are the pages for people.
+    served_name: of the only embedder and the only reranker. aliases: (name, model). tasks: (model or alias, the task of
+    requests that name none). max_memory: bytes of all models, None for any. keep_alive: seconds that a model on
+    demand stays unused.
     """
 
-    max_body: int = 2_000_000
+    max_body: int = 6_500_000
     max_inputs: int = 2048
     max_queue: int = 64
     batch_tokens: int = BATCH_TOKENS
@@ -34,6 +37,11 @@ class Settings:
     keys: tuple[str, ...] = ()
     admin_keys: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
+    served_name: str | None = None
+    aliases: tuple[tuple[str, str], ...] = ()
+    tasks: tuple[tuple[str, str], ...] = ()
+    max_memory: int | None = None
+    keep_alive: float | None = None
     hosts: tuple[str, ...] = ()
     pages: bool = True
 

@@ -3,6 +3,7 @@
 Of embedders {"vectors"}, of rerankers {"order", "scores"}: the documents' numbers, best first; of what failed {"error"}.
 """
 
+import contextlib
 import json
 import os
 import sys
@@ -18,6 +19,102 @@ def openai(url, embedder, reranker):
 
     answer = openai.OpenAI(base_url=f"{url}/v1", api_key="key").embeddings.create(model=embedder, input=TEXTS)
     return vectors(item.embedding for item in answer.data)
+
+
+def openai_token_ids(url, embedder, reranker):
+    import httpx
+    import openai
+
+    rows = httpx.post(f"{url}/tokenize", json={"inputs": TEXTS, "model": embedder}).json()
+    ids = [[token["id"] for token in row] for row in rows]
+    answer = openai.OpenAI(base_url=f"{url}/v1", api_key="key").embeddings.create(model=embedder, input=ids)
+    return vectors(item.embedding for item in answer.data)
+
+
+def cohere_embed(url, embedder, reranker):
+    import cohere
+
+    client = cohere.ClientV2(api_key="key", base_url=url)
+    answer = client.embed(model=embedder, texts=TEXTS, input_type="search_document", embedding_types=["float", "int8"])
+    assert len(answer.embeddings.int8) == len(TEXTS)
+    return vectors(answer.embeddings.float_)
+
+
+@contextlib.contextmanager
+def online():
+    """huggingface_hub's clients of other servers are off where the hub is."""
+    from huggingface_hub import constants
+
+    constants.HF_HUB_OFFLINE = False
+    yield
+    constants.HF_HUB_OFFLINE = True
+
+
+def huggingface_hub(url, embedder, reranker):
+    from huggingface_hub import InferenceClient
+
+    with online():
+        return vectors(InferenceClient(url).feature_extraction(TEXTS, normalize=True).tolist())
+
+
+def haystack_tei(url, embedder, reranker):
+    from haystack import Document
+    from haystack_integrations.components.embedders.huggingface_api import HuggingFaceAPIDocumentEmbedder
+
+    made = HuggingFaceAPIDocumentEmbedder(api_type="text_embeddings_inference", api_params={"url": url}, normalize=True)
+    with online():
+        return vectors(each.embedding for each in made.run([Document(content=text) for text in TEXTS])["documents"])
+
+
+def ollama(url, embedder, reranker):
+    import ollama
+
+    client = ollama.Client(host=url)
+    assert embedder in [model.model.removesuffix("-onnx-32bit:latest") for model in client.list().models]
+    each = [client.embeddings(model=embedder, prompt=text).embedding for text in TEXTS]
+    rows = client.embed(model=embedder, input=TEXTS).embeddings
+    assert max(abs(a - b) for row, other in zip(rows, each, strict=True) for a, b in zip(row, other, strict=True)) < 1e-5
+    return vectors(rows)
+
+
+def posted(url, **body):
+    import httpx
+
+    answer = httpx.post(url, json=body, headers={"authorization": "Bearer key"})
+    answer.raise_for_status()
+    return answer.json()
+
+
+def open_webui_openai(url, embedder, reranker):
+    return vectors(row["embedding"] for row in posted(f"{url}/v1/embeddings", input=TEXTS, model=embedder)["data"])
+
+
+def open_webui_ollama(url, embedder, reranker):
+    return vectors(posted(f"{url}/api/embed", input=TEXTS, model=f"{embedder}:latest", truncate=True)["embeddings"])
+
+
+def open_webui_rerank(url, embedder, reranker):
+    found = posted(f"{url}/v1/rerank", model=reranker, query=QUERY, documents=DOCUMENTS, top_n=len(DOCUMENTS))
+    return ranking(found["results"])
+
+
+def ragflow_tei(url, embedder, reranker):
+    return vectors(row for text in TEXTS for row in posted(f"{url}/embed", inputs=text))
+
+
+def ragflow_ollama(url, embedder, reranker):
+    more = {"options": {"use_mmap": True}, "keep_alive": -1}
+    return vectors(posted(f"{url}/api/embeddings", prompt=text, model=embedder, **more)["embedding"] for text in TEXTS)
+
+
+def ragflow_xinference(url, embedder, reranker):
+    sent = {"model": reranker, "query": QUERY, "documents": DOCUMENTS, "return_documents": "true", "return_len": "true"}
+    return ranking(posted(f"{url}/v1/rerank", **sent)["results"])
+
+
+def ragflow_huggingface(url, embedder, reranker):
+    found = posted(f"{url}/rerank", query=QUERY, texts=DOCUMENTS, raw_scores=False, truncate=True)
+    return {"order": [item["index"] for item in found], "scores": [item["score"] for item in found]}
 
 
 def cohere_v1(url, embedder, reranker):

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from shim.jsons import JsonObject
 from shim.serve.answers import Documented
-from shim.serve.dialects import openai, rerank, tei
+from shim.serve.dialects import cohere, ollama, openai, rerank, score, tei
 from shim.serve.faults import Refusal
 from shim.serve.models import Models
 
@@ -23,6 +23,6 @@ class Dialect(Protocol):
         """Its routes; `documented(success, failure)` gives the OpenAPI entries of their answers."""
 
 
-DIALECTS: tuple[Dialect, ...] = (openai, tei, rerank)
+DIALECTS: tuple[Dialect, ...] = (openai, tei, rerank, cohere, score, ollama)
 BY_PATH = {path: dialect for dialect in DIALECTS for path in dialect.PATHS}
 ELSEWHERE: Dialect = openai  # whose errors the clients of all other routes get

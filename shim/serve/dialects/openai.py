@@ -4,43 +4,36 @@ Source: the public API reference, https://platform.openai.com/docs/api-reference
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import BaseModel, ConfigDict, Field, StrictStr
 from pydantic.config import JsonDict
 
-from shim.errors import UsageError
 from shim.jsons import JsonObject
-from shim.late import fault
-from shim.model import Model
 from shim.results import Embeddings
 from shim.serve.answers import Documented, answer, endpoint, large, note
 from shim.serve.dialects.jina import JinaFields, pack
-from shim.serve.dialects.lists import FIRST
+from shim.serve.dialects.lenient import Count
+from shim.serve.dialects.lists import Texts
 from shim.serve.faults import Kind, Refusal
-from shim.serve.models import Models
+from shim.serve.listed import Listed
+from shim.serve.models import Asking, Models
 
-TEXTS = {"anyOf": [
-    {"type": "string", "minLength": 1},
-    {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
-]}  # fmt: skip
 EXAMPLE: JsonDict = {"model": "all-minilm-l6-v2", "input": ["Hello"]}
-PATHS = frozenset({"/v1/embeddings", "/v1/models"})
+PATHS = frozenset({"/v1/embeddings", "/embeddings", "/v1/models"})
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 CODES = {Kind.KEY: "invalid_api_key", Kind.NO_MODEL: "model_not_found"}
 
 
 class EmbeddingsRequest(JinaFields):
-    """Body of `POST /v1/embeddings`. Unknown fields are ignored."""
+    """Body of `POST /v1/embeddings` and `/embeddings`. Unknown fields are ignored."""
 
     model_config = ConfigDict(extra="ignore", json_schema_extra={"example": EXAMPLE})
 
-    model: StrictStr = Field(description="Name of a served artifact, or of its recipe.")
-    input: Annotated[
-        object, FIRST, Field(description='A string, or a list of strings or of {"text": …}.', json_schema_extra=TEXTS)
-    ]
-    dimensions: StrictInt | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
+    model: StrictStr | None = Field(None, description="A name of a served model; else the first that embeds.")
+    input: Texts
+    dimensions: Count | None = Field(None, ge=1, description="Cut the vectors to this many dimensions.")
     encoding_format: Literal["float", "base64"] | None = None
     user: StrictStr | None = None
 
@@ -76,16 +69,20 @@ class EmbeddingsResponse(BaseModel):
     object: Literal["list"] = "list"
     model: str
     data: list[Embedding]
+    prompt: str = Field(description="What went before each text.")
     usage: Usage
 
 
 class ServedModel(BaseModel):
-    """One of the models; parity is the worst cosine with the original, by head."""
+    """One of the models, or another name of it; parity is the worst cosine with the original, by head."""
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str
+    root: str = Field(description="The model's own name.")
+    loaded: bool = Field(description="Whether it is in memory; else it is loaded when it is asked for.")
+    memory: int | None = Field(description="Bytes that it takes, or may take when it is loaded.")
     repository: str | None = Field(description="The repository of the hub that it is from, where it is.")
     revision: str | None = Field(description="The commit of that repository.")
     task: str
@@ -105,8 +102,8 @@ class ServedModel(BaseModel):
     verdict: str
     texts: int = Field(description="How many texts the parity was measured on.")
     license: str
-    runtime: str
-    device: str
+    runtime: str | None = Field(description="What runs it, while it is loaded.")
+    device: str | None
 
 
 class ModelList(BaseModel):
@@ -131,18 +128,7 @@ class Error(BaseModel):
     error: ErrorDetail
 
 
-def texts_of(value: object) -> object:
-    """A string or a list as a list, each {"text": …} as its text. Raises UsageError for token ids."""
-    values = [value] if isinstance(value, str) else value
-    if isinstance(values, list):
-        if values and not isinstance(values[0], bool) and isinstance(values[0], int | list):
-            hint = "LangChain: check_embedding_ctx_length=False"
-            raise UsageError(f"input holds token ids of another tokenizer; send strings ({hint})", "texts")
-        values = [item["text"] if isinstance(item, dict) and "text" in item else item for item in values]
-    return values
-
-
-def response(model: str, out: Embeddings, kind: str) -> dict[str, object]:
+def response(model: str, out: Embeddings, kind: str, prompt: str) -> dict[str, object]:
     """An EmbeddingsResponse as plain values and numpy rows."""
     data = []
     for index, row in enumerate(out.dense):
@@ -158,7 +144,8 @@ def response(model: str, out: Embeddings, kind: str) -> dict[str, object]:
             item["multivector"] = list(out.colbert[index])
         data.append(item)
     total = sum(out.tokens)
-    return {"object": "list", "model": model, "data": data, "usage": {"prompt_tokens": total, "total_tokens": total}}
+    usage = {"prompt_tokens": total, "total_tokens": total}
+    return {"object": "list", "model": model, "data": data, "prompt": prompt, "usage": usage}
 
 
 def error(refusal: Refusal) -> JsonObject:
@@ -168,38 +155,45 @@ def error(refusal: Refusal) -> JsonObject:
     return {"error": {"message": refusal.message, "type": kind, "param": param, "code": CODES.get(refusal.kind)}}
 
 
-def describe(model: Model) -> JsonObject:
-    """A ServedModel as plain values."""
-    created = int(datetime.fromisoformat(model.manifest.created).timestamp())
-    return {"id": model.name, "object": "model", "created": created, "owned_by": "sealport", **model.info()}
+def describe(one: Listed, name: str | None = None) -> JsonObject:
+    """A ServedModel as plain values, under another name where one is given."""
+    created = int(datetime.fromisoformat(one.manifest.created).timestamp())
+    own: JsonObject = {"id": name or one.name, "object": "model", "created": created, "owned_by": "sealport"}
+    return own | {"root": one.name} | one.info()
 
 
-async def embeddings(models: Models, body: EmbeddingsRequest, request: Request) -> Response:
+async def embeddings(models: Asking, body: EmbeddingsRequest, request: Request) -> Response:
     """Vectors of texts."""
-    served = models.find(body.model, "embed")
+    served, task = await models.find(body.model, "embed")
     if body.late_chunking:
-        able = [found.model for found in models.by_name.values() if found.model.task == "embed"]
-        served.model.check_embed(late_chunking=True, others=[one.name for one in able if not fault(one.manifest.model)])
-    out = await served.embed(texts_of(body.input), body.options(body.dimensions, served.model.manifest.model))
+        served.model.check_embed(late_chunking=True, others=models.late_chunkers())
+    asked = body.options(body.dimensions, served.model.manifest.model).by_default(task)
+    out = await served.embed(body.input, asked)
     note(request, served, out.tokens, out.truncated)
-    content = response(served.model.name, out, body.embedding_type or body.encoding_format or "float")
+    kind = body.embedding_type or body.encoding_format or "float"
+    content = response(served.model.name, out, kind, served.prompt(asked))
     return await large(content, out.dense.size + sum(vectors.size for vectors in out.colbert or ()))
 
 
 def router(models: Models, documented: Documented) -> APIRouter:
     """See Dialect."""
     routes = APIRouter(tags=["OpenAI and Jina"])
+    names = models.names
 
-    routes.post("/v1/embeddings", responses=documented(EmbeddingsResponse, Error))(endpoint(models, embeddings))
+    for path in ("/v1/embeddings", "/embeddings"):
+        routes.post(path, responses=documented(EmbeddingsResponse, Error))(endpoint(models, embeddings))
 
     @routes.get("/v1/models", name="models", responses=documented(ModelList, Error, 401))
     async def listed() -> Response:
         """What is served."""
-        return answer({"object": "list", "data": [describe(found.model) for found in models.by_name.values()]})
+        found = [describe(one) for one in models.listed.values()]
+        found += [describe(one, name) for name, all in names.aliases.items() for one in all]
+        return answer({"object": "list", "data": found})
 
-    @routes.get("/v1/models/{name}", responses=documented(ServedModel, Error, 401, 404))
+    @routes.get("/v1/models/{name:path}", responses=documented(ServedModel, Error, 401, 404))
     async def model(name: str) -> Response:
         """One of the models."""
-        return answer(describe(models.find(name, "").model))
+        one, _ = names.find(name, "")
+        return answer(describe(one, name if name in names.aliases else None))
 
     return routes

@@ -7,16 +7,17 @@ import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Request, Response
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, StrictBool, StrictInt, StrictStr, Tag
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, RootModel, StrictStr, Tag
 from pydantic.config import JsonDict
 
 from shim.errors import UsageError
 from shim.jsons import JsonObject
-from shim.serve.answers import Documented, answer, endpoint, note
+from shim.serve.answers import Documented, answer, endpoint, note, said
 from shim.serve.dialects import tei, tei_bodies
+from shim.serve.dialects.lenient import Count, Flag
 from shim.serve.dialects.lists import FIRST
 from shim.serve.faults import Refusal
-from shim.serve.models import Models
+from shim.serve.models import Asking, Models
 from shim.serve.served_model import ServedModel
 
 PATHS = frozenset({"/v1/rerank", "/v2/rerank", "/rerank"})
@@ -44,11 +45,11 @@ class RerankRequest(BaseModel):
     model: StrictStr | None = Field(None, description="Name of a served artifact, or of its recipe; else the first reranker.")
     query: StrictStr = Field(min_length=1)
     documents: Annotated[list[StrictStr | Document], FIRST] = Field(min_length=1, fail_fast=True)
-    top_n: StrictInt | None = Field(None, ge=1, description="Answer with this many of the best only.")
-    return_documents: StrictBool | None = None
+    top_n: Count | None = Field(None, ge=0, description="Answer with this many of the best only; 0 for all.")
+    return_documents: Flag | None = None
     instruction: StrictStr | None = Field(None, description="What relevance means, for a model that takes instructions.")
-    raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
-    truncate: StrictBool | None = Field(None, description="False refuses a document that is too long instead of cutting it.")
+    raw_scores: Flag | None = Field(None, description="Logits in place of probabilities.")
+    truncate: Flag | None = Field(None, description="False refuses a document that is too long instead of cutting it.")
     prompt_name: StrictStr | None = PROMPT_NAME
 
 
@@ -83,8 +84,8 @@ class RerankTextsRequest(tei_bodies.Truncation):
 
     query: StrictStr = Field(min_length=1)
     texts: Annotated[list[StrictStr], FIRST] = Field(min_length=1, fail_fast=True)
-    raw_scores: StrictBool | None = Field(None, description="Logits in place of probabilities.")
-    return_text: StrictBool | None = None
+    raw_scores: Flag | None = Field(None, description="Logits in place of probabilities.")
+    return_text: Flag | None = None
     prompt_name: StrictStr | None = PROMPT_NAME
 
 
@@ -123,9 +124,9 @@ def error(refusal: Refusal) -> JsonObject:
     return {"message": refusal.message} | tei.error(refusal)
 
 
-async def rerank(models: Models, body: RerankBody, request: Request) -> Response:
+async def rerank(models: Asking, body: RerankBody, request: Request) -> Response:
     """Documents by relevance to a query; `texts` in place of `documents` gets TEI's bare array."""
-    served = models.find(body.model, "rerank")
+    served, _ = await models.find(body.model, "rerank")
     if body.prompt_name is not None:
         raise UsageError("a reranker has no prompts by name; leave prompt_name out", "prompt_name")
     if isinstance(body, RerankTextsRequest):
@@ -134,7 +135,7 @@ async def rerank(models: Models, body: RerankBody, request: Request) -> Response
     ranked = await served.rerank(body.query, texts, body.instruction, body.truncate is not False)
     note(request, served, [item.tokens for item in ranked], [item.truncated for item in ranked])
     results: list[JsonObject] = []
-    for item in ranked[: body.top_n]:
+    for item in ranked[: body.top_n or None]:
         score = item.logit if body.raw_scores else item.score
         results.append({"index": item.index, "relevance_score": score, "truncated": item.truncated})
         if body.return_documents:
@@ -159,7 +160,7 @@ async def _rerank_texts(served: ServedModel, body: RerankTextsRequest, request: 
         content.append({"index": item.index, "score": item.logit if body.raw_scores else item.score})
         if body.return_text:
             content[-1]["text"] = body.texts[item.index]
-    return answer(content, headers=tei.truncated_header(truncated))
+    return answer(content, headers=said(truncated))
 
 
 def router(models: Models, documented: Documented) -> APIRouter:
