@@ -1,6 +1,5 @@
 """Model: texts to vectors through a sealed artifact, whichever runtime it was made for."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from functools import wraps
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -29,6 +28,8 @@ def in_thread(method: Method[Owner, Arguments, Result]) -> AsyncMethod[Owner, Ar
 
     @wraps(method)
     async def asynchronous(self: Owner, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        import asyncio  # with it comes ssl, which nothing here needs that is not asked for by an event loop
+
         return await asyncio.to_thread(method, self, *args, **kwargs)
 
     asynchronous.__name__ = f"a{method.__name__}"

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def python() -> str:
-    done = subprocess.run([ROOT / "scripts/engines"], capture_output=True, text=True, check=True)
+    done = subprocess.run([ROOT / "scripts/engines", "made"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("scripts/engines makes the environment of Ray and Daft")
     return done.stdout.strip()
 
 

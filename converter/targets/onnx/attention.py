@@ -70,9 +70,9 @@ class Attention:
     def _reached(self, bias: ir.Value) -> ir.Value:
         """(n, queries, 1): 1 for a query with any key, and 0 for one with none in its window, which gives 0 upstream, too."""
         ops = self.ops
-        greatest = ops.node("ReduceMax", bias, ops.constant([3]), keepdims=1)
-        found = ops.cast(ops.node("Equal", greatest, ops.constant(0, ops.dtype)), ops.dtype)
-        return ops.node("Squeeze", found, ops.constant([1]))
+        one = ops.constant(1, ops.dtype)
+        keys = ops.node("ReduceSum", ops.node("Relu", ops.node("Add", bias, one)), ops.constant([3]), keepdims=1)
+        return ops.node("Squeeze", ops.node("Min", keys, one), ops.constant([1]))
 
     def _reached_of_all(self) -> ir.Value | None:
         """`_reached` of all queries, made once for all layers that have the same; None where all of them have a key."""
