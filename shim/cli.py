@@ -1,65 +1,25 @@
 """The `shim` command; errors are printed and exit codes set by console.py."""
 
-import functools
 import json
-from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 import shim
 from shim import hub
-from shim.batches import BATCH_TOKENS
 from shim.bulk.options import corpus as of_corpus
 from shim.console import HELP, run, show_json
 from shim.errors import UsageError
 from shim.jsons import JsonObject
 from shim.lines import RANKING, TEXT, lines, text_of
-from shim.loading import describe, load
-from shim.model import Model
+from shim.loading_options import ARTIFACT, Opener, choosing, loading
 from shim.nearest import meant
 from shim.results import Embeddings
+from shim.serve.command import serve
 
-Result = TypeVar("Result")
-Opener = partial[Model]
 BATCH = 64  # lines embedded at a time
-FILE = click.Path(path_type=Path, dir_okay=False)
-FOLDER = click.Path(path_type=Path, file_okay=False)
-ARTIFACT = "ARTIFACT|ORG/NAME[@REV]"
-NAMED = f"[NAME=]{ARTIFACT}"
-LOADING = ("runtime", "device", "allow_unverified", "min_parity", "precision", "require_signature")
-
-
-def choosing(command: Callable[..., Result]) -> Callable[..., Result]:
-    """The options of every command that takes an artifact of the hub."""
-    for option in (
-        click.option("--require-signature", metavar="KEY", type=FILE, help="Take only what this public key's owner signed."),
-        click.option("--precision", help="Which one of a repository that has several, such as 8bit."),
-    ):
-        command = option(command)
-    return command
-
-
-def loading(command: Callable[..., Result]) -> Callable[..., Result]:
-    """The options of every command that loads an artifact; it gets an `opener`, which loads one as they say."""
-
-    @functools.wraps(command)
-    def opening(**given: Any) -> Result:
-        opener = partial(load, **{name: given.pop(name) for name in LOADING})
-        return command(opener=opener, **given)
-
-    with_options = choosing(opening)
-    for option in (
-        click.option("--min-parity", type=click.FloatRange(0, 1), help="Accept an artifact sealed at this lower parity."),
-        click.option("--allow-unverified", is_flag=True, help="Load an artifact without checking verdict and hashes."),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, gpu (MLX) or cuda (ONNX)."),
-        click.option("--runtime", default="auto", show_default=True, help="openvino: of an ONNX artifact verified with it."),
-    ):
-        with_options = option(with_options)
-    return with_options
 
 
 class ShimGroup(click.Group):
@@ -81,129 +41,7 @@ def main_group() -> None:
     """
 
 
-@main_group.command()
-@click.argument("artifacts", metavar=f"{NAMED}...", nargs=-1)
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option(
-    "--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on; 0 takes a free one."
-)
-@click.option("--served-model-name", metavar="NAME", help="A name for the only embedder, and for the only reranker.")
-@click.option("--alias", multiple=True, metavar="NAME=MODEL", help="Another name of a model; may be repeated.")
-@click.option(
-    "--default-task",
-    multiple=True,
-    metavar="NAME=TASK",
-    help="The task of requests that name none, by model or alias, such as retrieval.query; may be repeated.",
-)
-@click.option(
-    "--models", metavar="DIR", type=FOLDER, help="Serve the artifacts in a folder, too, each loaded when it is asked for."
-)
-@click.option(
-    "--keep-alive",
-    default="10m",
-    show_default=True,
-    help="How long a model of --models stays unused: 30s, 10m, 1h; 0 for not at all.",
-)
-@click.option(
-    "--max-memory",
-    metavar="SIZE",
-    help="Bytes that models may take in all, such as 6GB: models of --models make room for each other.",
-)
-@click.option("--max-body", default=6_500_000, show_default=True, type=click.IntRange(1), help="Bytes of a request.")
-@click.option("--max-inputs", default=2048, show_default=True, type=click.IntRange(1), help="Texts of a request.")
-@click.option(
-    "--max-queue",
-    default=64,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Work that a model takes on of each key (or address): 1 a request, and 1 more for 32768 characters.",
-)
-@click.option(
-    "--batch-tokens", default=BATCH_TOKENS, show_default=True, type=click.IntRange(1), help="Padded tokens computed at once."
-)
-@click.option(
-    "--batch-timeout",
-    default=120,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Seconds, and ten times what its like took, until a batch hangs and the model is started anew.",
-)
-@click.option("--plain-text", is_flag=True, help="Take control tokens in texts, such as <|im_end|>, for text.")
-@click.option(
-    "--max-connections", default=512, show_default=True, type=click.IntRange(1), help="Connections, beside 16 for health only."
-)
-@click.option(
-    "--max-held",
-    default=64_000_000,
-    show_default=True,
-    type=click.IntRange(0),
-    help="Bytes of bodies and answers held at once, beyond 64 KiB each; a client may hold half of them.",
-)
-@click.option(
-    "--request-timeout",
-    default=60,
-    show_default=True,
-    type=click.IntRange(1),
-    help="Seconds for a client to send a request, and to read its answer.",
-)
-@click.option(
-    "--drain-timeout", default=30, show_default=True, type=click.IntRange(1), help="Seconds to finish and end, on SIGTERM."
-)
-@click.option("--api-key", envvar="SEALPORT_API_KEY", help="Key that clients must send; others see it in the process list.")
-@click.option("--api-key-file", type=FILE, help="File of keys, one a line.")
-@click.option("--admin-key", envvar="SEALPORT_ADMIN_KEY", help="Key of POST /admin/reload, which is shut without one.")
-@click.option("--admin-key-file", type=FILE, help="File of admin keys, one a line.")
-@click.option("--insecure", is_flag=True, help="Listen on an address that others can reach without a key.")
-@click.option(
-    "--allowed-host", multiple=True, help="Name that requests may be sent to, in `Host`; may be repeated. Any by default."
-)
-@click.option("--no-ui", is_flag=True, help="Leave out the pages for people, / and /docs.")
-@click.option("--cors-origin", multiple=True, help="Origin whose pages may ask; may be repeated. None by default.")
-@loading
-def serve(
-    artifacts: tuple[str, ...],
-    opener: Opener,
-    host: str,
-    port: int,
-    insecure: bool,
-    plain_text: bool,
-    no_ui: bool,
-    **given: Any,
-) -> int:
-    """Serve artifacts over HTTP, of this machine or of the hub; GET / is a page to try them, GET /docs lists the routes.
-
-    Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
-    """
-    from shim.serve.given import BYTES, SECONDS, Given, amount, folder, named, pair
-    from shim.serve.run import serve_forever
-    from shim.serve.settings import Settings, check_exposure, read_keys
-
-    keys = read_keys(given.pop("api_key"), given.pop("api_key_file"), "--api-key")
-    admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
-    check_exposure(host, keys, insecure)
-    origins, hosts = given.pop("cors_origin"), given.pop("allowed_host")
-    memory, models = given.pop("max_memory"), given.pop("models")
-    given["max_memory"] = None if memory is None else int(amount(memory, "--max-memory", BYTES))
-    given["keep_alive"] = amount(given.pop("keep_alive"), "--keep-alive", SECONDS)
-    given["aliases"] = tuple(pair(text, "--alias") for text in given.pop("alias"))
-    given["tasks"] = tuple(pair(text, "--default-task") for text in given.pop("default_task"))
-    settings = Settings(
-        keys=keys,
-        admin_keys=admin_keys,
-        origins=origins,
-        hosts=hosts,
-        pages=not no_ui,
-        served_name=given.pop("served_model_name"),
-        **given,
-    )
-    found = [Given(partial(opener, artifact, plain_text=plain_text), name) for name, artifact in map(named, artifacts)]
-    if models is not None:
-        describing = partial(describe, **opener.keywords)
-        for path, manifest in folder(models, describing):
-            found.append(Given(partial(opener, str(path), plain_text=plain_text), manifest=manifest))
-    if not found:
-        raise UsageError("nothing to serve: give artifacts, or a folder of them by --models")
-    return serve_forever(found, host, port, settings)
+main_group.add_command(serve)
 
 
 @main_group.command()
