@@ -19,7 +19,7 @@ INPUTS = {
 
 def summary(manifest: Manifest, path: str) -> str:
     """Name and verdict, then where it is, how large, and how near to the original."""
-    lines = [f"{manifest.name}: {manifest.verdict}", f"  path     {path}", *_size(manifest)]
+    lines = [f"{manifest.name}: {manifest.verdict}", f"  path     {path}", _size(manifest)]
     parity = manifest.parity
     for head, figures in (parity.heads or {}).items():
         lines.append(_cosines(head, figures))
@@ -47,16 +47,14 @@ def summary(manifest: Manifest, path: str) -> str:
     return "\n".join(lines)
 
 
-def _size(manifest: Manifest) -> list[str]:
+def _size(manifest: Manifest) -> str:
     """How large it is, and where its bits per weight come from."""
     bits, whole = manifest.quantization["bits_per_weight"], manifest.quantization.get("original_bits_per_weight")
-    line = f"  size     {_megabytes(manifest.size)}, {bits:.2f} bits per weight"
-    lines = [line + (f", {bits / whole:.0%} of the original's" if whole else "")]
+    of = f", {bits / whole:.0%} of the original" if whole else ""
     counts = Counter(int(entry["bits"]) for entry in manifest.quantization["tensors"].values())
-    if counts:
-        parts = [f"{count} tensor{'s' * (count > 1)} at {width}" for width, count in sorted(counts.items())]
-        lines.append(f"  bits     {', '.join(parts)}; scales and the other tensors make the rest")
-    return lines
+    parts = [f"{count} tensor{'s' * (count > 1)} at {width}" for width, count in sorted(counts.items())]
+    why = f": {', '.join(parts)}, and scales" if parts else ""
+    return f"  size     {_megabytes(manifest.size)}{of}; {bits:.2f} bits per weight{why}"
 
 
 def next_step(manifest: Manifest, path: str) -> str:
