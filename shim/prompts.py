@@ -30,7 +30,7 @@ PAIR = "pair"  # the key of a reranker's prompts that holds query and document; 
 PAIR_SLOTS = (SLOT, "{query}", "{document}")
 DEFAULT = "default"  # the instruction of a pair for which none is given
 PROMPTS = (*TASKS, TEMPLATE, PAIR, DEFAULT)
-# The names of the prompts of which sentence-transformers' encode_query and encode_document take the first; else they take none.
+# What clients call a query and a document; the first is the prompt's name in the checkpoint.
 ROLES = {"retrieval.query": ("query",), "retrieval.passage": ("document", "passage", "corpus")}
 # Tasks that are the same to a model that has an adapter for one of them.
 SAME = {"clustering": "separation"}
@@ -96,8 +96,11 @@ def knows_prompt(spec: ModelSpec, name: str) -> bool:
 
 
 def named_for(names: Mapping[str, str], task: str | None) -> str | None:
-    """The prompt that a checkpoint has for a task among those it names; None where it names none for it."""
-    return next((names[name] for name in ROLES.get(task or "", (task or "",)) if name in names), None)
+    """The prompt that a checkpoint has for a task among those it names; None where it names none for it.
+
+    Of a document it is `document` alone: sentence-transformers gives every model one, if an empty one, and looks no further.
+    """
+    return names.get(ROLES.get(task or "", (task or "",))[0])
 
 
 def prompt_of(spec: ModelSpec, task: str | None = None, instruction: str | None = None, name: str | None = None) -> str:
