@@ -81,7 +81,7 @@ def test_models_and_health(client: openai.OpenAI, address: str) -> None:
         ({"model": "all-minilm-l6-v2", "input": "a", "input_type": "image"}, 400, "input_type 'image' unknown"),
         ({"input": "a", "input_type": "query", "task": "classification"}, 400, "differ; give one"),
         ({"model": "all-minilm-l6-v2", "input": "a", "encoding_format": "hex"}, 400, "encoding_format"),
-        ({"model": "all-minilm-l6-v2", "input": "a", "task": "query"}, 400, "task 'query' unknown"),
+        ({"model": "all-minilm-l6-v2", "input": "a", "task": "quiz"}, 400, "task 'quiz' unknown"),
         (["not", "an", "object"], 400, "must be a JSON object"),
     ],
 )

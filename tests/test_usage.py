@@ -93,7 +93,7 @@ def test_mlx_lms_code_gives_our_vector(monkeypatch: pytest.MonkeyPatch) -> None:
     path, _ = made("qwen3-embedding-0.6b", "mlx", 8)
     loader = next(loader for loader in LOADERS if loader.name == "mlx-lm")
     _, code = loader.write(local(path))
-    assert "Instruct: Given a search query" in code
+    assert "Instruct: Given a web search query" in code
     vector = np.array(run(code, path.parent, monkeypatch)["vector"].tolist())[0]
     with pytest.warns(UserWarning, match="on a CPU"):
         ours = shim.load(path).embed([QUERY], task="retrieval.query").dense[0]

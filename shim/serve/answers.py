@@ -7,6 +7,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import orjson
 from fastapi import Request, Response
+from starlette.types import Scope
 
 from shim.serve.logs import FACTS, GONE
 from shim.serve.models import Asking, Models
@@ -15,6 +16,7 @@ from shim.serve.served_model import ServedModel
 TRUNCATED = "x-truncated"  # the header that says which texts were cut, where the answer has no place for it
 PROMPT = "x-prompt"  # and the one that says what went before each text, as a JSON string
 SHOWN = 200  # texts named in TRUNCATED, characters of PROMPT: they stay headers that proxies take
+DIGITS = 19  # of a length in bytes
 LARGE = 20_000  # numbers in an answer whose JSON would hold up every other client
 Asked = TypeVar("Asked")
 Endpoint = Callable[..., Awaitable[Response]]
@@ -59,12 +61,18 @@ def endpoint(models: Models, work: Callable[[Asking, Asked, Request], Awaitable[
     """The work as an endpoint of a route: it gets the models that it asks for, and is given up where the client leaves."""
 
     async def answered(body: Asked, request: Request) -> Response:
-        with models.asking(int(request.headers.get("content-length", "0"))) as asking:
+        with models.asking(announced(request.scope)) as asking:
             return await respond(request, work(asking, body, request))
 
     answered.__name__, answered.__doc__ = work.__name__, work.__doc__
     answered.__annotations__["body"] = get_type_hints(work, include_extras=True)["body"]  # what the framework reads
     return answered
+
+
+def announced(scope: Scope) -> int:
+    """Bytes of the body as its client says; 0 where it does not, and more than any limit where the number has no end."""
+    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"").lstrip(b"0")
+    return int(length[: DIGITS + 1] or b"0")
 
 
 def said(truncated: Sequence[bool], prompt: str = "", source: bool = False) -> dict[str, str]:

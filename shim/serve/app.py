@@ -100,6 +100,9 @@ def create_app(models: Models, metrics: Metrics) -> FastAPI:
     _add_reload(app, models, key)
     _add_handlers(app)
     paths = app.openapi()["paths"]
+    if models.settings.pages:
+        shown = {"description": "Successful Response", "content": {"text/html": {}}}
+        paths["/"]["get"] = {"tags": ["pages"], "summary": "A page to try the models", "responses": {"200": shown}}
     direct = [route for router in routers for route in router.routes]
     app.add_middleware(Direct, routes=direct, max_inputs=models.settings.max_inputs)
     app.add_middleware(Body, settings=models.settings, held=Held(models.settings, metrics))

@@ -5,8 +5,9 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shim.serve.answers import announced
 from shim.serve.faults import Kind, Refusal
-from shim.serve.limits import CLIENT, announced
+from shim.serve.limits import CLIENT
 from shim.serve.metrics import Metrics
 from shim.serve.refusals import refusal_response
 from shim.serve.settings import Settings

@@ -6,22 +6,16 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shim.serve.answers import announced
 from shim.serve.faults import Kind, Refusal
 from shim.serve.refusals import refusal_response
 from shim.serve.settings import Settings
 
 CLIENT = "sealport.client"  # the key of a request's scope under which the API key is that it came with
 ADMIN = "/admin/"
-DIGITS = 19  # of a length in bytes
 ESCAPED = 12  # bytes of JSON for a character, at most: two surrogates, each as \\uXXXX
 # What a load balancer, a scraper and a reader of the documentation need; no text goes in, none comes out.
 OPEN = frozenset({"/health", "/health/live", "/health/ready", "/ping", "/metrics", "/docs", "/openapi.json"})
-
-
-def announced(scope: Scope) -> int:
-    """Bytes of the body as its client says; 0 where it does not, and more than any limit where the number has no end."""
-    length = next((value for name, value in scope["headers"] if name == b"content-length"), b"").lstrip(b"0")
-    return int(length[: DIGITS + 1] or b"0")
 
 
 class Keys:

@@ -36,7 +36,7 @@ function bytes(count) {
 }
 
 // Cut, not rounded: what is less than 1 is never shown as 1.
-const cosine = (value) => (Math.floor(value * 1e5 + 1e-6) / 1e5).toFixed(5);
+const least = (value) => (Math.floor(value * 1e5 + 1e-6) / 1e5).toFixed(5);
 
 function card(model) {
   const does = model.task === "rerank" ? "Reranker" : "Embedding model";
@@ -47,14 +47,14 @@ function card(model) {
   if (figures.length) {
     const measured = `${model.texts.toLocaleString("en")} ${model.task === "rerank" ? "pairs" : "texts"}`;
     proof.append(
-      make("span", { className: "worst" }, cosine(Math.min(...figures))),
+      make("span", { className: "worst" }, least(Math.min(...figures))),
       make("span", { className: "hint" }, `worst cosine of ${measured}`));
   }
   const facts = {
     Memory: model.memory && bytes(model.memory) + (model.loaded === false ? " when it is loaded" : ""),
     Dimensions: model.task === "embed" && model.dimensions.toLocaleString("en"),
     "Longest text": `${model.max_tokens.toLocaleString("en")} tokens`,
-    Heads: model.heads.length > 1 && model.heads.map((head) => `${head} ${cosine(model.parity[head] ?? NaN)}`).join(", "),
+    Heads: model.heads.length > 1 && model.heads.map((head) => `${head} ${least(model.parity[head] ?? NaN)}`).join(", "),
     Weights: `${model.bits} bits`,
     Runs: model.loaded !== false && `${model.runtime} on ${model.device}`,
     License: model.license,
