@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shim.contents import Steps
+from shim.errors import UsageError
 from shim.prompts import adapter_of, is_query
 from shim.spec import ColBert, ModelSpec
 from shim.text import Encoded, TextEncoder, adapted
@@ -22,9 +23,11 @@ def encoding(
     """What makes texts tokens behind the prompt, as `TextEncoder.encoding` cuts and refuses them.
 
     task, name: see `prompt_of`; they also say which adapter a text goes through, and whether it is a query. Raises UsageError
-    for a task that a model with adapters has none for.
+    for a task that a model with adapters has none for, and for ColBERT's texts, whose sign stands first, cut on the left.
     """
     adapter, colbert, query = adapter_of(spec, task, name), spec.colbert, is_query(task, name)
+    if colbert is not None and side == "left":
+        raise UsageError("this model's texts are cut on the right: what they are stands before them")
     limit = colbert.query_length if colbert is not None and query else None
 
     def encode(texts: Sequence[str]) -> Steps[list[Encoded]]:

@@ -114,8 +114,12 @@ class Sentences(Computing):
         """(n, m) float32: each vector of the first with each of the second, greater where they are more alike.
 
         How they are compared is the checkpoint's word: cosine, dot, and of euclidean and manhattan the negative distance.
+        Raises UsageError for a model without a vector for a text, and for vectors of different lengths.
         """
+        self.check_embed()
         first, second = (np.atleast_2d(np.asarray(one, np.float32)) for one in (embeddings1, embeddings2))
+        if first.shape[1] != second.shape[1]:
+            raise UsageError(f"vectors of {first.shape[1]} and of {second.shape[1]} numbers cannot be compared")
         if self.similarity_fn_name == "cosine":
             first, second = _unit(first), _unit(second)
         if self.similarity_fn_name in ("cosine", "dot"):

@@ -19,6 +19,7 @@ from test_witness import READ_OTHERWISE, edit, reading, witnessed
 
 from converter import corpus
 from converter.source import open as opening
+from shim.encoding import encoding
 from shim.errors import SourceError, UsageError
 from shim.model import Model
 from shim.results import Embeddings
@@ -157,6 +158,11 @@ def test_what_has_no_dense_vector_says_so(artifact: Callable[..., tuple[Model, P
     ):
         with pytest.raises(UsageError, match=message):
             splade.embed(["text"], **settings)
+    with pytest.raises(UsageError, match="has sparse"):
+        splade.similarity(np.ones((2, 8)), np.ones((2, 8)))
+    colbert = artifact(PYLATE, "onnx", 8)[0]
+    with pytest.raises(UsageError, match="cut on the right"):
+        encoding(colbert.encoder, colbert.manifest.model, "", "query", side="left")
 
 
 def test_over_http(artifact: Callable[..., tuple[Model, Path]], serve: Callable[..., str]) -> None:
