@@ -19,13 +19,16 @@ from support import commands, servers
 import shim
 from shim.loading import describe
 from shim.serve import on_demand
+from shim.serve.app import create_app
 from shim.serve.faults import Kind, Refusal
+from shim.serve.given import folder as artifacts_in
 from shim.serve.memory import expected
 from shim.serve.metrics import Metrics
 from shim.serve.models import Models
 from shim.serve.options import Options
 from shim.serve.settings import Settings
 from shim.serve.turns import CLIENT
+from shim.serve.welcome import welcome
 
 NAMES = ("bge-m3-onnx-32bit", "bge-reranker-v2-m3-onnx-32bit", "tiny-onnx-32bit")
 
@@ -237,7 +240,15 @@ def test_a_model_on_demand_is_reloaded_from_its_folder(offered: Callable[..., Mo
     ("arguments", "message"),
     [
         ((), "nothing to serve"),
-        (("--models", "{folder}/notes"), "no folder in it is an artifact"),
+        (("--models", "{folder}/notes"), "notes: no folder in it is an artifact"),
+        (("--models", "{folder}/none"), "none: there is no such folder"),
+        (("--models", "{folder}/tiny-onnx-32bit"), "tiny-onnx-32bit: an artifact itself; give it without --models"),
+        (("{folder}/tiny-onnx-32bit", "{folder}/tiny-onnx-32bit"), "is given twice; give one of them as NAME=ARTIFACT"),
+        (("{folder}/tiny-onnx-32bit", "--max-memory", "1kB"), "--max-memory is 0.00 GB, but the models that are given take 0."),
+        (("{folder}/tiny-onnx-32bit", "--keep-alive", "10m"), "--keep-alive is for models of --models, which is not given"),
+        (("--models", "{folder}", "--served-model-name", ""), "--served-model-name '': a NAME is of letters a-z"),
+        (("--models", "{folder}", "--served-model-name", "my model"), "--served-model-name 'my model': a NAME is of"),
+        (("--models", "{folder}", "--alias", "ä=tiny"), "--alias 'ä=tiny': not NAME=VALUE; a NAME is of letters a-z"),
         (
             ("--models", "{folder}", "--max-memory", "6 apples"),
             "--max-memory '6 apples': not a number with one of the units b, kb",
@@ -256,6 +267,17 @@ def test_what_the_command_line_cannot_mean(folder: Path, arguments: tuple[str, .
     assert message in done.stderr.splitlines()[-1]
 
 
+def test_what_is_given_on_the_line_wins_over_the_folder(tmp_path: Path, folder: Path) -> None:
+    for name in ("copy", "one"):
+        shutil.copytree(folder / NAMES[2], tmp_path / name)
+    (tmp_path / "link").symlink_to(folder / NAMES[0])
+    with pytest.warns(UserWarning, match="left out: .*one: holds tiny-onnx-32bit, as .*copy does"):
+        found = artifacts_in(tmp_path, describe, [str(folder / NAMES[0])])
+    assert [path.name for path, _ in found] == ["copy"]
+    (tmp_path / "one" / "artifact.json").unlink()
+    assert artifacts_in(tmp_path, describe, [str(tmp_path / "copy"), str(tmp_path / "link")]) == []
+
+
 def test_names_are_listed_and_answer(folder: Path) -> None:
     models = Models(Settings(served_name="all"), Metrics())
     for name in NAMES[:2]:
@@ -263,5 +285,13 @@ def test_names_are_listed_and_answer(folder: Path) -> None:
     models.name()
     assert models.names.find("all", "embed")[0].name == NAMES[0]
     assert models.names.find("all", "rerank")[0].name == NAMES[1]
+
+    async def listed() -> list[str]:
+        transport = httpx.ASGITransport(create_app(models, Metrics()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+
+    assert sorted(run(listed())) == sorted([*NAMES[:2], "all"]), "no id twice"
+    assert '"model":"mine"' in welcome({"mine": describe(folder / NAMES[0])}, "http://here", Settings())
     assert json.dumps([one.info() for one in models.listed.values()])
     assert models.close()

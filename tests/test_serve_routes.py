@@ -92,6 +92,7 @@ def test_a_model_answers_to_its_names(ask: Callable[..., httpx.Response], addres
     own = {"bge-m3-onnx-32bit", "bge-reranker-v2-m3-onnx-32bit", "tiny-onnx-32bit", "mine"}
     assert listed.keys() == own | {"text-embedding-3-small", "search"}
     assert (listed["search"]["root"], listed["mine"]["name"]) == ("mine", f"{QWEN}-onnx-32bit")
+    assert ask("/v1/embeddings", model=listed["mine"]["name"], input="a").json()["model"] == "mine", "its artifact's name, too"
     assert httpx.get(f"{address}/v1/models/text-embedding-3-small").json() == listed["text-embedding-3-small"]
     assert httpx.get(f"{address}/v1/models/org/name").json()["error"]["code"] == "model_not_found"
 

@@ -40,7 +40,7 @@ class Listed:
 
 
 class Names:
-    """The names of the listed models: their own, those of their recipes and originals, and aliases."""
+    """The names of the listed models: their own, those of their artifacts, recipes and originals, and aliases."""
 
     def __init__(self, listed: dict[str, Listed]):
         self._listed = listed
@@ -49,9 +49,9 @@ class Names:
         self.tasks: dict[str, str] = {}  # the task of a name, where a request names none
 
     def add(self, one: Listed) -> None:
-        """Its recipe's and its original's names, where no model of its kind has them yet."""
+        """Its artifact's, its recipe's and its original's names, where no model of its kind has them yet."""
         source = one.manifest.source
-        for name in (one.manifest.recipe, source.get("base_model", source["repo"])):
+        for name in (one.manifest.name, one.manifest.recipe, source.get("base_model", source["repo"])):
             known = self._known.setdefault(name, [])
             if all(other.manifest.task != one.manifest.task for other in known):
                 known.append(one)

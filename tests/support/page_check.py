@@ -186,7 +186,8 @@ def looks(page, url, key):
 
 def strange(page, url):
     """Models whose names and prompts are HTML, one of them with prompts, one not loaded: what any repository may hold."""
-    model = {"name": EVIL, "task": "embed", "dimensions": 8, "max_tokens": 16, "heads": ["dense"], "prompts": {EVIL: "x"}}
+    model = {"id": EVIL, "root": EVIL, "task": "embed", "dimensions": 8, "max_tokens": 16, "heads": ["dense"]}
+    model |= {"prompts": {EVIL: "x"}}
     model |= {"parity": {"dense": 0.99912}, "texts": 200, "verdict": "pass", "bits": 8, "runtime": "onnx", "device": "cpu"}
     model |= {"license": EVIL, "repository": EVIL, "revision": EVIL, "memory": 1_234_000_000, "loaded": False}
     sent = []

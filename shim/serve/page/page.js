@@ -36,7 +36,7 @@ function bytes(count) {
 }
 
 // Cut, not rounded: what is less than 1 is never shown as 1.
-const cosine = (value) => (Math.floor(value * 1e5 + 1e-6) / 1e5).toFixed(5);
+const least = (value) => Math.min(Math.floor(value * 1e5 + 1e-9) / 1e5, value < 1 ? 0.99999 : 1).toFixed(5);
 
 function card(model) {
   const does = model.task === "rerank" ? "Reranker" : "Embedding model";
@@ -47,14 +47,14 @@ function card(model) {
   if (figures.length) {
     const measured = `${model.texts.toLocaleString("en")} ${model.task === "rerank" ? "pairs" : "texts"}`;
     proof.append(
-      make("span", { className: "worst" }, cosine(Math.min(...figures))),
+      make("span", { className: "worst" }, least(Math.min(...figures))),
       make("span", { className: "hint" }, `worst cosine of ${measured}`));
   }
   const facts = {
     Memory: model.memory && bytes(model.memory) + (model.loaded === false ? " when it is loaded" : ""),
     Dimensions: model.task === "embed" && model.dimensions.toLocaleString("en"),
     "Longest text": `${model.max_tokens.toLocaleString("en")} tokens`,
-    Heads: model.heads.length > 1 && model.heads.map((head) => `${head} ${cosine(model.parity[head] ?? NaN)}`).join(", "),
+    Heads: model.heads.length > 1 && model.heads.map((head) => `${head} ${least(model.parity[head] ?? NaN)}`).join(", "),
     Weights: `${model.bits} bits`,
     Runs: model.loaded !== false && `${model.runtime} on ${model.device}`,
     License: model.license,
@@ -64,7 +64,7 @@ function card(model) {
   for (const [name, value] of Object.entries(facts)) {
     if (value) list.append(make("dt", {}, name), make("dd", {}, value));
   }
-  return make("li", { className: "card" }, make("h3", {}, model.name), make("p", { className: "does" }, does), proof, list);
+  return make("li", { className: "card" }, make("h3", {}, model.id), make("p", { className: "does" }, does), proof, list);
 }
 
 /** Bytes that the whole process takes, as its figures say; undefined where the system does not tell. */
@@ -78,13 +78,15 @@ async function memory() {
 }
 
 function choose(select, models) {
-  select.replaceChildren(...models.map((model) => make("option", { value: model.name }, model.name)));
+  select.replaceChildren(...models.map((model) => make("option", { value: model.id }, model.id)));
 }
 
 async function start() {
-  let models;
+  let models, taken;
   try {
-    models = (await ask("v1/models")).data;
+    const { data } = await ask("v1/models");
+    models = data.filter((model) => model.id === model.root); // an alias is no further model
+    taken = await memory(); // before anything is shown: who sees a model may go on to the forms
   } catch (error) {
     KEY_FORM.hidden = error.status !== 401;
     PROBLEM.hidden = error.status === 401 && !key;
@@ -99,7 +101,6 @@ async function start() {
   list.parentElement.hidden = false;
   const one = models.length === 1;
   const count = one ? "1 model, proven against its original" : `${models.length} models, proven against their originals`;
-  const taken = await memory();
   document.getElementById("summary").textContent = count + (taken ? `; ${bytes(taken)} of memory in all.` : ".");
   const rerankers = models.filter((model) => model.task === "rerank");
   const embedders = models.filter((model) => model.task === "embed" && model.heads.includes("dense"));
@@ -149,7 +150,7 @@ function compare(models) {
   const [model, prompt, text] = ["compare-model", "compare-prompt", "sentences"].map((id) => document.getElementById(id));
   choose(model, models);
   const prompts = () => {
-    const names = Object.keys(models.find((one) => one.name === model.value).prompts);
+    const names = Object.keys(models.find((one) => one.id === model.value).prompts);
     const options = names.map((name) => make("option", { value: name }, name));
     prompt.replaceChildren(make("option", { value: "" }, "none named"), ...options);
     prompt.parentElement.hidden = !names.length;
@@ -217,7 +218,7 @@ function rank(models) {
   const requests = () => {
     const documents = lines(text.value);
     const model = select.value;
-    if (models.find((one) => one.name === model).task === "rerank") {
+    if (models.find((one) => one.id === model).task === "rerank") {
       return [{ path: "v1/rerank", body: { model, query: query.value, documents } }];
     }
     return [["retrieval.query", [query.value]], ["retrieval.passage", documents]].map(([task, input]) =>
