@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -158,7 +159,7 @@ def test_the_least_recently_used_goes_first(offered: Callable[..., Models], fold
 
 
 def test_what_cannot_be_loaded_is_one_line_and_tried_again_later(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = Path(shutil.copytree(folder / NAMES[2], tmp_path / "one"))
     models = Models(Settings(), Metrics())
@@ -167,9 +168,11 @@ def test_what_cannot_be_loaded_is_one_line_and_tried_again_later(
 
     async def work() -> None:
         for _ in range(2):
-            with pytest.raises(Refusal, match="tiny-onnx-32bit cannot be loaded: .*tokenizer.json is missing") as refused:
+            with pytest.raises(Refusal) as refused:
                 await embed(models, "tiny")
-            assert (refused.value.status, "\n" in refused.value.message) == (503, False)
+            assert refused.value.message == "tiny-onnx-32bit cannot be loaded; the server's log says why", "no path of ours"
+            assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "10"})
+            assert re.search("tokenizer.json is missing", str(vars(caplog.records[-1])["error"]))
         (tmp_path / "kept").rename(path / "tokenizer.json")
         monkeypatch.setattr(on_demand, "AGAIN", 0.0)
         assert (await embed(models, "tiny")).shape == (1, 64)
@@ -182,7 +185,7 @@ def test_what_has_never_room_is_one_line(offered: Callable[..., Models]) -> None
     models = offered(max_memory=1_000_000)
     with pytest.raises(Refusal, match=r"needs 0.0\d GB of --max-memory 0.00 GB") as refused:
         run(embed(models, "tiny"))
-    assert refused.value.kind is Kind.NOT_LOADED
+    assert (refused.value.kind, refused.value.headers) == (Kind.NOT_LOADED, {"retry-after": "10"})
 
 
 def test_no_client_fills_the_line_for_a_model(folder: Path, offered: Callable[..., Models]) -> None:

@@ -143,8 +143,11 @@ def test_a_model_that_is_not_loaded_and_prompts_are_shown(seen: dict[str, Any]) 
 
 
 @pytest.mark.slow
-def test_a_refusal_is_said_in_the_servers_words(seen: dict[str, Any]) -> None:
-    assert seen["desk"]["refusal"] == "query: String should have at least 1 character"
+def test_what_cannot_be_asked_is_said_in_plain_words(seen: dict[str, Any]) -> None:
+    assert seen["desk"]["no query"] == "Write a query first."
+    assert seen["desk"]["no documents"] == "Write a document first, one a line."
+    assert seen["desk"]["no sentences"] == "Write a sentence first, one a line."
+    assert seen["desk"]["odd key"] == "A key is of ASCII characters alone; this one has “ä”."
 
 
 @pytest.mark.slow

@@ -113,8 +113,9 @@ async function start() {
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const shown = (number, digits) => number.toFixed(digits).replace("-", "−");
 
-/** A panel whose form sends requests. requests: of the form as it is now; answered: shows their answers, and says a line. */
-function panel(section, requests, answered) {
+/** A panel whose form sends requests. requests: of the form as it is now; answered: shows their answers, and says a line;
+ *  missing: what is to be done first, if anything. */
+function panel(section, requests, answered, missing) {
   const form = section.querySelector("form");
   const status = section.querySelector(".status");
   const button = form.querySelector("button");
@@ -130,6 +131,7 @@ function panel(section, requests, answered) {
   form.onsubmit = async (event) => {
     event.preventDefault();
     if (button.getAttribute("aria-disabled") === "true") return;
+    if (missing()) return say(missing(), true);
     button.setAttribute("aria-disabled", "true"); // not `disabled`, which would take the focus away
     const started = performance.now();
     try {
@@ -170,7 +172,7 @@ function compare(models) {
     region.replaceChildren(heatMap(sentences, similarities));
     region.hidden = false;
     return said(similarities) + ` ${answer.usage.total_tokens} tokens,`;
-  });
+  }, () => !lines(text.value).length && "Write a sentence first, one a line.");
 }
 
 function cosine(one, other) {
@@ -239,12 +241,18 @@ function rank(models) {
     }));
     const count = documents.length === 1 ? "1 document" : `${documents.length} documents`;
     return `${count}, best first${first.results ? "" : ", by cosine"};`;
-  });
+  }, () => (!query.value.trim() && "Write a query first.")
+    || (!lines(text.value).length && "Write a document first, one a line."));
 }
 
 KEY_FORM.onsubmit = (event) => {
   event.preventDefault();
-  key = document.getElementById("key").value.trim();
+  const given = document.getElementById("key").value.trim();
+  const odd = given.match(/[^\x20-\x7e]/u); // which no header of a request may hold
+  PROBLEM.hidden = !odd;
+  PROBLEM.textContent = odd && `A key is of ASCII characters alone; this one has “${odd[0]}”.`;
+  if (odd) return;
+  key = given;
   start();
 };
 start();
