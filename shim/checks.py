@@ -5,6 +5,8 @@ from collections.abc import Iterable, Mapping, Set
 
 from shim.errors import UsageError
 
+KINDS = {"TokenIds": "a list of token ids"}  # what users call it, where Python's name of a type says little
+
 
 def check_texts(texts: object, noun: str = "text", empty: bool = False) -> list[str]:
     """The texts as a list; `noun` is what errors call one of them, `empty` allows empty strings.
@@ -40,7 +42,7 @@ def check_text(text: object, name: str, empty: bool = False, param: str | None =
     param: the argument that it came in, see UsageError.
     """
     if not isinstance(text, str):
-        raise UsageError(f"{name} is {type(text).__name__}, not a string", param)
+        raise UsageError(f"{name} is {KINDS.get(type(text).__name__, type(text).__name__)}, not a string", param)
     if not text and not empty:
         raise UsageError(f"{name} is an empty string", param)
     try:

@@ -65,7 +65,8 @@ class Computing:
         if self.task != "embed":
             raise UsageError(f"{self.name} is a reranker and cannot embed; give an embedding model")
         if isinstance(heads, str) or not heads or not set(heads) <= set(self.manifest.model.heads):
-            raise UsageError(f"heads {heads!r}: {self.name} has {', '.join(self.manifest.model.heads)}", "heads")
+            given = heads if isinstance(heads, str) else ", ".join(map(str, heads)) or "()"
+            raise UsageError(f"heads {given}: {self.name} has {', '.join(self.manifest.model.heads)}", "heads")
         if late_chunking and (why := late.fault(self.manifest.model)):
             who = f"here {' and '.join(others)} can" if others else late.OTHERS
             raise UsageError(f"{self.name} does no late chunking: {why}; {who}", "late_chunking")

@@ -51,7 +51,7 @@ def test_the_command_counts_and_says_what_a_million_cost(tiny_artifact: Path, tm
         (["--in", "a.txt", "--out", "o", "--id", "a"], "one text a line, and no columns"),
         (["--in", "a.jsonl", "--out", "o", "--embedding-type", "int4"], "embedding_type 'int4' unknown"),
         (["--in", "a.jsonl", "--out", "o", "--dimensions", "12", "--embedding-type", "ubinary"], "12 are no multiple of 8"),
-        (["--in", "a.jsonl", "--out", "o", "--heads", "sparse"], "heads ['sparse']: tiny-onnx-32bit has dense"),
+        (["--in", "a.jsonl", "--out", "o", "--heads", "sparse"], "heads sparse: tiny-onnx-32bit has dense"),
         (["--in", "a.jsonl", "--out", "o"], "none of 1 texts could be embedded; see o/_rejects"),
         (["--in", "empty.jsonl", "--out", "o"], "no rows"),
     ],

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,13 +20,16 @@ from support import commands, servers
 import shim
 from shim.loading import describe
 from shim.serve import on_demand
+from shim.serve.app import create_app
 from shim.serve.faults import Kind, Refusal
+from shim.serve.given import folder as artifacts_in
 from shim.serve.memory import expected
 from shim.serve.metrics import Metrics
 from shim.serve.models import Models
 from shim.serve.options import Options
 from shim.serve.settings import Settings
 from shim.serve.turns import CLIENT
+from shim.serve.welcome import welcome
 
 NAMES = ("bge-m3-onnx-32bit", "bge-reranker-v2-m3-onnx-32bit", "tiny-onnx-32bit")
 
@@ -155,7 +159,7 @@ def test_the_least_recently_used_goes_first(offered: Callable[..., Models], fold
 
 
 def test_what_cannot_be_loaded_is_one_line_and_tried_again_later(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = Path(shutil.copytree(folder / NAMES[2], tmp_path / "one"))
     models = Models(Settings(), Metrics())
@@ -164,9 +168,11 @@ def test_what_cannot_be_loaded_is_one_line_and_tried_again_later(
 
     async def work() -> None:
         for _ in range(2):
-            with pytest.raises(Refusal, match="tiny-onnx-32bit cannot be loaded: .*tokenizer.json is missing") as refused:
+            with pytest.raises(Refusal) as refused:
                 await embed(models, "tiny")
-            assert (refused.value.status, "\n" in refused.value.message) == (503, False)
+            assert refused.value.message == "tiny-onnx-32bit cannot be loaded; the server's log says why", "no path of ours"
+            assert (refused.value.status, refused.value.headers) == (503, {"retry-after": "10"})
+            assert re.search("tokenizer.json is missing", str(vars(caplog.records[-1])["error"]))
         (tmp_path / "kept").rename(path / "tokenizer.json")
         monkeypatch.setattr(on_demand, "AGAIN", 0.0)
         assert (await embed(models, "tiny")).shape == (1, 64)
@@ -179,7 +185,7 @@ def test_what_has_never_room_is_one_line(offered: Callable[..., Models]) -> None
     models = offered(max_memory=1_000_000)
     with pytest.raises(Refusal, match=r"needs 0.0\d GB of --max-memory 0.00 GB") as refused:
         run(embed(models, "tiny"))
-    assert refused.value.kind is Kind.NOT_LOADED
+    assert (refused.value.kind, refused.value.headers) == (Kind.NOT_LOADED, {"retry-after": "10"})
 
 
 def test_no_client_fills_the_line_for_a_model(folder: Path, offered: Callable[..., Models]) -> None:
@@ -237,7 +243,15 @@ def test_a_model_on_demand_is_reloaded_from_its_folder(offered: Callable[..., Mo
     ("arguments", "message"),
     [
         ((), "nothing to serve"),
-        (("--models", "{folder}/notes"), "no folder in it is an artifact"),
+        (("--models", "{folder}/notes"), "notes: no folder in it is an artifact"),
+        (("--models", "{folder}/none"), "none: there is no such folder"),
+        (("--models", "{folder}/tiny-onnx-32bit"), "tiny-onnx-32bit: an artifact itself; give it without --models"),
+        (("{folder}/tiny-onnx-32bit", "{folder}/tiny-onnx-32bit"), "is given twice; give one of them as NAME=ARTIFACT"),
+        (("{folder}/tiny-onnx-32bit", "--max-memory", "1kB"), "--max-memory is 0.00 GB, but the models that are given take 0."),
+        (("{folder}/tiny-onnx-32bit", "--keep-alive", "10m"), "--keep-alive is for models of --models, which is not given"),
+        (("--models", "{folder}", "--served-model-name", ""), "--served-model-name '': a NAME is of letters a-z"),
+        (("--models", "{folder}", "--served-model-name", "my model"), "--served-model-name 'my model': a NAME is of"),
+        (("--models", "{folder}", "--alias", "ä=tiny"), "--alias 'ä=tiny': not NAME=VALUE; a NAME is of letters a-z"),
         (
             ("--models", "{folder}", "--max-memory", "6 apples"),
             "--max-memory '6 apples': not a number with one of the units b, kb",
@@ -256,6 +270,17 @@ def test_what_the_command_line_cannot_mean(folder: Path, arguments: tuple[str, .
     assert message in done.stderr.splitlines()[-1]
 
 
+def test_what_is_given_on_the_line_wins_over_the_folder(tmp_path: Path, folder: Path) -> None:
+    for name in ("copy", "one"):
+        shutil.copytree(folder / NAMES[2], tmp_path / name)
+    (tmp_path / "link").symlink_to(folder / NAMES[0])
+    with pytest.warns(UserWarning, match="left out: .*one: holds tiny-onnx-32bit, as .*copy does"):
+        found = artifacts_in(tmp_path, describe, [str(folder / NAMES[0])])
+    assert [path.name for path, _ in found] == ["copy"]
+    (tmp_path / "one" / "artifact.json").unlink()
+    assert artifacts_in(tmp_path, describe, [str(tmp_path / "copy"), str(tmp_path / "link")]) == []
+
+
 def test_names_are_listed_and_answer(folder: Path) -> None:
     models = Models(Settings(served_name="all"), Metrics())
     for name in NAMES[:2]:
@@ -263,5 +288,13 @@ def test_names_are_listed_and_answer(folder: Path) -> None:
     models.name()
     assert models.names.find("all", "embed")[0].name == NAMES[0]
     assert models.names.find("all", "rerank")[0].name == NAMES[1]
+
+    async def listed() -> list[str]:
+        transport = httpx.ASGITransport(create_app(models, Metrics()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return [model["id"] for model in (await client.get("/v1/models")).json()["data"]]
+
+    assert sorted(run(listed())) == sorted([*NAMES[:2], "all"]), "no id twice"
+    assert '"model":"mine"' in welcome({"mine": describe(folder / NAMES[0])}, "http://here", Settings())
     assert json.dumps([one.info() for one in models.listed.values()])
     assert models.close()

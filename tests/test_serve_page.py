@@ -34,7 +34,8 @@ PAGE_WEIGHT = 60_000  # bytes of `/` with all that it loads
 
 @pytest.fixture(scope="module")
 def address(serve: Callable[..., str]) -> str:
-    return serve(*(made(name, "onnx", 32)[0] for name in (EMBEDDER, RERANKER)), "--api-key", KEY)
+    embedder, reranker = (made(name, "onnx", 32)[0] for name in (EMBEDDER, RERANKER))
+    return serve(f"mine={embedder}", reranker, "--alias", "other=mine", "--api-key", KEY)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +73,12 @@ def test_no_other_host_is_asked_and_nothing_goes_wrong(seen: dict[str, Any], add
 def test_models_are_shown_to_who_has_the_key(seen: dict[str, Any], address: str) -> None:
     assert seen["desk"]["before"] == 0
     assert seen["desk"]["wrong"] == "the key is wrong"
-    models = httpx.get(f"{address}/v1/models", headers={"authorization": f"Bearer {KEY}"}).json()["data"]
-    assert len(seen["desk"]["cards"]) == len(models) == 2
+    listed = httpx.get(f"{address}/v1/models", headers={"authorization": f"Bearer {KEY}"}).json()["data"]
+    models = [model for model in listed if model["id"] != "other"]
+    assert len(seen["desk"]["cards"]) == len(models) == 2, "an alias is no further model"
     for model, card in zip(models, seen["desk"]["cards"], strict=True):
-        worst = f"{math.floor(1e5 * min(model['parity'].values()) + 1e-6) / 1e5:.5f}"  # never rounded to 1
-        assert all(part in card for part in (model["name"], "✓ pass", worst, f"worst cosine of {model['texts']}"))
+        worst = f"{math.floor(1e5 * min(model['parity'].values())) / 1e5:.5f}"  # never rounded to 1
+        assert all(part in card for part in (model["id"], "✓ pass", worst, f"worst cosine of {model['texts']}"))
         assert ("Memory" in card) == bool(model.get("memory"))
     assert re.fullmatch(r"2 models, proven against their originals; \d+ MB of memory in all\.", seen["desk"]["summary"])
 
@@ -141,8 +143,11 @@ def test_a_model_that_is_not_loaded_and_prompts_are_shown(seen: dict[str, Any]) 
 
 
 @pytest.mark.slow
-def test_a_refusal_is_said_in_the_servers_words(seen: dict[str, Any]) -> None:
-    assert seen["desk"]["refusal"] == "query: String should have at least 1 character"
+def test_what_cannot_be_asked_is_said_in_plain_words(seen: dict[str, Any]) -> None:
+    assert seen["desk"]["no query"] == "Write a query first."
+    assert seen["desk"]["no documents"] == "Write a document first, one a line."
+    assert seen["desk"]["no sentences"] == "Write a sentence first, one a line."
+    assert seen["desk"]["odd key"] == "A key is of ASCII characters alone; this one has “ä”."
 
 
 @pytest.mark.slow
@@ -210,8 +215,9 @@ def test_the_pages_are_light_strict_and_need_no_key() -> None:
 
 
 def test_no_ui_leaves_them_out(monkeypatch: pytest.MonkeyPatch, tiny_artifact: Path) -> None:
-    answers = asked([("GET", path) for path in FILES], pages=False)
-    assert [answer.status_code for answer in answers] == [405 if path == "/" else 404 for path in FILES], "POST / stays"
+    statuses = {path: asked([("GET", path)], pages=False)[0].status_code for path in FILES}
+    assert statuses.pop("/") == 405, "POST / is a route"
+    assert set(statuses.values()) == {404}
     assert asked([("GET", "/openapi.json")], pages=False)[0].status_code == 200
     given: list[Settings] = []
     monkeypatch.setattr(shim.serve.run, "serve_forever", lambda openers, host, port, settings: given.append(settings) or 0)

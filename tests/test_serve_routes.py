@@ -92,8 +92,12 @@ def test_a_model_answers_to_its_names(ask: Callable[..., httpx.Response], addres
     own = {"bge-m3-onnx-32bit", "bge-reranker-v2-m3-onnx-32bit", "tiny-onnx-32bit", "mine"}
     assert listed.keys() == own | {"text-embedding-3-small", "search"}
     assert (listed["search"]["root"], listed["mine"]["name"]) == ("mine", f"{QWEN}-onnx-32bit")
+    assert ask("/v1/embeddings", model=listed["mine"]["name"], input="a").json()["model"] == "mine", "its artifact's name, too"
     assert httpx.get(f"{address}/v1/models/text-embedding-3-small").json() == listed["text-embedding-3-small"]
     assert httpx.get(f"{address}/v1/models/org/name").json()["error"]["code"] == "model_not_found"
+    told = ask("/v1/embeddings", 404, model="bge-m3-onnx", input="a").json()["error"]["message"]
+    assert "there is bge-m3-onnx-32bit (or bge-m3), bge-reranker-v2-m3-onnx-32bit (or bge-reranker-v2-m3), tiny-onnx" in told
+    assert f"mine (or {QWEN}), text-embedding-3-small, search; did you mean bge-m3" in told
 
 
 def test_token_ids_of_the_models_own_tokenizer(ask: Callable[..., httpx.Response], m3: shim.Model) -> None:
@@ -126,6 +130,11 @@ def test_token_ids_are_cut_as_their_text_is(ask: Callable[..., httpx.Response], 
 def test_ids_of_another_tokenizer_are_refused(ask: Callable[..., httpx.Response], ids: list[Any]) -> None:
     ask("/v1/embeddings", 400, model="bge-m3", input=ids)
     ask("/embed", 400, inputs=[ids, ids])
+    if len(ids) == 2:
+        assert "some texts are token ids" in ask("/embed", 400, inputs=[ids, "a text"]).text
+        assert "text 1 is a list of token ids, not a string" in ask("/embed", 400, inputs=["a text", ids]).text
+        assert "text 0 is a list of token ids, not a string" in ask("/tokenize", 400, inputs=[ids]).text
+        assert "heads sparse: tiny-onnx-32bit has dense" in ask("/embed_sparse", 400, model="tiny", inputs="a").text
     ask("/embed", 400, inputs=[ids, "a text"])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from shim.batches import BATCH_TOKENS
 from shim.errors import UsageError
@@ -108,7 +109,7 @@ def serve(
 
     Keys may also come from the environment: SEALPORT_API_KEY, SEALPORT_ADMIN_KEY.
     """
-    from shim.serve.given import BYTES, SECONDS, Given, amount, folder, named, pair
+    from shim.serve.given import BYTES, SECONDS, Given, amount, check_name, folder, named, pair
     from shim.serve.run import serve_forever
     from shim.serve.settings import Settings, check_exposure, read_keys
 
@@ -116,7 +117,10 @@ def serve(
     admin_keys = read_keys(given.pop("admin_key"), given.pop("admin_key_file"), "--admin-key")
     check_exposure(host, keys, insecure)
     origins, hosts = given.pop("cors_origin"), given.pop("allowed_host")
-    memory, models = given.pop("max_memory"), given.pop("models")
+    memory, models, served_name = given.pop("max_memory"), given.pop("models"), given.pop("served_model_name")
+    alive = click.get_current_context().get_parameter_source("keep_alive")
+    if models is None and alive is not ParameterSource.DEFAULT:
+        raise UsageError("--keep-alive is for models of --models, which is not given")
     given["max_memory"] = None if memory is None else int(amount(memory, "--max-memory", BYTES))
     given["keep_alive"] = amount(given.pop("keep_alive"), "--keep-alive", SECONDS)
     given["aliases"] = tuple(pair(text, "--alias") for text in given.pop("alias"))
@@ -127,13 +131,14 @@ def serve(
         origins=origins,
         hosts=hosts,
         pages=not no_ui,
-        served_name=given.pop("served_model_name"),
+        served_name=None if served_name is None else check_name(served_name, "--served-model-name"),
         **given,
     )
-    found = [Given(partial(opener, artifact, plain_text=plain_text), name) for name, artifact in map(named, artifacts)]
+    named_ones = [named(text) for text in artifacts]
+    found = [Given(partial(opener, artifact, plain_text=plain_text), name) for name, artifact in named_ones]
     if models is not None:
         describing = partial(describe, **opener.keywords)
-        for path, manifest in folder(models, describing):
+        for path, manifest in folder(models, describing, [artifact for _, artifact in named_ones]):
             found.append(Given(partial(opener, str(path), plain_text=plain_text), manifest=manifest))
     if not found:
         raise UsageError("nothing to serve: give artifacts, or a folder of them by --models")

@@ -3,7 +3,7 @@
 import os
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,9 @@ from shim.errors import SealportError, UsageError
 from shim.listing import MANIFEST
 from shim.model import Model
 
-NAMED = re.compile(r"([A-Za-z0-9][A-Za-z0-9._:/@+-]*)=(.+)", re.DOTALL)
+NAME = r"[A-Za-z0-9][A-Za-z0-9._:/@+-]*"
+NAMED = re.compile(rf"({NAME})=(.+)", re.DOTALL)
+SPELLED = "a NAME is of letters a-z, digits and . _ : / @ + -, and begins with a letter or a digit"
 UNITS = {
     "": 1,
     "s": 1,
@@ -48,25 +50,43 @@ def pair(text: str, option: str) -> tuple[str, str]:
     """Both sides of NAME=VALUE. Raises UsageError for anything else."""
     found = NAMED.fullmatch(text)
     if not found:
-        raise UsageError(f"{option} {text!r:.100}: not NAME=VALUE")
+        raise UsageError(f"{option} {text!r:.100}: not NAME=VALUE; {SPELLED}")
     return found[1], found[2]
 
 
-def folder(path: Path, read: Callable[[Path], Manifest]) -> list[tuple[Path, Manifest]]:
-    """The artifacts in a folder, by name; one that `read` refuses is left out with a warning.
+def check_name(text: str, option: str) -> str:
+    """The text itself. Raises UsageError unless it may be a model's name."""
+    if not re.fullmatch(NAME, text):
+        raise UsageError(f"{option} {text!r:.100}: {SPELLED}")
+    return text
 
-    Raises UsageError where there are none.
+
+def folder(path: Path, read: Callable[[Path], Manifest], given: Collection[str] = ()) -> list[tuple[Path, Manifest]]:
+    """The artifacts in a folder, by name, but those that are `given` already.
+
+    One that `read` refuses, and one of a name that another has, is left out with a warning. Raises UsageError where the folder
+    is none, and where no artifact is in it.
     """
-    found = []
-    for each in sorted(path.iterdir()) if path.is_dir() else ():
-        if (each / MANIFEST).exists():
-            try:
-                found.append((each, read(each)))
-            except SealportError as error:
-                warnings.warn(f"left out: {error}", stacklevel=2)
-    if not found:
+    if not path.is_dir():
+        raise UsageError(f"--models {path}: there is no such folder")
+    if (path / MANIFEST).exists():
+        raise UsageError(f"--models {path}: an artifact itself; give it without --models")
+    skipped = {Path(each).resolve() for each in given}
+    here = [each for each in sorted(path.iterdir()) if (each / MANIFEST).exists()]
+    found: dict[str, tuple[Path, Manifest]] = {}
+    for each in here:
+        if each.resolve() in skipped:
+            continue
+        try:
+            manifest = read(each)
+            if manifest.name in found:
+                raise UsageError(f"{each}: holds {manifest.name}, as {found[manifest.name][0]} does")
+            found[manifest.name] = each, manifest
+        except SealportError as error:
+            warnings.warn(f"left out: {error}", stacklevel=2)
+    if not found and not any(each.resolve() in skipped for each in here):
         raise UsageError(f"--models {path}: no folder in it is an artifact that can be served")
-    return found
+    return list(found.values())
 
 
 def amount(text: str, option: str, units: tuple[str, ...]) -> float:

@@ -8,6 +8,7 @@ from shim.artifact import Manifest
 from shim.errors import UsageError
 from shim.jsons import JsonObject
 from shim.model import Model, facts
+from shim.nearest import meant
 from shim.prompts import adapter_of, prompt_of
 from shim.serve.faults import Kind, Refusal
 from shim.serve.served_model import ServedModel
@@ -40,7 +41,7 @@ class Listed:
 
 
 class Names:
-    """The names of the listed models: their own, those of their recipes and originals, and aliases."""
+    """The names of the listed models: their own, those of their artifacts, recipes and originals, and aliases."""
 
     def __init__(self, listed: dict[str, Listed]):
         self._listed = listed
@@ -49,9 +50,9 @@ class Names:
         self.tasks: dict[str, str] = {}  # the task of a name, where a request names none
 
     def add(self, one: Listed) -> None:
-        """Its recipe's and its original's names, where no model of its kind has them yet."""
+        """Its artifact's, its recipe's and its original's names, where no model of its kind has them yet."""
         source = one.manifest.source
-        for name in (one.manifest.recipe, source.get("base_model", source["repo"])):
+        for name in (one.manifest.name, one.manifest.recipe, source.get("base_model", source["repo"])):
             known = self._known.setdefault(name, [])
             if all(other.manifest.task != one.manifest.task for other in known):
                 known.append(one)
@@ -94,12 +95,19 @@ class Names:
             if found := self._all(known):
                 one = next((one for one in found if one.manifest.task == kind), found[0])
                 return one, self.tasks.get(known, self.tasks.get(one.name))
-        message = f"model {name[:100]!r} is not served here; there is {', '.join(self.all())}"
+        near = meant(name[:100], (*self.all(), *self._known))
+        message = f"model {name[:100]!r} is not served here; there is {', '.join(map(self._with_short, self.all()))}{near}"
         raise Refusal(Kind.NO_MODEL, message, "model")
 
     def all(self) -> Iterable[str]:
         """The models' own names and the aliases."""
         return dict.fromkeys((*self._listed, *self.aliases))
+
+    def _with_short(self, name: str) -> str:
+        """The name, and the recipe's where that is the model's too."""
+        one = self._listed.get(name)
+        short = name if one is None else one.manifest.recipe
+        return name if name == short or one not in self._all(short) else f"{name} (or {short})"
 
     def _all(self, name: str) -> list[Listed]:
         return [self._listed[name]] if name in self._listed else self._known.get(name, [])

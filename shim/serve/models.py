@@ -68,6 +68,13 @@ class Models:
         """List one more artifact, which is loaded when it is asked for. Raises UsageError for a name given twice."""
         self._add(Listed(manifest.name, opener, manifest, stays=False, memory=expected(manifest)))
 
+    def check_memory(self) -> None:
+        """Raise UsageError where the models that stay take more than there may be."""
+        limit, taken = self.settings.max_memory, self.on_demand.taken
+        if limit is not None and taken > limit:
+            gb = f"{limit / 1e9:.2f} GB, but the models that are given take {taken / 1e9:.2f} GB"
+            raise UsageError(f"--max-memory is {gb}; give more, or let them be loaded when asked for, by --models")
+
     def name(self) -> None:
         """The names that the settings give, once all are added. Raises UsageError for one that cannot be meant."""
         if self.settings.served_name is not None:
@@ -145,7 +152,7 @@ class Models:
 
     def _add(self, one: Listed) -> None:
         if one.name in self.listed:
-            raise UsageError(f"{one.name} is given twice")
+            raise UsageError(f"{one.name} is given twice; give one of them as NAME=ARTIFACT")
         self.listed[one.name] = one
         self.names.add(one)
         self.metrics.model_memory.labels(one.name).set_function(lambda: one.memory if one.served else 0)

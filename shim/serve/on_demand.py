@@ -16,6 +16,7 @@ from shim.serve.turns import CLIENT, Shares
 from shim.serve.unanswered import BrokenOutputError, ClosedError, FullError
 
 AGAIN = 10.0  # seconds in which a model that could not be loaded is not tried again
+LATER = {"retry-after": f"{AGAIN:.0f}"}
 RETRY = 5  # seconds after which a client may ask again that had no place among those that wait for a model
 log = logging.getLogger("shim")
 
@@ -164,7 +165,8 @@ class OnDemand:
         except Exception as error:  # whatever a runtime raises
             message = str(error) if isinstance(error, SealportError | BrokenOutputError) else type(error).__name__
             log.error("the model cannot be loaded", extra={"model": one.name, "error": message})
-            told = Refusal(Kind.NOT_LOADED, f"{one.name} cannot be loaded: {message}")
+            # The message may name files of this machine, which are nothing to clients.
+            told = Refusal(Kind.NOT_LOADED, f"{one.name} cannot be loaded; the server's log says why", headers=LATER)
             state.failed = time.monotonic(), told
             raise told from None
         finally:
@@ -180,7 +182,8 @@ class OnDemand:
                 await self._unload(first, self._state(first))
             elif self.taken + need > limit:
                 message = f"{one.name} cannot be loaded: it needs {need / 1e9:.2f} GB of --max-memory {limit / 1e9:.2f} GB"
-                raise Refusal(Kind.NOT_LOADED, message + (f", and {self.taken / 1e9:.2f} GB stay taken" if self.taken else ""))
+                message += f", and {self.taken / 1e9:.2f} GB stay taken" if self.taken else ""
+                raise Refusal(Kind.NOT_LOADED, message, headers=LATER)
             else:
                 break  # what is left of others, the process will use again
 

@@ -68,6 +68,7 @@ def _served(given: Sequence[Given], host: str, port: int, settings: Settings) ->
         try:
             for one in given:
                 models.add(one.opener, one.name) if one.manifest is None else models.offer(one.opener, one.manifest)
+            models.check_memory()
             models.name()
             set_up()
             shown = f"[{host}]" if ":" in host else host
@@ -79,7 +80,7 @@ def _served(given: Sequence[Given], host: str, port: int, settings: Settings) ->
             gc.freeze()  # all that stays: under load, collections would go through it again and again
             started = partial(log.info, "%s running on %s", names, address, extra=facts)
             if sys.stderr.isatty():
-                manifests = [found.manifest for found in models.listed.values()]
+                manifests = {name: found.manifest for name, found in models.listed.items()}
                 started = partial(print, welcome(manifests, address, settings), file=sys.stderr, flush=True)
             server = Server(config, connections, started, models.refuse, code)
             server.run(sockets=[listener])

@@ -1,7 +1,7 @@
 """What `shim serve` says on a terminal once it takes requests."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 
@@ -16,11 +16,12 @@ REQUESTS: dict[str, tuple[str, dict[str, object]]] = {
 }
 
 
-def welcome(manifests: Sequence[Manifest], address: str, settings: Settings) -> str:
-    """Three lines: what is served, where and with which key, and a request to try."""
-    served = ", ".join(f"{one.name} ({_proof(one)})" for one in manifests)
-    path, body = REQUESTS[manifests[0].task]
-    given = shlex.quote(orjson.dumps({"model": manifests[0].name, **body}).decode())
+def welcome(manifests: Mapping[str, Manifest], address: str, settings: Settings) -> str:
+    """Three lines: what is served, by the names that it is listed under, where and with which key, and a request to try."""
+    served = ", ".join(f"{name} ({_proof(one)})" for name, one in manifests.items())
+    name, first = next(iter(manifests.items()))
+    path, body = REQUESTS[first.task]
+    given = shlex.quote(orjson.dumps({"model": name, **body}).decode())
     key = ' -H "authorization: Bearer $SEALPORT_API_KEY"' if settings.keys else ""
     page = ", which is a page to try them" if settings.pages else ""
     return "\n".join(

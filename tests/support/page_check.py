@@ -89,14 +89,19 @@ def desk(page, url, key):
     page.goto(url)
     page.wait_for_selector("#key")
     before = page.locator(".card").count()
-    page.fill("#key", "wrong")
+    page.fill("#key", "wräng")
     page.click("#key-form button")
     page.wait_for_selector("#problem:not([hidden])")
+    odd = page.text_content("#problem")
+    page.fill("#key", "wrong")
+    page.click("#key-form button")
+    page.wait_for_selector("#problem:text('wrong')")
     wrong = page.text_content("#problem")
     enter(page, url, key)
     found = {
         "before": before,
         "wrong": wrong,
+        "odd key": odd,
         "cards": page.locator(".card").all_inner_texts(),
         "summary": page.inner_text("#summary"),
     }
@@ -128,10 +133,14 @@ def desk(page, url, key):
         found[section]["answer"] = shown[0]
     page.click("#compare .code button")
     page.wait_for_selector("#compare .code [role=status]:not(:empty)")
-    page.fill("#query", "")
-    page.click("#rank .go button")
-    page.wait_for_selector("#rank .status.wrong")
-    found["refusal"] = page.text_content("#rank .status")
+    for missing, section, field in (("query", "#rank", "#query"), ("documents", "#rank", "#documents"),
+                                    ("sentences", "#compare", "#sentences")):  # fmt: skip
+        text = page.input_value(field)
+        page.fill(field, " \n" if field != "#query" else "")
+        page.click(f"{section} .go button")
+        page.wait_for_selector(f"{section} .status.wrong")
+        found[f"no {missing}"] = page.text_content(f"{section} .status")
+        page.fill(field, text)
     found["hit"] = page.evaluate("window.hit ?? null")
     found["html"] = page.evaluate(
         "(() => { try { document.body.innerHTML = 'x'; return 'taken' } catch (error) { return error.name } })()"
@@ -186,7 +195,8 @@ def looks(page, url, key):
 
 def strange(page, url):
     """Models whose names and prompts are HTML, one of them with prompts, one not loaded: what any repository may hold."""
-    model = {"name": EVIL, "task": "embed", "dimensions": 8, "max_tokens": 16, "heads": ["dense"], "prompts": {EVIL: "x"}}
+    model = {"id": EVIL, "root": EVIL, "task": "embed", "dimensions": 8, "max_tokens": 16, "heads": ["dense"]}
+    model |= {"prompts": {EVIL: "x"}}
     model |= {"parity": {"dense": 0.99912}, "texts": 200, "verdict": "pass", "bits": 8, "runtime": "onnx", "device": "cpu"}
     model |= {"license": EVIL, "repository": EVIL, "revision": EVIL, "memory": 1_234_000_000, "loaded": False}
     sent = []

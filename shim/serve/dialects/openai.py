@@ -187,7 +187,7 @@ def router(models: Models, documented: Documented) -> APIRouter:
     async def listed() -> Response:
         """What is served."""
         found = [describe(one) for one in models.listed.values()]
-        found += [describe(one, name) for name, all in names.aliases.items() for one in all]
+        found += [describe(all[0], name) for name, all in names.aliases.items()]  # an id is listed once
         return answer({"object": "list", "data": found})
 
     @routes.get("/v1/models/{name:path}", responses=documented(ServedModel, Error, 401, 404))

@@ -36,7 +36,7 @@ function bytes(count) {
 }
 
 // Cut, not rounded: what is less than 1 is never shown as 1.
-const least = (value) => (Math.floor(value * 1e5 + 1e-6) / 1e5).toFixed(5);
+const least = (value) => Math.min(Math.floor(value * 1e5 + 1e-9) / 1e5, value < 1 ? 0.99999 : 1).toFixed(5);
 
 function card(model) {
   const does = model.task === "rerank" ? "Reranker" : "Embedding model";
@@ -64,7 +64,7 @@ function card(model) {
   for (const [name, value] of Object.entries(facts)) {
     if (value) list.append(make("dt", {}, name), make("dd", {}, value));
   }
-  return make("li", { className: "card" }, make("h3", {}, model.name), make("p", { className: "does" }, does), proof, list);
+  return make("li", { className: "card" }, make("h3", {}, model.id), make("p", { className: "does" }, does), proof, list);
 }
 
 /** Bytes that the whole process takes, as its figures say; undefined where the system does not tell. */
@@ -78,13 +78,15 @@ async function memory() {
 }
 
 function choose(select, models) {
-  select.replaceChildren(...models.map((model) => make("option", { value: model.name }, model.name)));
+  select.replaceChildren(...models.map((model) => make("option", { value: model.id }, model.id)));
 }
 
 async function start() {
-  let models;
+  let models, taken;
   try {
-    models = (await ask("v1/models")).data;
+    const { data } = await ask("v1/models");
+    models = data.filter((model) => model.id === model.root); // an alias is no further model
+    taken = await memory(); // before anything is shown: who sees a model may go on to the forms
   } catch (error) {
     KEY_FORM.hidden = error.status !== 401;
     PROBLEM.hidden = error.status === 401 && !key;
@@ -99,7 +101,6 @@ async function start() {
   list.parentElement.hidden = false;
   const one = models.length === 1;
   const count = one ? "1 model, proven against its original" : `${models.length} models, proven against their originals`;
-  const taken = await memory();
   document.getElementById("summary").textContent = count + (taken ? `; ${bytes(taken)} of memory in all.` : ".");
   const rerankers = models.filter((model) => model.task === "rerank");
   const embedders = models.filter((model) => model.task === "embed" && model.heads.includes("dense"));
@@ -112,8 +113,9 @@ async function start() {
 const lines = (text) => text.split("\n").map((line) => line.trim()).filter(Boolean);
 const shown = (number, digits) => number.toFixed(digits).replace("-", "−");
 
-/** A panel whose form sends requests. requests: of the form as it is now; answered: shows their answers, and says a line. */
-function panel(section, requests, answered) {
+/** A panel whose form sends requests. requests: of the form as it is now; answered: shows their answers, and says a line;
+ *  missing: what is to be done first, if anything. */
+function panel(section, requests, answered, missing) {
   const form = section.querySelector("form");
   const status = section.querySelector(".status");
   const button = form.querySelector("button");
@@ -129,6 +131,7 @@ function panel(section, requests, answered) {
   form.onsubmit = async (event) => {
     event.preventDefault();
     if (button.getAttribute("aria-disabled") === "true") return;
+    if (missing()) return say(missing(), true);
     button.setAttribute("aria-disabled", "true"); // not `disabled`, which would take the focus away
     const started = performance.now();
     try {
@@ -149,7 +152,7 @@ function compare(models) {
   const [model, prompt, text] = ["compare-model", "compare-prompt", "sentences"].map((id) => document.getElementById(id));
   choose(model, models);
   const prompts = () => {
-    const names = Object.keys(models.find((one) => one.name === model.value).prompts);
+    const names = Object.keys(models.find((one) => one.id === model.value).prompts);
     const options = names.map((name) => make("option", { value: name }, name));
     prompt.replaceChildren(make("option", { value: "" }, "none named"), ...options);
     prompt.parentElement.hidden = !names.length;
@@ -169,7 +172,7 @@ function compare(models) {
     region.replaceChildren(heatMap(sentences, similarities));
     region.hidden = false;
     return said(similarities) + ` ${answer.usage.total_tokens} tokens,`;
-  });
+  }, () => !lines(text.value).length && "Write a sentence first, one a line.");
 }
 
 function cosine(one, other) {
@@ -217,7 +220,7 @@ function rank(models) {
   const requests = () => {
     const documents = lines(text.value);
     const model = select.value;
-    if (models.find((one) => one.name === model).task === "rerank") {
+    if (models.find((one) => one.id === model).task === "rerank") {
       return [{ path: "v1/rerank", body: { model, query: query.value, documents } }];
     }
     return [["retrieval.query", [query.value]], ["retrieval.passage", documents]].map(([task, input]) =>
@@ -238,12 +241,18 @@ function rank(models) {
     }));
     const count = documents.length === 1 ? "1 document" : `${documents.length} documents`;
     return `${count}, best first${first.results ? "" : ", by cosine"};`;
-  });
+  }, () => (!query.value.trim() && "Write a query first.")
+    || (!lines(text.value).length && "Write a document first, one a line."));
 }
 
 KEY_FORM.onsubmit = (event) => {
   event.preventDefault();
-  key = document.getElementById("key").value.trim();
+  const given = document.getElementById("key").value.trim();
+  const odd = given.match(/[^\x20-\x7e]/u); // which no header of a request may hold
+  PROBLEM.hidden = !odd;
+  PROBLEM.textContent = odd && `A key is of ASCII characters alone; this one has “${odd[0]}”.`;
+  if (odd) return;
+  key = given;
   start();
 };
 start();
