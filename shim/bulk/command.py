@@ -13,9 +13,8 @@ try:
 except ModuleNotFoundError as error:
     raise UsageError(f"a corpus needs {error.name}: pip install 'sealport[bulk]'") from None
 
-from shim.bulk.request import Request
+from shim.bulk.request import REJECTS, Request
 from shim.bulk.run import run
-from shim.bulk.shards import REJECTS
 
 
 def embed_corpus(

@@ -15,7 +15,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shim.bulk.request import Request
+from shim.bulk.request import REJECTS, Request
 from shim.errors import SourceError, UsageError
 
 CHUNK = 512  # rows that are read at a time
@@ -78,27 +78,42 @@ def joined(parts: list[Rows]) -> Rows:
     return Rows(ids, texts, faults, pa.concat_tables([part.carried for part in parts]).combine_chunks(), parts[-1].read)
 
 
-def find(patterns: Iterable[str]) -> list[Input]:
-    """The files of the globs, in order. Raises UsageError where there are none, SourceError for an address that fails."""
+def find(patterns: Iterable[str], out: str) -> list[Input]:
+    """The files of the globs, in order, each once, without what runs have written to the folder `out`.
+
+    Raises UsageError where there are none, SourceError for an address that fails.
+    """
     found: dict[str, Input] = {}
+    known: set[tuple[fsspec.AbstractFileSystem, str]] = set()
     for pattern in patterns:
         try:
             files, path = fsspec.core.url_to_fs(pattern)
             pieces = MAGIC.split(path)
             start = path.rfind("/", 0, len(pieces[0])) + 1
             paths = sorted(files.glob(path)) if len(pieces) > 1 else [path] * files.exists(path)
-            paths = [each for each in paths if not files.isdir(each)]
+            paths = [each for each in paths if not files.isdir(each) and not _written(files, each, out)]
             sizes = [int(files.size(each) or 0) for each in paths]
         except (OSError, ValueError, ImportError) as error:
             raise SourceError(f"{pattern}: cannot be read ({' '.join(str(error).split()):.200})") from None
         if not paths:
             raise UsageError(f"{pattern}: there is no such file; a folder's are found by a pattern such as 'docs/*.parquet'")
         for each, size in zip(paths, sizes, strict=True):
+            if (files, each) in known:
+                continue
+            known.add((files, each))
             input = Input(files, each, each[start:], size)
-            if (other := found.setdefault(input.name, input)).path != each:
+            if (other := found.setdefault(input.name, input)) is not input:
                 raise UsageError(f"{other.path} and {each} would both be {input.name}; give one pattern for both")
             _ = input.kind
     return list(found.values())
+
+
+def _written(files: fsspec.AbstractFileSystem, path: str, out: str) -> bool:
+    """Whether a file is of those that a run writes to the folder `out`: vectors, rejects, and what is half written."""
+    own, root = fsspec.core.url_to_fs(out)
+    folder, _, name = path.rpartition("/")
+    there = folder == f"{root}/{REJECTS}" or (folder == root and (name.endswith(".parquet") or name.startswith(".")))
+    return there and files == own
 
 
 def address(pattern: str) -> str:

@@ -27,7 +27,7 @@ def run(request: Request, processes: int | None) -> Progress:
     Raises UsageError for settings and inputs that cannot be meant and for a folder with vectors of another run, what
     `shim.load` raises, SourceError for files that cannot be read or written.
     """
-    inputs = reader.find(request.inputs)
+    inputs = reader.find(request.inputs, request.out)
     request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
     folder = Folder(request.out)
     cores = own()

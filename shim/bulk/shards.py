@@ -18,12 +18,11 @@ import pyarrow.parquet as pq
 
 from shim.bulk.embedder import Embedder
 from shim.bulk.reader import Input, Rows, joined, rows
-from shim.bulk.request import Request
+from shim.bulk.request import REJECTS, Request
 from shim.errors import SourceError, UsageError
 from shim.jsons import JsonObject
 
 KEY = b"sealport"
-REJECTS = "_rejects"  # readers of Parquet folders pass over a name with this first letter, or a dot
 CHARACTERS = 16_000_000  # of a shard's texts, at most: it is in memory
 NUMBER = re.compile(r"-(\d{6,})\.parquet$")
 
