@@ -27,7 +27,7 @@ def test_the_command_counts_and_says_what_a_million_cost(tiny_artifact: Path, tm
     assert found["id"].to_pylist() == [f"a.jsonl:{line}" for line in range(1, 7)]
     again = run("shim", "embed", tiny_artifact, *corpus)
     assert "0 texts in " in again.stderr
-    assert "; 7 rows were there already" in again.stderr
+    assert f"1 rejected (see {tmp_path}/out/_rejects); 6 rows were there already" in again.stderr
     assert "was made with dimensions 64, not 8" in one_line(
         run("shim", "embed", tiny_artifact, *corpus, "--dimensions", 8, check=2), "shim"
     )

@@ -1,9 +1,11 @@
 """Which files and rows a corpus has, and what a later run makes of those that are there."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.commands import one_object, run
 from test_bulk import ROWS, embed, request, table, write
 
 import shim
@@ -35,3 +37,32 @@ def test_queries_and_documents_of_colbert_are_not_mixed(tiny_artifact: Path) -> 
         own = embedder.model.manifest
         embedder.model.manifest = replace(own, model=replace(own.model, colbert=ColBert(8)))
     assert query.identity != document.identity
+
+
+def test_a_later_run_says_what_is_gone_and_what_was_rejected(tiny_artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [*ROWS[:2], {"text": "", "n": 1}])
+    write(tmp_path / "b.jsonl", ROWS[:1])
+    corpus = ("embed", tiny_artifact, "--in", tmp_path / "*.jsonl", "--out", tmp_path / "out", "--processes", 1, "--json")
+    assert one_object(run("shim", *corpus, "--columns", " n, "))["orphans"] == []
+    (tmp_path / "b.jsonl").rename(tmp_path / "c.jsonl")
+    before = {path.name for path in (tmp_path / "out").glob("b-*.parquet")}
+    done = run("shim", *corpus, "--columns", "n")
+    counts = one_object(done)
+    assert {name: counts[name] for name in ("texts", "skipped", "rejected")} == {"texts": 1, "skipped": 2, "rejected": 1}
+    assert set(counts["orphans"]) == before == {path.name for path in (tmp_path / "out").glob("b-*.parquet")}
+    assert f"; left of inputs that are gone: 1 ({counts['orphans'][0]})" in done.stderr
+    done = run("shim", *corpus, "--columns", "n", "--strict", check=2)
+    assert json.loads(done.stdout) == {"error": "a.jsonl:3: the text is an empty string", "exit_code": 2}
+    assert len(list((tmp_path / "out").glob("*.parquet"))) == 3
+
+
+def test_where_nothing_could_be_embedded_any_settings_may_follow(tiny_artifact: Path, tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"text": ""}])
+    corpus = ("embed", tiny_artifact, "--in", tmp_path / "*.jsonl", "--out", tmp_path / "out", "--processes", 1, "--json")
+    for more in ((), (), ("--dimensions", 8)):
+        done = run("shim", *corpus, *more, check=2)
+        assert one_object(done)["error"].startswith("none of 1 texts could be embedded")
+    write(tmp_path / "b.jsonl", ROWS[:1])
+    assert one_object(run("shim", *corpus))["texts"] == 1
+    assert len(table(tmp_path / "out")) == 1
+    assert "was made with dimensions 64, not 8" in run("shim", *corpus, "--dimensions", 8, check=2).stderr

@@ -79,6 +79,12 @@ def stem(input: Input) -> str:
     return f"{plain}-{hashlib.sha256(input.name.encode()).hexdigest()[:12]}"
 
 
+def orphans(inputs: Iterable[Input], there: Iterable[str]) -> list[str]:
+    """The shards that are of none of the inputs: renamed, moved or removed since. They may be all there is of them."""
+    stems = set(map(stem, inputs))
+    return [name for name in there if NUMBER.sub("", name) not in stems]
+
+
 class Folder:
     """Where shards go: of this machine, or an fsspec address."""
 
@@ -99,7 +105,10 @@ class Folder:
             name = path.rsplit("/", 1)[-1]
             if name.endswith(".parquet") and not name.startswith((".", "_")):
                 found[name] = self._manifest(name)
-                check_identity(f"{self.path}: {name}", found[name], identity)
+                if found[name].get("texts") == 0 and found[name]["run"] != identity:
+                    found[name] = {}  # no vector is in it, so it is made again
+                else:
+                    check_identity(f"{self.path}: {name}", found[name], identity)
         return found
 
     def _manifest(self, name: str) -> JsonObject:
@@ -153,7 +162,9 @@ class Folder:
                         if reason is not None:
                             rejects.append({"id": given.ids[row].as_py(), "input": shard.input, "reason": reason})
                     if rejects and request.strict:
-                        raise UsageError(f"{rejects[0]['input']}: {rejects[0]['id']}: {rejects[0]['reason']}")
+                        id = str(rejects[0]["id"])
+                        where = id if id.startswith(f"{shard.input}:") else f"{shard.input}: {id}"
+                        raise UsageError(f"{where}: {rejects[0]['reason']}")
                     table = table.filter(pa.array([reason is None for reason in reasons]))
                     texts, tokens = texts + len(table), tokens + sum(table["tokens"].to_pylist())
                     truncated += sum(table["truncated"].to_pylist())
