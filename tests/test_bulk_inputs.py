@@ -66,3 +66,30 @@ def test_where_nothing_could_be_embedded_any_settings_may_follow(tiny_artifact: 
     assert one_object(run("shim", *corpus))["texts"] == 1
     assert len(table(tmp_path / "out")) == 1
     assert "was made with dimensions 64, not 8" in run("shim", *corpus, "--dimensions", 8, check=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.csv", 'id,n,text\n1,2,"one\ntwo"\n3,4,"never closed\n5,6,more\n', "a.csv: the row that begins in line 4 is no CSV"),
+        ("a.json", '\n [{"id": "a",\n"text": "b"}]', "a.json: is one JSON array; a corpus takes JSON Lines"),
+        ("a.json", "\ufeff[\n", "a.json: is one JSON array"),
+    ],
+)
+def test_a_file_that_is_not_what_its_ending_says_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    asked = request(tmp_path, name)
+    (input,) = reader.find(asked.inputs, asked.out)
+    with pytest.raises(shim.UsageError, match=message):
+        list(reader.rows(input, asked))
+
+
+def test_endings_may_be_capitals_and_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    (tmp_path / "A.TSV").write_text("\ufeffid\tn\ttext\n1\t2\tone\n", encoding="utf-8")
+    (tmp_path / "A.TXT").write_text("\ufeffone\n\ufefftwo\n", encoding="utf-8")
+    for asked, texts in (
+        (request(tmp_path, "A.TSV"), ["one"]),
+        (request(tmp_path, "A.TXT", id=None, keep=()), ["one", "\ufefftwo"]),
+    ):
+        (input,) = reader.find(asked.inputs, asked.out)
+        assert [text for rows in reader.rows(input, asked) for text in rows.texts] == texts

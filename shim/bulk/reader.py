@@ -22,6 +22,7 @@ CHUNK = 512  # rows that are read at a time
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 KINDS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 KINDS |= {".csv": "csv", ".tsv": "csv", ".txt": "text", ".text": "text"}
+BOM = b"\xef\xbb\xbf"
 MAGIC = re.compile(r"[*?\[{]")
 
 
@@ -39,12 +40,17 @@ class Input:
         return self.path.endswith(PACKED)
 
     @property
+    def ending(self) -> str:
+        """In lower case, without that of what packs it."""
+        endings = [ending.lower() for ending in PurePosixPath(self.path).suffixes if ending not in PACKED]
+        return endings[-1] if endings else ""
+
+    @property
     def kind(self) -> str:
         """Its format, by its ending. Raises UsageError for one that is none of ours."""
-        endings = [ending.lower() for ending in PurePosixPath(self.path).suffixes if ending not in PACKED]
-        if not endings or endings[-1] not in KINDS:
+        if self.ending not in KINDS:
             raise UsageError(f"{self.path}: its ending says no format of ours ({', '.join(KINDS)})")
-        return KINDS[endings[-1]]
+        return KINDS[self.ending]
 
     def open(self) -> IO[bytes]:
         """The content, unpacked."""
@@ -158,9 +164,13 @@ def _parquet(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
 
 def _json(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
     def values() -> Iterator[tuple[int, object, str | None, int]]:
+        begun = False
         for number, line in enumerate(file, 1):
             if not line.strip():
                 continue
+            if not begun and input.ending == ".json" and line.removeprefix(BOM).lstrip().startswith(b"["):
+                raise UsageError(f"{input.path}: is one JSON array; a corpus takes JSON Lines, a row a line (.jsonl)")
+            begun = True
             try:
                 value = json.loads(line)
             except (ValueError, RecursionError) as error:
@@ -177,15 +187,20 @@ def _json(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
 def _csv(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    table = csv.DictReader(text, delimiter="\t" if ".tsv" in PurePosixPath(input.path).suffixes else ",")
+    table = csv.DictReader(text, delimiter="\t" if input.ending == ".tsv" else ",", strict=True)
     names = list(table.fieldnames or ())
     wanted = [*request.parts, *request.keep, *([request.id] if request.id else [])]
     _check_columns(input, wanted, names)
 
     def values() -> Iterator[tuple[int, object, str | None, int]]:
-        for number, row in enumerate(table, 1):
-            fault = f"{len(names)} columns are named, and it has others" if None in row or None in row.values() else None
-            yield number, row, fault, sum(len(value) + 1 for value in row.values() if isinstance(value, str))
+        begins = table.line_num + 1
+        try:
+            for number, row in enumerate(table, 1):
+                fault = f"{len(names)} columns are named, and it has others" if None in row or None in row.values() else None
+                yield number, row, fault, sum(len(value) + 1 for value in row.values() if isinstance(value, str))
+                begins = table.line_num + 1
+        except csv.Error as error:
+            raise UsageError(f"{input.path}: the row that begins in line {begins} is no CSV ({error})") from None
 
     return _named(input, values(), request)
 
@@ -196,6 +211,7 @@ def _text(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
 
     def values() -> Iterator[tuple[int, object, str | None, int]]:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 yield number, {"text": line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")}, None, len(line)
 
