@@ -11,6 +11,7 @@ from test_bulk import ROWS, embed, request, table, write
 import shim
 from shim.bulk import reader
 from shim.bulk.embedder import Embedder
+from shim.bulk.shards import cut
 from shim.spec import ColBert
 
 
@@ -93,3 +94,12 @@ def test_endings_may_be_capitals_and_a_byte_order_mark_is_no_text(tmp_path: Path
     ):
         (input,) = reader.find(asked.inputs, asked.out)
         assert [text for rows in reader.rows(input, asked) for text in rows.texts] == texts
+
+
+def test_what_is_carried_along_counts_for_the_size_of_a_shard(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", [{"id": f"{row}", "text": "ab", "n": "c" * 1000} for row in range(700)])
+    asked = request(tmp_path, "a.jsonl")
+    (input,) = reader.find(asked.inputs, asked.out)
+    parts = list(cut(reader.rows(input, asked), 4096, 100_000))
+    assert sum(len(part.texts) for part in parts) == 700
+    assert 50_000 < max(part.carried.nbytes for part in parts) <= 100_000

@@ -23,7 +23,7 @@ from shim.errors import SourceError, UsageError
 from shim.jsons import JsonObject
 
 KEY = b"sealport"
-CHARACTERS = 16_000_000  # of a shard's texts, at most: it is in memory
+SIZE = 16_000_000  # of a shard, at most, as it is in memory: characters of its texts, and bytes of what is carried along
 NUMBER = re.compile(r"-(\d{6,})\.parquet$")
 
 
@@ -50,21 +50,24 @@ class Written:
 
 def shards(input: Input, request: Request) -> Iterator[Shard]:
     """A file's shards, in order: `request.rows` rows each, or fewer where the texts are long. The same file gives the same."""
-    for index, part in enumerate(cut(rows(input, request), request.rows, CHARACTERS)):
+    for index, part in enumerate(cut(rows(input, request), request.rows, SIZE)):
         content = repr((part.ids.to_pylist(), part.texts, part.faults, str(part.carried.schema), part.carried.to_pydict()))
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         yield Shard(f"{stem(input)}-{index:06}.parquet", input.name, digest, part)
 
 
-def cut(parts: Iterable[Rows], most: int, characters: int) -> Iterator[Rows]:
-    """The rows again, `most` in each part, or as many as have so many characters; a longer text is by itself."""
+def cut(parts: Iterable[Rows], most: int, limit: int) -> Iterator[Rows]:
+    """The rows again, `most` in each part, or as many as are of the size `limit`; a larger row is by itself.
+
+    The size is that of SIZE; of what is carried each row has an equal share of what was read with it.
+    """
     held: list[Rows] = []
     count = size = 0
     for part in parts:
-        start = 0
+        start, carried = 0, part.carried.nbytes // max(1, len(part.texts))
         for row, text in enumerate(part.texts):
-            length = len(text) if isinstance(text, str) else 0
-            if count and (count == most or size + length > characters):
+            length = carried + (len(text) if isinstance(text, str) else 0)
+            if count and (count == most or size + length > limit):
                 yield joined([*held, part.part(start, row)])
                 held, start, count, size = [], row, 0, 0
             count, size = count + 1, size + length
