@@ -46,6 +46,7 @@ def run_on_ray(request: Request, address: str, processes: int | None) -> Progres
         raise UsageError(f"--ray needs {error.name}: pip install 'sealport[ray]'") from None
 
     inputs = reader.find(request.inputs, request.out)
+    reader.check_lines(inputs, request)
     request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
     folder = Folder(request.out)
     progress = Progress({input.name: input.size for input in inputs})

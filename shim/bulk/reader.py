@@ -1,5 +1,6 @@
 """Files to rows: Parquet, JSON Lines, CSV and text, by glob, of this machine or of any fsspec address."""
 
+import contextlib
 import csv
 import io
 import json
@@ -135,9 +136,31 @@ def rows(input: Input, request: Request) -> Iterator[Rows]:
     that is not there, SourceError for a file that cannot be read.
     """
     reading = {"parquet": _parquet, "json": _json, "csv": _csv, "text": _text}[input.kind]
+    with _opened(input) as file:
+        yield from reading(input, file, request)
+
+
+def check_lines(inputs: Iterable[Input], request: Request) -> None:
+    """Raise UsageError for a column that no row of JSON Lines has; they are read until each column was met."""
+    lacking, last = set(_wanted(request)), dict[str, object]()
+    for input in inputs:
+        if input.kind == "json":
+            with _opened(input) as file:
+                for _, value, _, _ in _objects(input, file, request):
+                    last = value or last
+                    lacking -= last.keys()
+                    if not lacking:
+                        return
+    if last:
+        raise UsageError(f"no row of JSON Lines has {min(lacking)!r:.100}; the last one has {', '.join(map(repr, last)):.500}")
+
+
+@contextlib.contextmanager
+def _opened(input: Input) -> Iterator[IO[bytes]]:
+    """The content; what goes wrong while it is read is a SourceError."""
     try:
         with input.open() as file:
-            yield from reading(input, file, request)
+            yield file
     except (OSError, EOFError, pa.ArrowException, csv.Error, ImportError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
@@ -146,7 +169,7 @@ def rows(input: Input, request: Request) -> Iterator[Rows]:
 
 def _parquet(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
     table = pq.ParquetFile(file, buffer_size=1 << 20)
-    wanted = list(dict.fromkeys([*request.parts, *request.keep, *([request.id] if request.id else [])]))
+    wanted = _wanted(request)
     _check_columns(input, wanted, table.schema_arrow.names)
     count = 0
     for batch in table.iter_batches(CHUNK, columns=wanted):
@@ -163,25 +186,28 @@ def _parquet(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
 
 
 def _json(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
-    def values() -> Iterator[tuple[int, object, str | None, int]]:
-        begun = False
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            if not begun and input.ending == ".json" and line.removeprefix(BOM).lstrip().startswith(b"["):
-                raise UsageError(f"{input.path}: is one JSON array; a corpus takes JSON Lines, a row a line (.jsonl)")
-            begun = True
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, None, f"no JSON value ({error})", len(line)
-                continue
-            if isinstance(value, str):
-                value = {request.parts[0]: value}
-            fault = None if isinstance(value, dict) else "neither a JSON object nor a string"
-            yield number, value if fault is None else None, fault, len(line)
+    return _named(input, _objects(input, file, request), request)
 
-    return _named(input, values(), request)
+
+def _objects(
+    input: Input, file: IO[bytes], request: Request
+) -> Iterator[tuple[int, dict[str, object] | None, str | None, int]]:
+    begun = False
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        if not begun and input.ending == ".json" and line.removeprefix(BOM).lstrip().startswith(b"["):
+            raise UsageError(f"{input.path}: is one JSON array; a corpus takes JSON Lines, a row a line (.jsonl)")
+        begun = True
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, None, f"no JSON value ({error})", len(line)
+            continue
+        if isinstance(value, str):
+            value = {request.parts[0]: value}
+        fault = None if isinstance(value, dict) else "neither a JSON object nor a string"
+        yield number, value if fault is None else None, fault, len(line)
 
 
 def _csv(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
@@ -189,8 +215,7 @@ def _csv(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
     table = csv.DictReader(text, delimiter="\t" if input.ending == ".tsv" else ",", strict=True)
     names = list(table.fieldnames or ())
-    wanted = [*request.parts, *request.keep, *([request.id] if request.id else [])]
-    _check_columns(input, wanted, names)
+    _check_columns(input, _wanted(request), names)
 
     def values() -> Iterator[tuple[int, object, str | None, int]]:
         begins = table.line_num + 1
@@ -261,6 +286,10 @@ def _surrogate(name: str, value: str | None) -> str | None:
 
 def _numbers(input: Input, numbers: Iterable[int]) -> pa.Array:
     return pa.array([f"{input.name}:{number}" for number in numbers], pa.string())
+
+
+def _wanted(request: Request) -> list[str]:
+    return list(dict.fromkeys([*request.parts, *request.keep, *([request.id] if request.id else [])]))
 
 
 def _check_columns(input: Input, wanted: Iterable[str], names: list[str]) -> None:

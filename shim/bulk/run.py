@@ -28,6 +28,7 @@ def run(request: Request, processes: int | None) -> Progress:
     `shim.load` raises, SourceError for files that cannot be read or written.
     """
     inputs = reader.find(request.inputs, request.out)
+    reader.check_lines(inputs, request)
     request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
     folder = Folder(request.out)
     cores = own()
