@@ -27,7 +27,7 @@ def test_the_command_counts_and_says_what_a_million_cost(tiny_artifact: Path, tm
     assert found["id"].to_pylist() == [f"a.jsonl:{line}" for line in range(1, 7)]
     again = run("shim", "embed", tiny_artifact, *corpus)
     assert "0 texts in " in again.stderr
-    assert "; 7 rows were there already" in again.stderr
+    assert f"1 rejected (see {tmp_path}/out/_rejects); 6 rows were there already" in again.stderr
     assert "was made with dimensions 64, not 8" in one_line(
         run("shim", "embed", tiny_artifact, *corpus, "--dimensions", 8, check=2), "shim"
     )
@@ -46,6 +46,7 @@ def test_the_command_counts_and_says_what_a_million_cost(tiny_artifact: Path, tm
         (["--in", "a.doc", "--out", "o"], "its ending says no format"),
         (["--in", "nothing://a.jsonl", "--out", "o"], "nothing://a.jsonl: cannot be read"),
         (["--in", "a.csv", "--out", "o"], "a.csv: has no column 'text', but 'a', 'b'"),
+        (["--in", "a.csv", "--in", "b*.jsonl", "--out", "o", "--text", "{a}: {titel}"], "no row of JSON Lines has 'titel'"),
         (["--in", "a.jsonl", "--out", "o", "--columns", "id"], "id is a column of ours"),
         (["--in", "a.jsonl", "--out", "o", "--columns", "a,a"], "a is named twice"),
         (["--in", "a.txt", "--out", "o", "--id", "a"], "one text a line, and no columns"),
@@ -62,6 +63,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(tiny_artifact: Path, tmp_path: 
         ("a.jsonl", "{}\n"),
         ("deep/a.jsonl", "{}"),
         ("a.doc", ""),
+        ("b.jsonl", '{"a": "b"}\n[]\n'),
         ("a.csv", "a,b\n1,2\n"),
         ("a.txt", "a\n"),
     ):

@@ -13,9 +13,8 @@ try:
 except ModuleNotFoundError as error:
     raise UsageError(f"a corpus needs {error.name}: pip install 'sealport[bulk]'") from None
 
-from shim.bulk.request import Request
+from shim.bulk.request import REJECTS, Request
 from shim.bulk.run import run
-from shim.bulk.shards import REJECTS
 
 
 def embed_corpus(
@@ -43,7 +42,7 @@ def embed_corpus(
         out,
         text,
         id,
-        tuple(name for name in columns.split(",") if name),
+        tuple(name for name in map(str.strip, columns.split(",")) if name),
         {**asked, "embedding_type": embedding_type},
         dict(loading),
         rows,
@@ -56,10 +55,10 @@ def embed_corpus(
 
         done = run_on_ray(request, ray, processes)
     click.echo(done.summary(f"{out.rstrip('/')}/{REJECTS}", price), err=True)
-    if as_json:
-        show_json(done.as_json(price))
     if not done.texts + done.skipped + done.rejected:
         raise UsageError(f"{', '.join(inputs)}: no rows")
     if not done.texts + done.skipped:
         raise UsageError(f"none of {done.rejected} texts could be embedded; see {out.rstrip('/')}/{REJECTS}")
+    if as_json:
+        show_json(done.as_json(price))
     return 0

@@ -17,6 +17,7 @@ from shim.jsons import JsonObject
 from shim.loading import load
 from shim.model import Model
 from shim.pooling import check_dimensions, int8
+from shim.prompts import is_query
 from shim.results import Embeddings, Output
 from shim.runtimes.cores import only, own
 
@@ -69,6 +70,7 @@ class Embedder:
             raise UsageError(f"embedding_type ubinary packs 8 dimensions to a byte; {self.dimensions} are no multiple of 8")
         self.prompt = self.model.prompt(task, instruction, prompt_name)
         self.adapter = self.model.adapter(task, prompt_name)
+        self.query = is_query(task, prompt_name)
         self.encode = encoding(self.model.encoder, self.model.manifest.model, self.prompt, task, prompt_name)
         completed(self.encode(["a"]))  # a prompt that leaves no room is found before the first text
 
@@ -91,6 +93,7 @@ class Embedder:
             "dimensions": self.dimensions,
             "heads": list(self.heads),
             "embedding_type": self.kind,
+            **({} if manifest.model.colbert is None else {"query": self.query}),  # its two sides differ beyond the prompt
         }
 
     @property

@@ -21,12 +21,12 @@ from shim.bulk.progress import Progress
 from shim.bulk.reader import Input
 from shim.bulk.request import Request
 from shim.bulk.run import alone, missing, run_identity
-from shim.bulk.shards import Folder, Shard, Written
+from shim.bulk.shards import Folder, Shard, Written, orphans
 from shim.errors import IntegrityError, SealportError, UsageError
 from shim.jsons import JsonObject
 
 ACTOR, READER = 0.9, 0.1  # CPUs of each: actors on all would leave none to read with
-Skipped = list[tuple[str, float, int]]  # arguments of Progress.skip
+Skipped = list[tuple[str, float, int, int]]  # arguments of Progress.skip
 Work = tuple[Skipped, Shard | None] | Exception
 Done = tuple[Skipped, tuple[str, float, Written] | None] | Exception
 
@@ -45,7 +45,8 @@ def run_on_ray(request: Request, address: str, processes: int | None) -> Progres
     except ModuleNotFoundError as error:
         raise UsageError(f"--ray needs {error.name}: pip install 'sealport[ray]'") from None
 
-    inputs = reader.find(request.inputs)
+    inputs = reader.find(request.inputs, request.out)
+    reader.check_lines(inputs, request)
     request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
     folder = Folder(request.out)
     progress = Progress({input.name: input.size for input in inputs})
@@ -110,6 +111,7 @@ def _embed(request: Request, inputs: list[Input], folder: Folder, progress: Prog
         if done[1] is not None:
             progress.add(*done[1])
         progress.show()
+    progress.orphans = orphans(inputs, there)
 
 
 class _Actor:

@@ -21,16 +21,18 @@ class Progress:
     tokens: int = 0
     truncated: int = 0
     rejected: int = 0
-    skipped: int = 0  # rows of shards that were there
+    skipped: int = 0  # texts of shards that were there
+    orphans: list[str] = field(default_factory=list)  # shards of files that are no longer among the inputs
     _read: dict[str, float] = field(default_factory=dict)  # share of each input that is done
     _skipped_bytes: float = 0.0
     _began: float = field(default_factory=time.monotonic)
     _shown: float = 0.0
     _ended: float = 0.0
 
-    def skip(self, input: str, read: float, rows: int) -> None:
+    def skip(self, input: str, read: float, texts: int, rejected: int) -> None:
         """Count a shard that was there already; read: see Rows."""
-        self.skipped += rows
+        self.skipped += texts
+        self.rejected += rejected
         self._skipped_bytes += self._advance(input, read)
 
     def add(self, input: str, read: float, written: Written) -> None:
@@ -83,7 +85,7 @@ class Progress:
 
     def as_json(self, price: float | None) -> JsonObject:
         """The counts, and what 1 M texts take: `hours_per_million`, and `cost_per_million` where the price is known."""
-        names = ("texts", "tokens", "truncated", "rejected", "skipped", "seconds")
+        names = ("texts", "tokens", "truncated", "rejected", "skipped", "orphans", "seconds")
         found: JsonObject = {name: getattr(self, name) for name in names}
         if self.texts:
             hours = MILLION * self.seconds / self.texts / 3600
@@ -104,6 +106,9 @@ class Progress:
             hours = MILLION / rate / 3600
             cost = "" if price is None else f" and cost {hours * price:,.2f}"
             line += f"; 1 M such texts take {duration(hours * 3600)}{cost}"
+        if self.orphans:
+            some = ", ".join(self.orphans[:3]) + (", …" if len(self.orphans) > 3 else "")
+            line += f"; left of inputs that are gone: {len(self.orphans):,} ({some})"
         return line
 
 

@@ -1,5 +1,6 @@
 """Files to rows: Parquet, JSON Lines, CSV and text, by glob, of this machine or of any fsspec address."""
 
+import contextlib
 import csv
 import io
 import json
@@ -15,13 +16,14 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shim.bulk.request import Request
+from shim.bulk.request import REJECTS, Request
 from shim.errors import SourceError, UsageError
 
 CHUNK = 512  # rows that are read at a time
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 KINDS = {".parquet": "parquet", ".pq": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 KINDS |= {".csv": "csv", ".tsv": "csv", ".txt": "text", ".text": "text"}
+BOM = b"\xef\xbb\xbf"
 MAGIC = re.compile(r"[*?\[{]")
 
 
@@ -39,12 +41,17 @@ class Input:
         return self.path.endswith(PACKED)
 
     @property
+    def ending(self) -> str:
+        """In lower case, without that of what packs it."""
+        endings = [ending.lower() for ending in PurePosixPath(self.path).suffixes if ending not in PACKED]
+        return endings[-1] if endings else ""
+
+    @property
     def kind(self) -> str:
         """Its format, by its ending. Raises UsageError for one that is none of ours."""
-        endings = [ending.lower() for ending in PurePosixPath(self.path).suffixes if ending not in PACKED]
-        if not endings or endings[-1] not in KINDS:
+        if self.ending not in KINDS:
             raise UsageError(f"{self.path}: its ending says no format of ours ({', '.join(KINDS)})")
-        return KINDS[endings[-1]]
+        return KINDS[self.ending]
 
     def open(self) -> IO[bytes]:
         """The content, unpacked."""
@@ -78,27 +85,42 @@ def joined(parts: list[Rows]) -> Rows:
     return Rows(ids, texts, faults, pa.concat_tables([part.carried for part in parts]).combine_chunks(), parts[-1].read)
 
 
-def find(patterns: Iterable[str]) -> list[Input]:
-    """The files of the globs, in order. Raises UsageError where there are none, SourceError for an address that fails."""
+def find(patterns: Iterable[str], out: str) -> list[Input]:
+    """The files of the globs, in order, each once, without what runs have written to the folder `out`.
+
+    Raises UsageError where there are none, SourceError for an address that fails.
+    """
     found: dict[str, Input] = {}
+    known: set[tuple[fsspec.AbstractFileSystem, str]] = set()
     for pattern in patterns:
         try:
             files, path = fsspec.core.url_to_fs(pattern)
             pieces = MAGIC.split(path)
             start = path.rfind("/", 0, len(pieces[0])) + 1
             paths = sorted(files.glob(path)) if len(pieces) > 1 else [path] * files.exists(path)
-            paths = [each for each in paths if not files.isdir(each)]
+            paths = [each for each in paths if not files.isdir(each) and not _written(files, each, out)]
             sizes = [int(files.size(each) or 0) for each in paths]
         except (OSError, ValueError, ImportError) as error:
             raise SourceError(f"{pattern}: cannot be read ({' '.join(str(error).split()):.200})") from None
         if not paths:
             raise UsageError(f"{pattern}: there is no such file; a folder's are found by a pattern such as 'docs/*.parquet'")
         for each, size in zip(paths, sizes, strict=True):
+            if (files, each) in known:
+                continue
+            known.add((files, each))
             input = Input(files, each, each[start:], size)
-            if (other := found.setdefault(input.name, input)).path != each:
+            if (other := found.setdefault(input.name, input)) is not input:
                 raise UsageError(f"{other.path} and {each} would both be {input.name}; give one pattern for both")
             _ = input.kind
     return list(found.values())
+
+
+def _written(files: fsspec.AbstractFileSystem, path: str, out: str) -> bool:
+    """Whether a file is of those that a run writes to the folder `out`: vectors, rejects, and what is half written."""
+    own, root = fsspec.core.url_to_fs(out)
+    folder, _, name = path.rpartition("/")
+    there = folder == f"{root}/{REJECTS}" or (folder == root and (name.endswith(".parquet") or name.startswith(".")))
+    return there and files == own
 
 
 def address(pattern: str) -> str:
@@ -114,9 +136,31 @@ def rows(input: Input, request: Request) -> Iterator[Rows]:
     that is not there, SourceError for a file that cannot be read.
     """
     reading = {"parquet": _parquet, "json": _json, "csv": _csv, "text": _text}[input.kind]
+    with _opened(input) as file:
+        yield from reading(input, file, request)
+
+
+def check_lines(inputs: Iterable[Input], request: Request) -> None:
+    """Raise UsageError for a column that no row of JSON Lines has; they are read until each column was met."""
+    lacking, last = set(_wanted(request)), dict[str, object]()
+    for input in inputs:
+        if input.kind == "json":
+            with _opened(input) as file:
+                for _, value, _, _ in _objects(input, file, request):
+                    last = value or last
+                    lacking -= last.keys()
+                    if not lacking:
+                        return
+    if last:
+        raise UsageError(f"no row of JSON Lines has {min(lacking)!r:.100}; the last one has {', '.join(map(repr, last)):.500}")
+
+
+@contextlib.contextmanager
+def _opened(input: Input) -> Iterator[IO[bytes]]:
+    """The content; what goes wrong while it is read is a SourceError."""
     try:
         with input.open() as file:
-            yield from reading(input, file, request)
+            yield file
     except (OSError, EOFError, pa.ArrowException, csv.Error, ImportError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
@@ -125,7 +169,7 @@ def rows(input: Input, request: Request) -> Iterator[Rows]:
 
 def _parquet(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
     table = pq.ParquetFile(file, buffer_size=1 << 20)
-    wanted = list(dict.fromkeys([*request.parts, *request.keep, *([request.id] if request.id else [])]))
+    wanted = _wanted(request)
     _check_columns(input, wanted, table.schema_arrow.names)
     count = 0
     for batch in table.iter_batches(CHUNK, columns=wanted):
@@ -142,35 +186,46 @@ def _parquet(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
 
 
 def _json(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
-    def values() -> Iterator[tuple[int, object, str | None, int]]:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield number, None, f"no JSON value ({error})", len(line)
-                continue
-            if isinstance(value, str):
-                value = {request.parts[0]: value}
-            fault = None if isinstance(value, dict) else "neither a JSON object nor a string"
-            yield number, value if fault is None else None, fault, len(line)
+    return _named(input, _objects(input, file, request), request)
 
-    return _named(input, values(), request)
+
+def _objects(
+    input: Input, file: IO[bytes], request: Request
+) -> Iterator[tuple[int, dict[str, object] | None, str | None, int]]:
+    begun = False
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        if not begun and input.ending == ".json" and line.removeprefix(BOM).lstrip().startswith(b"["):
+            raise UsageError(f"{input.path}: is one JSON array; a corpus takes JSON Lines, a row a line (.jsonl)")
+        begun = True
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            yield number, None, f"no JSON value ({error})", len(line)
+            continue
+        if isinstance(value, str):
+            value = {request.parts[0]: value}
+        fault = None if isinstance(value, dict) else "neither a JSON object nor a string"
+        yield number, value if fault is None else None, fault, len(line)
 
 
 def _csv(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
     text = io.TextIOWrapper(file, "utf-8-sig", errors="surrogateescape", newline="")
-    table = csv.DictReader(text, delimiter="\t" if ".tsv" in PurePosixPath(input.path).suffixes else ",")
+    table = csv.DictReader(text, delimiter="\t" if input.ending == ".tsv" else ",", strict=True)
     names = list(table.fieldnames or ())
-    wanted = [*request.parts, *request.keep, *([request.id] if request.id else [])]
-    _check_columns(input, wanted, names)
+    _check_columns(input, _wanted(request), names)
 
     def values() -> Iterator[tuple[int, object, str | None, int]]:
-        for number, row in enumerate(table, 1):
-            fault = f"{len(names)} columns are named, and it has others" if None in row or None in row.values() else None
-            yield number, row, fault, sum(len(value) + 1 for value in row.values() if isinstance(value, str))
+        begins = table.line_num + 1
+        try:
+            for number, row in enumerate(table, 1):
+                fault = f"{len(names)} columns are named, and it has others" if None in row or None in row.values() else None
+                yield number, row, fault, sum(len(value) + 1 for value in row.values() if isinstance(value, str))
+                begins = table.line_num + 1
+        except csv.Error as error:
+            raise UsageError(f"{input.path}: the row that begins in line {begins} is no CSV ({error})") from None
 
     return _named(input, values(), request)
 
@@ -181,6 +236,7 @@ def _text(input: Input, file: IO[bytes], request: Request) -> Iterator[Rows]:
 
     def values() -> Iterator[tuple[int, object, str | None, int]]:
         for number, line in enumerate(file, 1):
+            line = line.removeprefix(BOM) if number == 1 else line
             if line.strip():
                 yield number, {"text": line.rstrip(b"\r\n").decode("utf-8", "surrogateescape")}, None, len(line)
 
@@ -230,6 +286,10 @@ def _surrogate(name: str, value: str | None) -> str | None:
 
 def _numbers(input: Input, numbers: Iterable[int]) -> pa.Array:
     return pa.array([f"{input.name}:{number}" for number in numbers], pa.string())
+
+
+def _wanted(request: Request) -> list[str]:
+    return list(dict.fromkeys([*request.parts, *request.keep, *([request.id] if request.id else [])]))
 
 
 def _check_columns(input: Input, wanted: Iterable[str], names: list[str]) -> None:

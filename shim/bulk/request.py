@@ -8,6 +8,7 @@ from shim.errors import UsageError
 from shim.jsons import JsonObject
 
 COLUMN = re.compile(r"\{([^{}]+)\}")
+REJECTS = "_rejects"  # of an output folder; readers of Parquet folders pass over a name with this first letter, or a dot
 OWN = ("id", "embedding", "sparse_indices", "sparse_values", "colbert", "tokens", "truncated", "rejected")
 
 

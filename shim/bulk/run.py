@@ -9,7 +9,7 @@ from shim.bulk import reader
 from shim.bulk.progress import Progress
 from shim.bulk.reader import Input
 from shim.bulk.request import Request
-from shim.bulk.shards import Folder, Shard, shards
+from shim.bulk.shards import Folder, Shard, orphans, shards
 from shim.bulk.workers import Loaded, Workers
 from shim.errors import UsageError
 from shim.jsons import JsonObject
@@ -27,7 +27,8 @@ def run(request: Request, processes: int | None) -> Progress:
     Raises UsageError for settings and inputs that cannot be meant and for a folder with vectors of another run, what
     `shim.load` raises, SourceError for files that cannot be read or written.
     """
-    inputs = reader.find(request.inputs)
+    inputs = reader.find(request.inputs, request.out)
+    reader.check_lines(inputs, request)
     request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
     folder = Folder(request.out)
     cores = own()
@@ -54,6 +55,7 @@ def run(request: Request, processes: int | None) -> Progress:
                     shard, written = news
                     progress.add(shard.input, shard.rows.read, written)
                 progress.show()
+            progress.orphans = orphans(inputs, there)
         finally:
             progress.close()
     return progress
@@ -64,7 +66,7 @@ def missing(
     request: Request,
     folder: Folder,
     there: Mapping[str, JsonObject],
-    skip: Callable[[str, float, int], None],
+    skip: Callable[[str, float, int, int], None],
 ) -> Iterator[Shard]:
     """The shards of all inputs that are not there, or of rows that have changed; `skip` is told of the others.
 
@@ -74,10 +76,12 @@ def missing(
         count = 0
         for shard in shards(input, request):
             count += 1
-            if there.get(shard.name, {}).get("rows") == shard.digest:
-                skip(shard.input, shard.rows.read, len(shard.rows.texts))
-            else:
+            before = there.get(shard.name, {})
+            rejected = int(str(before.get("rejected", 0)))
+            if before.get("rows") != shard.digest or (rejected and request.strict):  # it says again what it stops at
                 yield shard
+            else:
+                skip(shard.input, shard.rows.read, len(shard.rows.texts) - rejected, rejected)
         folder.remove_beyond(input, count, there)
 
 

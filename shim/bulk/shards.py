@@ -18,13 +18,12 @@ import pyarrow.parquet as pq
 
 from shim.bulk.embedder import Embedder
 from shim.bulk.reader import Input, Rows, joined, rows
-from shim.bulk.request import Request
+from shim.bulk.request import REJECTS, Request
 from shim.errors import SourceError, UsageError
 from shim.jsons import JsonObject
 
 KEY = b"sealport"
-REJECTS = "_rejects"  # readers of Parquet folders pass over a name with this first letter, or a dot
-CHARACTERS = 16_000_000  # of a shard's texts, at most: it is in memory
+SIZE = 16_000_000  # of a shard, at most, as it is in memory: characters of its texts, and bytes of what is carried along
 NUMBER = re.compile(r"-(\d{6,})\.parquet$")
 
 
@@ -51,21 +50,24 @@ class Written:
 
 def shards(input: Input, request: Request) -> Iterator[Shard]:
     """A file's shards, in order: `request.rows` rows each, or fewer where the texts are long. The same file gives the same."""
-    for index, part in enumerate(cut(rows(input, request), request.rows, CHARACTERS)):
+    for index, part in enumerate(cut(rows(input, request), request.rows, SIZE)):
         content = repr((part.ids.to_pylist(), part.texts, part.faults, str(part.carried.schema), part.carried.to_pydict()))
         digest = hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()
         yield Shard(f"{stem(input)}-{index:06}.parquet", input.name, digest, part)
 
 
-def cut(parts: Iterable[Rows], most: int, characters: int) -> Iterator[Rows]:
-    """The rows again, `most` in each part, or as many as have so many characters; a longer text is by itself."""
+def cut(parts: Iterable[Rows], most: int, limit: int) -> Iterator[Rows]:
+    """The rows again, `most` in each part, or as many as are of the size `limit`; a larger row is by itself.
+
+    The size is that of SIZE; of what is carried each row has an equal share of what was read with it.
+    """
     held: list[Rows] = []
     count = size = 0
     for part in parts:
-        start = 0
+        start, carried = 0, part.carried.nbytes // max(1, len(part.texts))
         for row, text in enumerate(part.texts):
-            length = len(text) if isinstance(text, str) else 0
-            if count and (count == most or size + length > characters):
+            length = carried + (len(text) if isinstance(text, str) else 0)
+            if count and (count == most or size + length > limit):
                 yield joined([*held, part.part(start, row)])
                 held, start, count, size = [], row, 0, 0
             count, size = count + 1, size + length
@@ -78,6 +80,12 @@ def stem(input: Input) -> str:
     """What the names of a file's shards begin with: its own name, and a hash of all of its path."""
     plain = re.sub(r"[^\w.-]+", "_", input.name.rsplit("/", 1)[-1].split(".")[0])[:60].strip(".-_") or "file"
     return f"{plain}-{hashlib.sha256(input.name.encode()).hexdigest()[:12]}"
+
+
+def orphans(inputs: Iterable[Input], there: Iterable[str]) -> list[str]:
+    """The shards that are of none of the inputs: renamed, moved or removed since. They may be all there is of them."""
+    stems = set(map(stem, inputs))
+    return [name for name in there if NUMBER.sub("", name) not in stems]
 
 
 class Folder:
@@ -100,7 +108,10 @@ class Folder:
             name = path.rsplit("/", 1)[-1]
             if name.endswith(".parquet") and not name.startswith((".", "_")):
                 found[name] = self._manifest(name)
-                check_identity(f"{self.path}: {name}", found[name], identity)
+                if found[name].get("texts") == 0 and found[name]["run"] != identity:
+                    found[name] = {}  # no vector is in it, so it is made again
+                else:
+                    check_identity(f"{self.path}: {name}", found[name], identity)
         return found
 
     def _manifest(self, name: str) -> JsonObject:
@@ -154,7 +165,9 @@ class Folder:
                         if reason is not None:
                             rejects.append({"id": given.ids[row].as_py(), "input": shard.input, "reason": reason})
                     if rejects and request.strict:
-                        raise UsageError(f"{rejects[0]['input']}: {rejects[0]['id']}: {rejects[0]['reason']}")
+                        id = str(rejects[0]["id"])
+                        where = id if id.startswith(f"{shard.input}:") else f"{shard.input}: {id}"
+                        raise UsageError(f"{where}: {rejects[0]['reason']}")
                     table = table.filter(pa.array([reason is None for reason in reasons]))
                     texts, tokens = texts + len(table), tokens + sum(table["tokens"].to_pylist())
                     truncated += sum(table["truncated"].to_pylist())
