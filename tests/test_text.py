@@ -123,7 +123,7 @@ WEB = "Instruct: Given a web search query, retrieve relevant passages that answe
         ({"name": "passage"}, {"query": WEB, "document": "D: "}, "D: "),
         ({"name": "passage"}, {"passage": "P: ", "document": "D: "}, "P: "),
         ({"task": "retrieval.passage"}, {"passage": "P: ", "document": "D: "}, "D: "),
-        ({"task": "retrieval.passage"}, {"query": WEB, "corpus": "C: "}, "C: "),
+        ({"task": "retrieval.passage"}, {"query": WEB, "corpus": "C: "}, ""),  # as sentence-transformers' encode_document
         ({"task": "bitext"}, {"bitext": "B: "}, "B: "),
         (
             {"task": "bitext"},
