@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shim
-from shim.bulk import reader
 from shim.bulk.embedder import Embedder
+from shim.bulk.inputs import find
 from shim.bulk.reader import Rows
 from shim.bulk.request import REJECTS, Request
 from shim.bulk.run import affordable, missing, run_identity, shares
@@ -42,7 +42,7 @@ def embed(asked: Request) -> list[Written]:
     embedder, folder = Embedder.of(asked), Folder(asked.out)
     identity = run_identity(asked, embedder.identity)
     there = folder.manifests(identity)
-    todo = missing(reader.find(asked.inputs, asked.out), asked, folder, there, lambda *_: None)
+    todo = missing(find(asked.inputs, asked.out), asked, folder, there, lambda *_: None)
     return [folder.write(shard, embedder, asked, identity) for shard in todo]
 
 
@@ -293,7 +293,7 @@ def test_memory_is_what_a_container_may_still_take(tmp_path: Path) -> None:
 def test_what_a_run_is_given_twice_is_cut_alike(tmp_path: Path) -> None:
     write_jsonl(tmp_path)
     asked = request(tmp_path, "*.jsonl")
-    (input,) = reader.find(asked.inputs, asked.out)
+    (input,) = find(asked.inputs, asked.out)
     assert [(shard.name, shard.digest) for shard in shards(input, asked)] == [
         (shard.name, shard.digest) for shard in shards(input, asked)
     ]

@@ -11,6 +11,7 @@ from test_bulk import ROWS, embed, request, table, write
 import shim
 from shim.bulk import reader
 from shim.bulk.embedder import Embedder
+from shim.bulk.inputs import find
 from shim.bulk.shards import cut
 from shim.spec import ColBert
 
@@ -24,11 +25,11 @@ def test_a_file_is_read_once_and_what_a_run_wrote_is_no_input(tiny_artifact: Pat
     assert embed(asked) == []
     (tmp_path / "out/.a.parquet.half.tmp").unlink()
     assert table(asked.out)["id"].to_pylist() == ["d0", "d1"]
-    twice = reader.find([*asked.inputs, f"file://{tmp_path}/deep/*"], asked.out)
+    twice = find([*asked.inputs, f"file://{tmp_path}/deep/*"], asked.out)
     assert [input.name for input in twice] == ["deep/a.jsonl"]
-    assert {input.name for input in reader.find(asked.inputs, str(tmp_path / "other"))} > {"deep/a.jsonl"}
+    assert {input.name for input in find(asked.inputs, str(tmp_path / "other"))} > {"deep/a.jsonl"}
     with pytest.raises(shim.UsageError, match="no such file"):
-        reader.find([f"{asked.out}/*.parquet"], asked.out)
+        find([f"{asked.out}/*.parquet"], asked.out)
 
 
 def test_queries_and_documents_of_colbert_are_not_mixed(tiny_artifact: Path) -> None:
@@ -80,7 +81,7 @@ def test_where_nothing_could_be_embedded_any_settings_may_follow(tiny_artifact: 
 def test_a_file_that_is_not_what_its_ending_says_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content, encoding="utf-8")
     asked = request(tmp_path, name)
-    (input,) = reader.find(asked.inputs, asked.out)
+    (input,) = find(asked.inputs, asked.out)
     with pytest.raises(shim.UsageError, match=message):
         list(reader.rows(input, asked))
 
@@ -92,14 +93,14 @@ def test_endings_may_be_capitals_and_a_byte_order_mark_is_no_text(tmp_path: Path
         (request(tmp_path, "A.TSV"), ["one"]),
         (request(tmp_path, "A.TXT", id=None, keep=()), ["one", "\ufefftwo"]),
     ):
-        (input,) = reader.find(asked.inputs, asked.out)
+        (input,) = find(asked.inputs, asked.out)
         assert [text for rows in reader.rows(input, asked) for text in rows.texts] == texts
 
 
 def test_what_is_carried_along_counts_for_the_size_of_a_shard(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", [{"id": f"{row}", "text": "ab", "n": "c" * 1000} for row in range(700)])
     asked = request(tmp_path, "a.jsonl")
-    (input,) = reader.find(asked.inputs, asked.out)
+    (input,) = find(asked.inputs, asked.out)
     parts = list(cut(reader.rows(input, asked), 4096, 100_000))
     assert sum(len(part.texts) for part in parts) == 700
     assert 50_000 < max(part.carried.nbytes for part in parts) <= 100_000

@@ -15,10 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from shim.bulk import reader
 from shim.bulk.embedder import Embedder
+from shim.bulk.inputs import Input, find
 from shim.bulk.progress import Progress
-from shim.bulk.reader import Input
+from shim.bulk.reader import check_lines
 from shim.bulk.request import Request
 from shim.bulk.run import alone, missing, run_identity
 from shim.bulk.shards import Folder, Shard, Written, orphans
@@ -45,9 +45,9 @@ def run_on_ray(request: Request, address: str, processes: int | None) -> Progres
     except ModuleNotFoundError as error:
         raise UsageError(f"--ray needs {error.name}: pip install 'sealport[ray]'") from None
 
-    inputs = reader.find(request.inputs, request.out)
-    reader.check_lines(inputs, request)
-    request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
+    inputs = find(request.inputs, request.out)
+    check_lines(inputs, request)
+    request = replace(request, inputs=tuple(map(absolute, request.inputs)))
     folder = Folder(request.out)
     progress = Progress({input.name: input.size for input in inputs})
     with contextlib.redirect_stdout(sys.stderr):  # Ray prints what died, and some of it late; stdout is for results

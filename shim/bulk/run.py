@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from shim.bulk import reader
+from shim.bulk.inputs import Input, absolute, find
 from shim.bulk.progress import Progress
-from shim.bulk.reader import Input
+from shim.bulk.reader import check_lines
 from shim.bulk.request import Request
 from shim.bulk.shards import Folder, Shard, orphans, shards
 from shim.bulk.workers import Loaded, Workers
@@ -27,9 +27,9 @@ def run(request: Request, processes: int | None) -> Progress:
     Raises UsageError for settings and inputs that cannot be meant and for a folder with vectors of another run, what
     `shim.load` raises, SourceError for files that cannot be read or written.
     """
-    inputs = reader.find(request.inputs, request.out)
-    reader.check_lines(inputs, request)
-    request = replace(request, inputs=tuple(map(reader.address, request.inputs)))
+    inputs = find(request.inputs, request.out)
+    check_lines(inputs, request)
+    request = replace(request, inputs=tuple(map(absolute, request.inputs)))
     folder = Folder(request.out)
     cores = own()
     progress = Progress({input.name: input.size for input in inputs})

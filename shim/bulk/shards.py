@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shim.bulk.embedder import Embedder
-from shim.bulk.reader import Input, Rows, joined, rows
+from shim.bulk.inputs import Input
+from shim.bulk.reader import Rows, joined, rows
 from shim.bulk.request import REJECTS, Request
 from shim.errors import SourceError, UsageError
 from shim.jsons import JsonObject
