@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 
 from shim.bulk.embedder import Embedder
-from shim.bulk.inputs import Input, find
+from shim.bulk.inputs import Input, absolute, find
 from shim.bulk.progress import Progress
 from shim.bulk.reader import check_lines
 from shim.bulk.request import Request
